@@ -1,0 +1,169 @@
+"""Reverse-mode differentiation of an ONNX graph into the same graph.
+
+The walk goes from the seeded tensors backwards over the nodes that lie on a path from a tensor to differentiate for.
+Each node's rule turns the gradients of its outputs into gradients of its inputs; gradients of one tensor that arrive
+from several consumers are summed. What every rule would repeat is done here: broadcasting is undone, the number of
+answers is checked, and an operator without a rule is an error that names the node and the path it stands on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import onnx_ir as ir
+
+from portable_cam.errors import ModelError, UnsupportedOperatorError
+from portable_cam.export.builder import FLOATS, Builder
+from portable_cam.export.rules import NO_GRADIENT, RULES, Vjp
+
+ReluRule: TypeAlias = Literal["standard", "guided", "deconvnet"]
+ONNX_DOMAINS = frozenset({"", "ai.onnx"})
+
+
+def backward(
+    graph: ir.Graph,
+    builder: Builder,
+    seeds: Mapping[ir.Value, ir.Value],
+    wrt: Sequence[ir.Value],
+    relu_rule: ReluRule = "standard",
+    guided: Iterable[ir.Node] = (),
+) -> list[ir.Value]:
+    """Append the vector-Jacobian product to ``graph``.
+
+    Args:
+        graph: A normalised graph; its nodes are left as they are, new ones are appended.
+        builder: Writes into ``graph``.
+        seeds: For each tensor that the walk starts from, the gradient of the score with respect to it, in its shape.
+        wrt: The tensors to differentiate for.
+        relu_rule: The rule for the nodes in ``guided``; every other node has its derivative.
+        guided: The ReLU-like nodes that ``relu_rule`` applies to.
+
+    Returns:
+        A gradient for each of ``wrt``, in its shape and type.
+
+    Raises:
+        UnsupportedOperatorError: An operator on the path has no rule.
+        ModelError: The seeded tensors do not depend on one of ``wrt`` in a differentiable way.
+    """
+    nodes = [n for n in graph]
+    affected = depends_on(nodes, wrt)
+    special = set(guided)
+    arrived: dict[ir.Value, list[ir.Value]] = {value: [seed] for value, seed in seeds.items()}
+    finished: dict[ir.Value, ir.Value] = {}
+
+    def total(value: ir.Value) -> ir.Value | None:
+        if value not in finished and value in arrived:
+            parts = arrived[value]
+            out = parts[0] if len(parts) == 1 else builder.op("Sum", *parts)
+            if out.shape is None:
+                out.shape = value.shape
+            finished[value] = out
+        return finished.get(value)
+
+    for node in reversed(nodes):
+        grads = [total(output) if output in affected else None for output in node.outputs]
+        if all(g is None for g in grads):
+            continue
+        needs = [value is not None and value in affected for value in node.inputs]
+        if not any(needs) or node.op_type in NO_GRADIENT:
+            continue
+        rule = "standard" if node not in special else relu_rule
+        answers = _apply(Vjp(builder, node, grads, needs, rule), nodes, wrt)
+        for value, gradient, needed in zip(node.inputs, answers, needs, strict=True):
+            if gradient is not None and needed and value is not None:
+                arrived.setdefault(value, []).append(gradient)
+
+    results = [total(value) for value in wrt]
+    for value, gradient in zip(wrt, results, strict=True):
+        if gradient is None:
+            raise ModelError(_not_reached(value, seeds))
+    return [gradient for gradient in results if gradient is not None]
+
+
+def _apply(v: Vjp, nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> list[ir.Value | None]:
+    """One answer for each input of the node, in the input's shape."""
+    node = v.node
+    entry = RULES.get(node.op_type) if node.domain in ONNX_DOMAINS else None
+    if entry is None:
+        raise UnsupportedOperatorError(_without_rule(node, nodes, wrt))
+    answer = entry.rule(v)
+    answers: list[ir.Value | None] = [answer] if isinstance(answer, ir.Value) else list(answer)
+    if len(answers) > len(node.inputs):
+        if any(a is not None for a in answers[len(node.inputs) :]):
+            raise AssertionError(f"the rule for {node.op_type} answers for more inputs than node '{node.name}' has")
+        answers = answers[: len(node.inputs)]
+    answers += [None] * (len(node.inputs) - len(answers))
+    for i, (value, gradient) in enumerate(zip(node.inputs, answers, strict=True)):
+        if value is None or not v.needs[i]:
+            continue
+        if gradient is None:
+            if value.dtype in FLOATS and node.outputs[0].dtype in FLOATS:
+                raise v.unsupported(f"its rule has no gradient for input {i} ('{value.name}')")
+            continue
+        if entry.broadcasts:
+            answers[i] = v.b.unbroadcast(gradient, value, node.outputs[0])
+    return answers
+
+
+def depends_on(nodes: Iterable[ir.Node], sources: Iterable[ir.Value]) -> set[ir.Value]:
+    """The tensors that vary smoothly with one of ``sources``, these included."""
+    reached = set(sources)
+    for node in nodes:
+        if node.op_type in NO_GRADIENT and node.domain in ONNX_DOMAINS:
+            continue
+        if any(value in reached for value in node.inputs) or _captures(node, reached):
+            reached.update(o for o in node.outputs if o.dtype is None or o.dtype in FLOATS)
+    return reached
+
+
+def _captures(node: ir.Node, reached: set[ir.Value]) -> bool:
+    """Whether a subgraph of the node reads one of these tensors from outside."""
+    return any(
+        value in reached
+        for attribute in node.attributes.values()
+        if attribute.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
+        for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph())
+        for value in inner.inputs
+        if value is not None
+    )
+
+
+def _without_rule(node: ir.Node, nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> str:
+    domain = node.domain or "ai.onnx"
+    graph = node.graph
+    opset = graph.opset_imports.get(node.domain) if isinstance(graph, ir.Graph) else None
+    return (
+        f"no gradient rule for operator {domain}::{node.op_type} (opset {opset}), node '{node.name}', on the path "
+        f"{' -> '.join(path_to(node, nodes, wrt))}. Explain a layer behind this node, choose as `output` a tensor "
+        "before it, or export the model without it; `portable-cam doctor MODEL` lists every such node"
+    )
+
+
+def path_to(node: ir.Node, nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> list[str]:
+    """A shortest chain from one of ``wrt`` to ``node``: the tensor, then the operators, the middle left out if long."""
+    came_from: dict[ir.Value, tuple[ir.Value, ir.Node] | None] = dict.fromkeys(wrt)
+    for current in nodes:
+        source = next((value for value in current.inputs if value in came_from), None)
+        if source is None:
+            continue
+        if current is node:
+            chain = [node.op_type]
+            step = came_from[source]
+            while step is not None:
+                chain.append(step[1].op_type)
+                source, step = step[0], came_from[step[0]]
+            chain = [f"'{source.name}'", *reversed(chain)]
+            return chain if len(chain) <= 9 else [*chain[:4], "...", *chain[-4:]]
+        for output in current.outputs:
+            came_from.setdefault(output, (source, current))
+    return [node.op_type]
+
+
+def _not_reached(value: ir.Value, seeds: Mapping[ir.Value, ir.Value]) -> str:
+    scores = ", ".join(f"'{seed.name}'" for seed in seeds)
+    return (
+        f"the score {scores} does not depend on '{value.name}' in a differentiable way: no path leads from one to the "
+        "other, or every path passes an operator whose gradient is zero by definition (ArgMax, Round, Cast to an "
+        "integer, ...). Choose another layer, or as `output` a tensor before that operator"
+    )

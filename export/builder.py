@@ -1,0 +1,226 @@
+"""Records new nodes in a graph: the tape that rules, targets and heads write with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+Operand: TypeAlias = ir.Value | float | int | None
+Attribute: TypeAlias = int | float | str | Sequence[int] | Sequence[float]
+
+_BOOL = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "IsNaN", "IsInf"})
+_INT64 = frozenset({"Shape", "Size", "ArgMax", "ArgMin", "NonZero"})
+_SECOND_INPUT_DTYPE = frozenset({"Where"})
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+
+
+class Builder:
+    """Appends nodes and constants to a graph.
+
+    Numbers among the operands become constants of the first tensor operand's type, equal constants are stored once,
+    and the element type of each output is filled in, so that rules need not think of float16 or float64.
+    """
+
+    def __init__(self, graph: ir.Graph, prefix: str = "pcam") -> None:
+        self.graph = graph
+        taken = {value.name for value in _all_values(graph)}
+        while any(name is not None and name.startswith(f"{prefix}/") for name in taken):
+            prefix += "_"
+        self._prefix = prefix
+        self._count = 0
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+
+    # -- nodes ---------------------------------------------------------------------------------------------------
+
+    def op(self, op_type: str, *operands: Operand, **attributes: Attribute) -> ir.Value:
+        """Append one node and return its first output."""
+        return self.op_multi(op_type, operands, 1, **attributes)[0]
+
+    def op_multi(
+        self, op_type: str, operands: Sequence[Operand], outputs: int, **attributes: Attribute
+    ) -> Sequence[ir.Value]:
+        """Append one node with several outputs and return them all."""
+        first = next((v for v in operands if isinstance(v, ir.Value)), None)
+        dtype = first.dtype if first is not None else None
+        inputs = [
+            v if v is None or isinstance(v, ir.Value) else self.constant(v, dtype or ir.DataType.FLOAT)
+            for v in operands
+        ]
+        self._count += 1
+        node = ir.node(op_type, inputs, attributes, num_outputs=outputs, name=f"{self._prefix}/{op_type}_{self._count}")
+        for i, value in enumerate(node.outputs):
+            value.name = f"{self._prefix}/{op_type}_{self._count}" + (f"_{i}" if i else "")
+            value.dtype = _result_dtype(op_type, inputs, attributes)
+        self.graph.append(node)
+        return node.outputs
+
+    # -- constants -----------------------------------------------------------------------------------------------
+
+    def constant(self, array: np.ndarray | float | Sequence[int], dtype: ir.DataType) -> ir.Value:
+        """An initialiser with this content; the same content is stored once."""
+        numpy_array = np.ascontiguousarray(np.asarray(array, dtype=dtype.numpy()))
+        numpy_array = numpy_array.reshape(np.shape(array))  # ascontiguousarray makes a scalar one-dimensional
+        key = (dtype.name, numpy_array.shape, numpy_array.tobytes())
+        if key not in self._constants:
+            name = f"{self._prefix}/constant_{len(self._constants)}"
+            value = ir.Value(
+                name=name, shape=ir.Shape(numpy_array.shape), type=ir.TensorType(dtype),
+                const_value=ir.Tensor(numpy_array, dtype=dtype, name=name),
+            )  # fmt: skip
+            self.graph.register_initializer(value)
+            self._constants[key] = value
+        return self._constants[key]
+
+    def ints(self, values: int | Iterable[int]) -> ir.Value:
+        """An int64 constant: a vector, or a scalar for a single int."""
+        return self.constant(values if isinstance(values, int) else list(values), ir.DataType.INT64)
+
+    # -- shapes --------------------------------------------------------------------------------------------------
+
+    def shape(self, value: ir.Value) -> ir.Value:
+        """The shape of a value as an int64 vector: a constant where it is static, else a Shape node."""
+        dims = static_shape(value)
+        return self.ints(dims) if dims is not None else self.op("Shape", value)
+
+    def dim(self, value: ir.Value, axis: int) -> ir.Value:
+        """One dimension as an int64 vector of length 1."""
+        size = static_dim(value, axis)
+        if size is not None:
+            return self.ints([size])
+        end = {} if axis == -1 else {"end": axis + 1}
+        return self.op("Shape", value, start=axis, **end)
+
+    def reshape(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
+        return self.op("Reshape", value, self.ints(shape))
+
+    def reshape_like(self, value: ir.Value, like: ir.Value) -> ir.Value:
+        """``value`` in the shape of ``like``; one unknown dimension costs no Shape node."""
+        dims = known_dims(like)
+        if dims is not None and dims.count(None) <= 1 and 0 not in dims:
+            return self.reshape(value, [-1 if d is None else d for d in dims])
+        return self.op("Reshape", value, self.op("Shape", like))
+
+    def expand_like(self, value: ir.Value, like: ir.Value) -> ir.Value:
+        """``value`` broadcast to the shape of ``like``."""
+        out = self.op("Expand", value, self.shape(like))
+        out.shape = like.shape
+        return out
+
+    def spread(self, small: ir.Value, like: ir.Value) -> ir.Value:
+        """As :meth:`expand_like` for a value of the same rank, remembered so that an elementwise consumer can
+        multiply with the small one instead (``Vjp.g_broadcast``)."""
+        out = self.expand_like(small, like)
+        out.meta["spread"] = True
+        return out
+
+    def zeros_like(self, value: ir.Value) -> ir.Value:
+        assert value.dtype is not None
+        return self.expand_like(self.constant(0, value.dtype), value)
+
+    def eye(self, size: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """The identity matrix, ``size`` an int64 vector of length 1; never stored, always computed at load."""
+        square = self.op("ConstantOfShape", self.op("Concat", size, size, axis=0))
+        square.dtype = ir.DataType.FLOAT
+        return self.op("EyeLike", square, dtype=int(dtype))
+
+    def swap_last(self, value: ir.Value) -> ir.Value:
+        """The last two axes transposed."""
+        rank = rank_of(value)
+        return self.op("Transpose", value, perm=[*range(rank - 2), rank - 1, rank - 2])
+
+    def unbroadcast(self, gradient: ir.Value, source: ir.Value, result: ir.Value) -> ir.Value:
+        """Sum a gradient of ``result``'s shape over the axes along which ``source`` was broadcast to it."""
+        if source.shape is not None and result.shape is not None:
+            have, want = list(result.shape.dims), list(source.shape.dims)
+            if have == want and None not in [getattr(d, "value", d) for d in have]:
+                return gradient
+            lead = len(have) - len(want)
+            pairs = list(zip(have[lead:], want, strict=True))
+            if all(isinstance(w, int) or w == h for h, w in pairs):
+                axes = [*range(lead), *(lead + i for i, (h, w) in enumerate(pairs) if w == 1 and h != 1)]
+                if axes:
+                    gradient = self.op("ReduceSum", gradient, self.ints(axes), keepdims=1)
+                return self.reshape_like(gradient, source) if lead else gradient
+        # Shapes known only at run time: sum over each axis that is 1 in the source (harmless where it is 1 in both).
+        source_shape, rank = self.op("Shape", source), self.op("Shape", self.op("Shape", result))
+        missing = self.op("Sub", rank, self.op("Shape", source_shape))
+        ones = self.op("Expand", self.ints([1]), missing)
+        aligned = self.op("Concat", ones, source_shape, axis=0)
+        axes_value = self.op("Squeeze", self.op("NonZero", self.op("Equal", aligned, self.ints(1))), self.ints([0]))
+        gradient = self.op("ReduceSum", gradient, axes_value, keepdims=1, noop_with_empty_axes=1)
+        return self.op("Reshape", gradient, source_shape)
+
+
+# -- what is known of a value --------------------------------------------------------------------------------------
+
+
+def known_dims(value: ir.Value) -> list[int | None] | None:
+    """The dimensions, None for each that is symbolic; None if not even the rank is known."""
+    if value.shape is None:
+        return None
+    return [d if isinstance(d, int) else None for d in value.shape.dims]
+
+
+def static_shape(value: ir.Value) -> list[int] | None:
+    """The dimensions if all of them are known, else None."""
+    dims = known_dims(value)
+    if dims is None or any(d is None for d in dims):
+        return None
+    return [d for d in dims if d is not None]
+
+
+def static_dim(value: ir.Value, axis: int) -> int | None:
+    dims = known_dims(value)
+    return None if dims is None else dims[axis]
+
+
+def rank_of(value: ir.Value) -> int:
+    """The rank; :class:`~portable_cam.errors.ModelError` if it is unknown."""
+    from portable_cam.errors import ModelError
+
+    if value.shape is None:
+        raise ModelError(
+            f"tensor '{value.name}' has no known rank, even after shape inference: give the model's inputs their "
+            "shapes, or remove the operators whose output rank depends on data"
+        )
+    return len(value.shape)
+
+
+def constant_of(value: ir.Value | None) -> np.ndarray | None:
+    """The content of a constant value, else None."""
+    if value is None:
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def element_count(dims: Sequence[int | None]) -> int | None:
+    return None if any(d is None for d in dims) else math.prod(d for d in dims if d is not None)
+
+
+def _result_dtype(op_type: str, inputs: Sequence[ir.Value | None], attributes: dict[str, Attribute]) -> ir.DataType | None:
+    if op_type in _BOOL:
+        return ir.DataType.BOOL
+    if op_type in _INT64:
+        return ir.DataType.INT64
+    if op_type == "Cast":
+        to = attributes["to"]
+        assert isinstance(to, int)
+        return ir.DataType(to)
+    if op_type == "EyeLike":
+        to = attributes["dtype"]
+        assert isinstance(to, int)
+        return ir.DataType(to)
+    source = inputs[1] if op_type in _SECOND_INPUT_DTYPE else next((v for v in inputs if v is not None), None)
+    return None if source is None else source.dtype
+
+
+def _all_values(graph: ir.Graph) -> Iterable[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        yield from node.outputs

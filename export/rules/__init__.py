@@ -1,0 +1,21 @@
+"""One gradient rule per ONNX operator. To add one: find the file of its kind, register a function, add its case
+to ``tests/rule_cases.py``; ``docs/writing-a-rule.md`` walks through it."""
+
+from portable_cam.export.rules import (  # imported for their registrations
+    conv,
+    elementwise,
+    index,
+    linear,
+    norm,
+    pool,
+    reduce,
+    relu,
+    resize,
+    shape,
+)
+from portable_cam.export.rules.registry import NO_GRADIENT, RULES, Entry, Vjp, register
+
+__all__ = [
+    "NO_GRADIENT", "RULES", "Entry", "Vjp", "conv", "elementwise", "index", "linear", "norm", "pool", "reduce",
+    "register", "relu", "resize", "shape",
+]  # fmt: skip

@@ -1,0 +1,92 @@
+"""Operators that read or write by index: gathering and scattering are each other's adjoints."""
+
+from collections.abc import Sequence
+
+from portable_cam.export.builder import constant_of, rank_of, static_dim
+from portable_cam.export.rules.registry import Gradient, Vjp, register
+
+
+@register("Gather")
+def gather(v: Vjp) -> Sequence[Gradient]:
+    """One index: zero padding. A permutation: the inverse permutation. Otherwise an adding scatter."""
+    b, rank, indices = v.b, rank_of(v.x), v.input(1)
+    axis = v.int_attr("axis", 0) % rank
+    size, content = static_dim(v.x, axis), constant_of(indices)
+    if content is not None and size is not None:
+        flat = [int(i) % size for i in content.reshape(-1)]
+        if len(flat) == 1:
+            g = b.op("Unsqueeze", v.g, b.ints([axis])) if content.ndim == 0 else v.g
+            if content.ndim <= 1:
+                pads = [0] * 2 * rank
+                pads[axis], pads[rank + axis] = flat[0], size - 1 - flat[0]
+                return [b.op("Pad", g, b.ints(pads)), None]
+        if content.ndim == 1 and sorted(flat) == list(range(size)):
+            inverse = sorted(range(size), key=flat.__getitem__)
+            return [b.op("Gather", v.g, b.ints(inverse), axis=axis), None]
+    # g: (before, indices, after) -> (before, n, after), scattered along the axis
+    before, after = b.op("Shape", v.x, end=axis) if axis else None, b.op("Shape", v.x, start=axis + 1)
+    parts = [p for p in (before, b.ints([-1]), after if axis < rank - 1 else None) if p is not None]
+    g = b.op("Reshape", v.g, b.op("Concat", *parts, axis=0))
+    column = b.reshape(indices, [-1, *[1] * (rank - 1 - axis)])
+    spread = b.op("Expand", column, b.op("Shape", g))
+    return [b.op("ScatterElements", b.zeros_like(v.x), spread, g, axis=axis, reduction="add"), None]
+
+
+@register("GatherElements")
+def gather_elements(v: Vjp) -> Sequence[Gradient]:
+    b = v.b
+    axis = v.int_attr("axis", 0)
+    return [b.op("ScatterElements", b.zeros_like(v.x), v.input(1), v.g, axis=axis, reduction="add"), None]
+
+
+@register("GatherND")
+def gather_nd(v: Vjp) -> Sequence[Gradient]:
+    if v.int_attr("batch_dims", 0):
+        raise v.unsupported("it has batch_dims")
+    return [v.b.op("ScatterND", v.b.zeros_like(v.x), v.input(1), v.g, reduction="add"), None]
+
+
+@register("ScatterElements")
+def scatter_elements(v: Vjp) -> Sequence[Gradient]:
+    """The updates' gradient is read where they went; the data's is zero there, unless they were added to it."""
+    b, axis, reduction = v.b, v.int_attr("axis", 0), v.str_attr("reduction", "none")
+    if reduction not in {"none", "add"}:
+        raise v.unsupported(f"its reduction is {reduction}")
+    updates = b.op("GatherElements", v.g, v.input(1), axis=axis) if v.needed(2) else None
+    if reduction == "add" or not v.needed(0):
+        return [v.g, None, updates]
+    zeros = b.zeros_like(v.input(2))
+    return [b.op("ScatterElements", v.g, v.input(1), zeros, axis=axis), None, updates]
+
+
+@register("ScatterND")
+def scatter_nd(v: Vjp) -> Sequence[Gradient]:
+    b, reduction = v.b, v.str_attr("reduction", "none")
+    if reduction not in {"none", "add"}:
+        raise v.unsupported(f"its reduction is {reduction}")
+    updates = b.op("GatherND", v.g, v.input(1)) if v.needed(2) else None
+    if reduction == "add" or not v.needed(0):
+        return [v.g, None, updates]
+    return [b.op("ScatterND", v.g, v.input(1), b.zeros_like(v.input(2))), None, updates]
+
+
+@register("TopK")
+def top_k(v: Vjp) -> Sequence[Gradient]:
+    """The values' gradient goes back to where each value came from; the indices have none."""
+    b = v.b
+    indices = v.node.outputs[1]
+    axis = v.int_attr("axis", -1)
+    return [b.op("ScatterElements", b.zeros_like(v.x), indices, v.g, axis=axis, reduction="add"), None]
+
+
+@register("CumSum")
+def cumsum(v: Vjp) -> Sequence[Gradient]:
+    """The sum from the other end."""
+    reverse, exclusive = 1 - v.int_attr("reverse", 0), v.int_attr("exclusive", 0)
+    return [v.b.op("CumSum", v.g, v.input(1), reverse=reverse, exclusive=exclusive), None]
+
+
+@register("Trilu")
+def trilu(v: Vjp) -> Sequence[Gradient]:
+    return [v.b.op("Trilu", v.g, v.optional(1), upper=v.int_attr("upper", 1)), None]
+

@@ -1,0 +1,119 @@
+"""Matrix products: MatMul, Gemm, Einsum."""
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from portable_cam.export.builder import rank_of
+from portable_cam.export.rules.registry import Gradient, Vjp, register
+
+
+@register("MatMul")
+def matmul(v: Vjp) -> Sequence[Gradient]:
+    """Y = A B, batch dimensions broadcast: dA = dY B^T, dB = A^T dY. A vector is a matrix of one row or column."""
+    b, g, left, right = v.b, v.g, v.x, v.input(1)
+    row, column = rank_of(left) == 1, rank_of(right) == 1
+    a = b.op("Unsqueeze", left, b.ints([0])) if row else left
+    c = b.op("Unsqueeze", right, b.ints([1])) if column else right
+    a.shape, c.shape = _matrix_shape(left, 0), _matrix_shape(right, 1)
+    if row or column:
+        g = b.op("Unsqueeze", g, b.ints([axis for axis, added in ((-2, row), (-1, column)) if added]))
+    to_left: Gradient = None
+    to_right: Gradient = None
+    if v.needed(0):
+        to_left = b.op("MatMul", g, b.swap_last(c))
+        to_left = _sum_batch(v, to_left, a, c)
+        to_left = b.reshape_like(to_left, left) if row else to_left
+    if v.needed(1):
+        to_right = b.op("MatMul", b.swap_last(a), g)
+        to_right = _sum_batch(v, to_right, c, a)
+        to_right = b.reshape_like(to_right, right) if column else to_right
+    return [to_left, to_right]
+
+
+def _matrix_shape(value: ir.Value, axis: int) -> ir.Shape:
+    assert value.shape is not None
+    dims = list(value.shape.dims)
+    return ir.Shape([*dims[:axis], 1, *dims[axis:]]) if len(dims) == 1 else value.shape
+
+
+def _sum_batch(v: Vjp, gradient: ir.Value, source: ir.Value, other: ir.Value) -> ir.Value:
+    """Undo the broadcasting of the batch dimensions: ``gradient`` has those of both operands together."""
+    assert source.shape is not None
+    assert other.shape is not None
+    mine, theirs = list(source.shape.dims[:-2]), list(other.shape.dims[:-2])
+    rank = max(len(mine), len(theirs))
+    padded = [1] * (rank - len(mine)) + mine, [1] * (rank - len(theirs)) + theirs
+    batch = [m if t == 1 else t for m, t in zip(*padded, strict=True)]
+    gradient.shape = ir.Shape([*batch, *source.shape.dims[-2:]])
+    return v.b.unbroadcast(gradient, source, gradient)
+
+
+@register("Gemm")
+def gemm(v: Vjp) -> Sequence[Gradient]:
+    """Y = alpha A' B' + beta C, where ' transposes if transA or transB says so."""
+    b, g, a, w = v.b, v.g, v.x, v.input(1)
+    alpha, beta = v.float_attr("alpha", 1.0), v.float_attr("beta", 1.0)
+    ta, tb = v.int_attr("transA", 0), v.int_attr("transB", 0)
+    to_a: Gradient = None
+    to_b: Gradient = None
+    to_c: Gradient = None
+    if v.needed(0):
+        to_a = (
+            b.op("Gemm", w, g, alpha=alpha, transA=tb, transB=1)
+            if ta
+            else b.op("Gemm", g, w, alpha=alpha, transB=1 - tb)
+        )
+    if v.needed(1):
+        to_b = (
+            b.op("Gemm", g, a, alpha=alpha, transA=1, transB=ta)
+            if tb
+            else b.op("Gemm", a, g, alpha=alpha, transA=1 - ta)
+        )
+    if v.needed(2):
+        scaled = g if beta == 1 else b.op("Mul", g, beta)
+        to_c = b.unbroadcast(scaled, v.input(2), v.y)
+    return [to_a, to_b, to_c]
+
+
+@register("Einsum")
+def einsum(v: Vjp) -> Sequence[Gradient]:
+    """For one operand: the Einsum of the gradient and the other operands, with the labels permuted to its own;
+    labels that only this operand has were summed, so its gradient is repeated along them."""
+    b = v.b
+    terms, out = _einsum_labels(v)
+    gradients: list[Gradient] = []
+    for i, term in enumerate(terms):
+        if not v.needed(i):
+            gradients.append(None)
+            continue
+        if len(set(term)) != len(term):
+            raise v.unsupported(f"operand {i} repeats a label (a diagonal)")
+        others = [(t, v.input(j)) for j, t in enumerate(terms) if j != i]
+        reachable = set(out).union(*(set(t) for t, _ in others))
+        kept = "".join(label for label in term if label in reachable)
+        equation = ",".join([out, *(t for t, _ in others)]) + "->" + kept
+        gradient = b.op("Einsum", v.g, *(x for _, x in others), equation=equation)
+        private = [axis for axis, label in enumerate(term) if label not in reachable]
+        if private:
+            gradient = b.expand_like(b.op("Unsqueeze", gradient, b.ints(private)), v.input(i))
+        gradients.append(gradient)
+    return gradients
+
+
+def _einsum_labels(v: Vjp) -> tuple[list[str], str]:
+    """The labels of each operand and of the result, implicit output and ellipsis written out."""
+    equation = v.str_attr("equation", "").replace(" ", "")
+    left, arrow, out = equation.partition("->")
+    terms = left.split(",")
+    if not arrow:
+        letters = left.replace(",", "").replace(".", "")
+        out = ("..." if "..." in left else "") + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+    if "..." not in equation:
+        return terms, out
+    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation]
+    widths = [rank_of(v.input(i)) - len(t.replace("...", "")) for i, t in enumerate(terms) if "..." in t]
+    width = max(widths, default=0)
+    if any(w != width for w in widths):
+        raise v.unsupported("its operands broadcast an ellipsis of different ranks")
+    return [t.replace("...", "".join(free[:width])) for t in terms], out.replace("...", "".join(free[:width]))

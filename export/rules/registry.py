@@ -1,0 +1,132 @@
+"""The table of gradient rules: how one is registered, and what it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, overload
+
+import onnx_ir as ir
+
+from portable_cam.errors import UnsupportedOperatorError
+from portable_cam.export.builder import Builder, constant_of
+
+Gradient: TypeAlias = ir.Value | None
+
+
+@dataclass(frozen=True)
+class Vjp:
+    """What a rule sees of one node: the tape, the node, the gradients of its outputs, the inputs that need one."""
+
+    b: Builder
+    node: ir.Node
+    grads: Sequence[Gradient]
+    needs: Sequence[bool]
+    relu_rule: str = "standard"
+
+    @property
+    def g(self) -> ir.Value:
+        """The gradient of the first output, in its shape."""
+        gradient = self.grads[0]
+        if gradient is None:
+            raise self.unsupported("only a secondary output is used by the score")
+        return gradient
+
+    @property
+    def g_broadcast(self) -> ir.Value:
+        """As ``g``, but possibly with axes of size 1 to broadcast: enough to multiply with, and nothing is written
+        out only to be multiplied (global average pooling spreads one number over each channel)."""
+        producer = self.g.producer()
+        if producer is not None and self.g.meta.get("spread"):
+            small = producer.inputs[0]
+            if small is not None:
+                return small
+        return self.g
+
+    @property
+    def x(self) -> ir.Value:
+        return self.input(0)
+
+    @property
+    def y(self) -> ir.Value:
+        return self.node.outputs[0]
+
+    def input(self, index: int) -> ir.Value:
+        value = self.optional(index)
+        if value is None:
+            raise self.unsupported(f"its input {index} is missing")
+        return value
+
+    def optional(self, index: int) -> ir.Value | None:
+        return self.node.inputs[index] if index < len(self.node.inputs) else None
+
+    def needed(self, index: int) -> bool:
+        return index < len(self.needs) and self.needs[index]
+
+    def int_attr(self, name: str, default: int) -> int:
+        return int(self.node.attributes.get_int(name, default))
+
+    def float_attr(self, name: str, default: float) -> float:
+        return float(self.node.attributes.get_float(name, default))
+
+    def str_attr(self, name: str, default: str) -> str:
+        return str(self.node.attributes.get_string(name, default))
+
+    def ints_attr(self, name: str, default: Sequence[int]) -> list[int]:
+        return [int(v) for v in self.node.attributes.get_ints(name, default)]
+
+    def const_ints(self, index: int) -> list[int] | None:
+        """The content of a constant integer input as a flat list; None if it is absent or computed at run time."""
+        array = constant_of(self.optional(index))
+        return None if array is None else [int(v) for v in array.reshape(-1)]
+
+    def unsupported(self, why: str) -> UnsupportedOperatorError:
+        """An error that names this node."""
+        return UnsupportedOperatorError(
+            f"no gradient for {self.node.op_type} node '{self.node.name}' (output '{self.y.name}'): {why}"
+        )
+
+
+Rule: TypeAlias = Callable[[Vjp], Sequence[Gradient] | ir.Value]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered rule. ``broadcasts``: the operator broadcasts its inputs, and the walker sums each gradient back."""
+
+    rule: Rule
+    broadcasts: bool = False
+
+
+RULES: dict[str, Entry] = {}
+
+#: Operators whose outputs do not vary smoothly with their inputs: gradient zero (or none) by definition. The walk
+#: stops there. A named set, so that zero never means forgotten.
+NO_GRADIENT = frozenset(
+    """
+    And ArgMax ArgMin Bernoulli BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil ConstantOfShape
+    Constant Equal EyeLike Floor Greater GreaterOrEqual Hardmax IsInf IsNaN Less LessOrEqual Multinomial
+    NonMaxSuppression NonZero Not OneHot Or RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range Round
+    SequenceLength Shape Sign Size StringConcat StringNormalizer StringSplit TfIdfVectorizer Unique Xor
+    """.split()
+)
+
+
+@overload
+def register(*op_types: str, rule: Rule, broadcasts: bool = False) -> None: ...
+@overload
+def register(*op_types: str, broadcasts: bool = False) -> Callable[[Rule], Rule]: ...
+def register(*op_types: str, rule: Rule | None = None, broadcasts: bool = False) -> Callable[[Rule], Rule] | None:
+    """Register a rule for one or several operators of the ONNX standard, as a call or as a decorator."""
+
+    def add(function: Rule) -> Rule:
+        for op_type in op_types:
+            if op_type in RULES or op_type in NO_GRADIENT:
+                raise ValueError(f"a rule for {op_type} is registered twice")
+            RULES[op_type] = Entry(function, broadcasts)
+        return function
+
+    if rule is None:
+        return add
+    add(rule)
+    return None

@@ -1,0 +1,29 @@
+"""Linear operators that act on each axis by itself: resizing, average pooling, padding, slicing with steps.
+
+Along one axis such an operator is a matrix A, and A is what the operator makes of the identity matrix. Its adjoint
+along that axis is A^T. The operator's own implementation thus defines its gradient: no coordinate convention, rounding
+mode or border rule is written a second time, and A is computed once, when the session loads (or at run time, where a
+size is dynamic).
+"""
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from portable_cam.export.builder import rank_of
+from portable_cam.export.rules.registry import Vjp
+
+
+def apply_adjoint(v: Vjp, g: ir.Value, axis: int, apply: Callable[[ir.Value], ir.Value]) -> ir.Value:
+    """A^T g along ``axis``. ``apply`` maps the (n, n) identity to A^T's rows: (n, n) -> (n, m), applying the operator
+    along the last axis, n being the input's size along ``axis`` and m the output's."""
+    b, rank = v.b, rank_of(v.x)
+    assert v.x.dtype is not None
+    matrix = apply(b.eye(b.dim(v.x, axis), v.x.dtype))  # (n, m)
+    if axis == rank - 1:
+        return b.op("MatMul", g, b.op("Transpose", matrix, perm=[1, 0]))
+    if axis == rank - 2:
+        return b.op("MatMul", matrix, g)
+    perm = [i for i in range(rank) if i != axis] + [axis]
+    moved = b.op("MatMul", b.op("Transpose", g, perm=perm), b.op("Transpose", matrix, perm=[1, 0]))
+    return b.op("Transpose", moved, perm=[perm.index(i) for i in range(rank)])
