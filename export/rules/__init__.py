@@ -1,5 +1,5 @@
 """One gradient rule per ONNX operator. To add one: find the file of its kind, register a function, add its case
-to ``tests/rule_cases.py``; ``docs/writing-a-rule.md`` walks through it."""
+to ``tests/test_rules.py``; ``docs/writing-a-rule.md`` walks through it."""
 
 from portable_cam.export.rules import (  # imported for their registrations
     conv,

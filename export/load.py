@@ -1,0 +1,120 @@
+"""Reads a model, as a file or an object, without trusting it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TypeAlias
+
+import onnx
+import onnx_ir as ir
+
+from portable_cam.errors import ExternalDataError, ModelError
+
+ModelLike: TypeAlias = str | Path | bytes | onnx.ModelProto | ir.Model
+
+
+def load(model: ModelLike) -> ir.Model:
+    """Read a model. External tensor data is only read from the model's own folder and below.
+
+    Args:
+        model: A path, the file's bytes, an ``onnx.ModelProto`` or an ``onnx_ir.Model`` (which is cloned).
+
+    Raises:
+        ModelError: It is not an ONNX model, or it is damaged.
+        ExternalDataError: Its external data is missing, too short, or lies outside its folder.
+    """
+    if isinstance(model, ir.Model):
+        return ir.from_proto(ir.to_proto(model))
+    if isinstance(model, onnx.ModelProto):
+        return _from_proto(model, "the given ModelProto")
+    if isinstance(model, bytes | bytearray | memoryview):
+        proto = _parse(bytes(model), "the given bytes")
+        _refuse_external(proto)
+        return _from_proto(proto, "the given bytes")
+    if not isinstance(model, str | Path):
+        raise ModelError(
+            f"a model is a path, bytes, an onnx.ModelProto or an onnx_ir.Model, not {type(model).__name__}"
+        )
+    path = Path(model)
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; give the .onnx file inside it")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from None
+    proto = _parse(data, str(path))
+    _check_external(proto, path.parent)
+    try:
+        onnx.load_external_data_for_model(proto, str(path.parent))
+    except Exception as error:  # the message of the library names the tensor
+        raise ExternalDataError(f"cannot read the external data of {path}: {error}") from None
+    return _from_proto(proto, str(path))
+
+
+def fingerprint(model: ModelLike) -> str:
+    """The sha256 of the model file, or of the model serialised where there is no file."""
+    if isinstance(model, str | Path):
+        return hashlib.sha256(Path(model).read_bytes()).hexdigest()
+    if isinstance(model, bytes | bytearray | memoryview):
+        return hashlib.sha256(bytes(model)).hexdigest()
+    proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _parse(data: bytes, name: str) -> onnx.ModelProto:
+    if not data:
+        raise ModelError(f"{name} is empty")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except Exception:  # protobuf's DecodeError lives in a different place in each of its versions
+        raise ModelError(
+            f"{name} is not an ONNX model, or it is truncated ({len(data)} bytes could not be parsed): export or "
+            "download it again"
+        ) from None
+    return proto
+
+
+def _from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:
+    if not proto.graph.node or not proto.graph.output:
+        raise ModelError(f"{name} is not an ONNX model: it has no graph with nodes and outputs")
+    if not any(o.domain in {"", "ai.onnx"} for o in proto.opset_import):
+        raise ModelError(f"{name} does not import the ONNX operator set (opset_import is missing)")
+    try:
+        return ir.from_proto(proto)
+    except Exception as error:
+        raise ModelError(f"{name} is not a valid ONNX model: {error}") from None
+
+
+def _external_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    return [t for t in onnx.external_data_helper._get_all_tensors(proto) if onnx.external_data_helper.uses_external_data(t)]
+
+
+def _refuse_external(proto: onnx.ModelProto) -> None:
+    for tensor in _external_tensors(proto):
+        raise ExternalDataError(
+            f"tensor '{tensor.name}' is stored outside the given bytes: give the path of the model file instead"
+        )
+
+
+def _check_external(proto: onnx.ModelProto, folder: Path) -> None:
+    """Every external tensor lies in a plain file inside the model's folder, links resolved, and is long enough."""
+    root = folder.resolve()
+    for tensor in _external_tensors(proto):
+        info = {entry.key: entry.value for entry in tensor.external_data}
+        location = info.get("location", "")
+        where = f"the external data of tensor '{tensor.name}' (location {location!r})"
+        target = (folder / location).resolve()
+        if not location or Path(location).is_absolute() or not target.is_relative_to(root):
+            raise ExternalDataError(
+                f"{where} lies outside the model's folder, and is not read: put the file beside the model"
+            )
+        if not target.is_file():
+            raise ExternalDataError(f"{where} is missing: put the file into {folder}")
+        try:
+            end = int(info.get("offset", 0)) + int(info.get("length", 0))
+        except ValueError:
+            raise ExternalDataError(f"{where} has an offset or length that is not a number") from None
+        if end > target.stat().st_size:
+            raise ExternalDataError(f"{where} is truncated: {end} bytes expected, {target.stat().st_size} there")

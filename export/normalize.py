@@ -1,0 +1,123 @@
+"""Any ONNX model to the one form that rules, targets and heads are written for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from onnx import inliner, version_converter
+from onnxscript import optimizer
+
+from portable_cam.errors import ModelError
+from portable_cam.export.builder import constant_of
+from portable_cam.export.load import ModelLike, load
+from portable_cam.export.rules import NO_GRADIENT, RULES
+
+#: The operator set of every normalised graph: the newest for which ONNX Runtime's CUDA provider has all the kernels.
+OPSET = 21
+_IR_VERSION = 10  # the one that came with opset 21
+_BIG = 1024  # bytes; a larger initialiser stays out of the protobuf round trips
+_LARGEST_FOLDED = 1 << 20  # elements
+
+
+def normalize(model: ModelLike) -> ir.Model:
+    """One operator set, functions inlined, constants folded, shapes inferred, initialisers out of the inputs.
+
+    The outputs are unchanged up to float32 rounding, the names of inputs, outputs and the tensors between them are
+    kept where the tensor still exists, and a symbolic batch stays symbolic.
+
+    Raises:
+        ModelError: The model cannot be read, or cannot be converted to opset 21.
+    """
+    loaded = load(model)
+    try:
+        return _normalized(loaded)
+    except ModelError:
+        raise
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"the model cannot be brought to ONNX opset {OPSET}: {first}") from error
+
+
+def _normalized(model: ir.Model) -> ir.Model:
+    model.ir_version = max(_IR_VERSION, model.ir_version)  # an older one takes no initialiser that is not an input
+    passes.RemoveInitializersFromInputsPass()(model)
+    passes.InlinePass()(model)
+    model = _on_proto(model, _convert)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=_may_fold)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.NameFixPass()(model)
+    passes.ShapeInferencePass()(model)
+    for value in model.graph.initializers.values():
+        if value.const_value is not None and value.shape is None:
+            value.shape, value.dtype = ir.Shape(value.const_value.shape), value.const_value.dtype
+    model.ir_version = _IR_VERSION
+    return model
+
+
+def _convert(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """To the one opset; functions that have no rule of their own are replaced by their bodies, newer ones than the
+    opset before the conversion, for it does not know them."""
+    proto = _inline(proto, lambda schema: schema.since_version > OPSET)
+    current = next(o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"})
+    if current != OPSET:
+        proto = version_converter.convert_version(proto, OPSET)
+    return _inline(proto, lambda schema: True)
+
+
+def _inline(proto: onnx.ModelProto, wanted: Callable[[onnx.defs.OpSchema], bool]) -> onnx.ModelProto:
+    opset = next(o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"})
+    chosen: set[tuple[str, str]] = set()
+    for op_type in {n.op_type for n in proto.graph.node if n.domain in {"", "ai.onnx"}}:
+        if not onnx.defs.has(op_type, opset):
+            raise ModelError(f"operator {op_type} does not exist in ONNX opset {opset}, which the model imports")
+        schema = onnx.defs.get_schema(op_type, opset)
+        has_body = schema.has_function or schema.has_context_dependent_function
+        if has_body and op_type not in RULES and op_type not in NO_GRADIENT and wanted(schema):
+            chosen.add(("", op_type))
+    return inliner.inline_selected_functions(proto, list(chosen), inline_schema_functions=True) if chosen else proto
+
+
+def _on_proto(model: ir.Model, convert: Callable[[onnx.ModelProto], onnx.ModelProto]) -> ir.Model:
+    """Run a function of the C++ library on the model with its large weights left out, as inputs: they are not
+    copied, and a model over protobuf's 2 GiB passes."""
+    graph = model.graph
+    weights: dict[str, ir.TensorProtocol] = {}
+    inputs = [value.name for value in graph.inputs]
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes > _BIG:
+            weights[name] = tensor
+            value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
+            value.const_value = None
+            graph.initializers.pop(name)
+            graph.inputs.append(value)
+    converted = ir.from_proto(convert(ir.to_proto(model)))
+    graph = converted.graph
+    by_name = {value.name: value for value in graph.inputs}
+    graph.inputs.clear()
+    graph.inputs.extend(by_name[name] for name in inputs)
+    for name, tensor in weights.items():
+        value = by_name[name]
+        value.const_value = tensor
+        graph.register_initializer(value)
+    return converted
+
+
+def _may_fold(node: ir.Node) -> bool | None:
+    """Fold computed fill tensors (exporters compute pads with them), but nothing that a hostile file could blow up."""
+    sizes = [constant_of(v) for v in node.inputs]
+    if node.op_type == "ConstantOfShape" and sizes and sizes[0] is not None:
+        return math.prod(int(d) for d in sizes[0].reshape(-1)) <= _LARGEST_FOLDED or False
+    if node.op_type in {"Expand", "Tile"} and len(sizes) == 2 and sizes[0] is not None and sizes[1] is not None:
+        count = math.prod(int(d) for d in sizes[1].reshape(-1))
+        return None if count * max(1, sizes[0].size) <= _LARGEST_FOLDED else False
+    if node.op_type == "Range" and all(s is not None for s in sizes) and len(sizes) == 3:
+        start, limit, delta = (float(s.reshape(-1)[0]) for s in sizes if s is not None)
+        return None if delta and abs((limit - start) / delta) <= _LARGEST_FOLDED else False
+    return None
