@@ -1,0 +1,12 @@
+"""Graph time: a model's ONNX file to an explanation graph, in pure ONNX.
+
+Imports numpy, onnx, onnx_ir and onnxscript (its graph passes); never ONNX Runtime, torch (but inside
+:func:`from_torch`) or triton.
+"""
+
+from portable_cam.export.differentiate import differentiate
+from portable_cam.export.explanation import METHODS, build_explanation
+from portable_cam.export.layers import Layer, list_layers
+from portable_cam.export.normalize import OPSET, normalize
+
+__all__ = ["METHODS", "OPSET", "Layer", "build_explanation", "differentiate", "list_layers", "normalize"]

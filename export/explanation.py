@@ -1,0 +1,332 @@
+"""Puts it together: model, layer, target and methods to one explanation graph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, get_args
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from portable_cam.errors import LayerError, ModelError, OptionError
+from portable_cam.export import heads
+from portable_cam.export.autodiff import ReluRule, backward
+from portable_cam.export.batch import free_batch
+from portable_cam.export.builder import FLOATS, Builder, static_dim
+from portable_cam.export.cam import cam_maps, find_cam_end
+from portable_cam.export.differentiate import add_output
+from portable_cam.export.guided import ReluPolicy, guided_nodes
+from portable_cam.export.heads import Profile
+from portable_cam.export.layers import channel_axis, find_layers, image_input
+from portable_cam.export.load import ModelLike, fingerprint
+from portable_cam.export.normalize import normalize
+from portable_cam.export.per_target import scan_targets, single_target
+from portable_cam.export.scores import find_scores
+from portable_cam.export.targets import Class, Target
+
+#: Methods whose result is a heat map, and those whose result has the picture's own shape with the ReLU rule of each.
+MAP_METHODS = ("cam", "gradcam")
+INPUT_METHODS: dict[str, ReluRule] = {"gradient": "standard", "guided_backprop": "guided", "deconvnet": "deconvnet"}
+METHODS = (*MAP_METHODS, *INPUT_METHODS, "guided_gradcam")
+_TOP = 16  # how far down the ranking a negative target can point
+
+
+@dataclass
+class _Plan:
+    """Everything that is decided before nodes are written."""
+
+    graph: ir.Graph
+    builder: Builder
+    methods: tuple[str, ...]
+    layers: list[ir.Value]
+    target: Target
+    scores: ir.Value
+    image: ir.Value
+    profile: Profile
+    sign: int
+    guided: list[ir.Node]
+    details: bool
+    outputs: dict[str, ir.Value] = field(default_factory=dict)
+
+
+def build_explanation(
+    model: ModelLike,
+    methods: Sequence[str] = ("gradcam",),
+    layer: str | Sequence[str] | None = None,
+    target: Target | None = None,
+    *,
+    output: str | None = None,
+    profile: Profile = "paper",
+    relu_policy: ReluPolicy = "relu",
+    sign: str = "positive",
+    targets_per_image: int | None = None,
+    details: bool = False,
+    preprocessing: str | None = None,
+) -> onnx.ModelProto:
+    """The portable explainer: one ONNX file of standard operators that computes scores, maps and the model's outputs.
+
+    Args:
+        model: A path, bytes, ``onnx.ModelProto`` or ``onnx_ir.Model``.
+        methods: Any of ``cam``, ``gradcam``, ``guided_backprop``, ``guided_gradcam``, ``gradient``, ``deconvnet``.
+        layer: Tensor or node name, a list of them, or None for the best of ``list_layers``.
+        target: What is explained; None for :class:`~portable_cam.export.targets.Class`.
+        output: The tensor that holds the scores, taken as it is; None for the model's scores cut before a softmax.
+        profile: ``paper``, ``pytorch_grad_cam`` or ``captum``.
+        relu_policy: ``relu``, ``relu+clip`` or ``all``: the nodes that guided methods treat as a ReLU.
+        sign: ``positive``, or ``negative`` for the regions that speak against the target.
+        targets_per_image: 1 for a graph without a Scan that takes one target per image; None for any number.
+        details: Also give ``activations.<layer>`` (N, C, h, w) and ``gradients.<layer>`` (N, K, C, h, w).
+        preprocessing: JSON to store in the metadata.
+
+    Returns:
+        A model with the inputs of the original and ``targets`` int64 (N, K); a negative target -r means the class in
+        place r of that image's ranking, up to 16. Outputs: ``scores`` (N, K), ``explained`` int64 (N, K) the targets
+        with negative ones resolved, for each method of maps ``heatmap.<method>`` (N, K, H, W), ``raw.<method>``
+        (N, K, h, w) and ``range.<method>`` (N, K, 2) (least and greatest value before the ReLU), for the others one
+        output of their name (N, K, C, H, W) in the picture's own layout; then the model's own outputs.
+
+    Raises:
+        OptionError, LayerError, TargetError, InputError, ModelError: What was asked for does not fit the model.
+    """
+    chosen = check_options(methods, profile, sign, targets_per_image)
+    normal = normalize(model)
+    free_batch(normal)
+    graph = normal.graph
+    scores = find_scores(graph, output)
+    image = image_input(graph)
+    target = target or Class()
+    target.count(scores.value)
+    layers = _choose_layers(graph, scores.value, chosen, layer)
+    guided = guided_nodes(graph, relu_policy)
+    own_outputs = list(graph.outputs)
+    plan = _Plan(
+        graph, Builder(graph), chosen, layers, target, scores.value, image, profile,
+        -1 if sign == "negative" else 1, guided, details,
+    )  # fmt: skip
+    graph.outputs.clear()
+    _write(plan, targets_per_image)
+    graph.outputs.extend(own_outputs)
+    passes.RemoveUnusedNodesPass()(normal)
+    _describe(
+        normal,
+        {
+            "version": _version(),
+            "source_sha256": fingerprint(model),
+            "layer": [value.name for value in layers],
+            "target": target.name,
+            "methods": chosen,
+            "profile": profile,
+            "sign": sign,
+            "relu_policy": relu_policy,
+            "guided_nodes": [node.name for node in _guided_on_path(plan)] if _wants_guided(chosen) else [],
+            "scores": scores.value.name,
+            "output": scores.output,
+            "cut": scores.cut,
+            "image": image.name,
+            "channel_axis": channel_axis(image),
+            "preprocessing": preprocessing,
+        },
+    )
+    return ir.to_proto(normal)
+
+
+def check_options(
+    methods: Sequence[str], profile: str, sign: str, targets_per_image: int | None = None
+) -> tuple[str, ...]:
+    """The methods as a tuple, each once; :class:`OptionError` where an option is not one of those allowed."""
+    names = (methods,) if isinstance(methods, str) else tuple(dict.fromkeys(methods))
+    for name in names:
+        if name not in METHODS:
+            raise OptionError(f"method '{name}' does not exist; the methods are {', '.join(METHODS)}")
+    if not names:
+        raise OptionError(f"no method was given; the methods are {', '.join(METHODS)}")
+    if profile not in get_args(Profile):
+        raise OptionError(f"profile '{profile}' does not exist; the profiles are {', '.join(get_args(Profile))}")
+    if sign not in {"positive", "negative"}:
+        raise OptionError(f"sign is 'positive' or 'negative', not '{sign}'")
+    if targets_per_image not in {1, None}:
+        raise OptionError(f"targets_per_image is 1 or None (any number), not {targets_per_image}")
+    return names
+
+
+def _choose_layers(
+    graph: ir.Graph, score: ir.Value, methods: Sequence[str], layer: str | Sequence[str] | None
+) -> list[ir.Value]:
+    """The layers of the maps; none if no map is asked for. CAM has its layer in the graph's structure."""
+    cam_layer = [find_cam_end(score).activation] if "cam" in methods else []
+    if not {"gradcam", "guided_gradcam"} & set(methods):
+        if cam_layer and layer is not None and find_layers(graph, score, layer) != cam_layer:
+            raise LayerError(f"CAM explains the layer before the global average pool, '{cam_layer[0].name}'")
+        return cam_layer
+    return find_layers(graph, score, layer)
+
+
+def _write(plan: _Plan, targets_per_image: int | None) -> None:
+    """Append everything from the targets to the finished maps."""
+    graph, b = plan.graph, plan.builder
+    batch = plan.image.shape[0] if plan.image.shape is not None else None
+    targets = ir.Value(
+        name="targets", type=ir.TensorType(ir.DataType.INT64),
+        shape=ir.Shape([batch, "K" if targets_per_image is None else targets_per_image]),
+    )  # fmt: skip
+    graph.inputs.append(targets)
+    resolved = _resolve(plan, targets)
+    index = ir.Value(name="target", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([batch]))
+    if targets_per_image == 1:
+        index = b.op("Squeeze", resolved, b.ints([1]))
+    per_target = _per_target(plan, index)
+    names, values = list(per_target), list(per_target.values())
+    stacked = (
+        single_target(b, values)
+        if targets_per_image == 1
+        else scan_targets(graph, b, resolved, index, values)
+    )
+    everything = dict(zip(names, stacked, strict=True))
+    _emit(plan, "scores", everything.pop("scores"))
+    _emit(plan, "explained", resolved)
+    _finish(plan, resolved, everything)
+
+
+def _resolve(plan: _Plan, targets: ir.Value) -> ir.Value:
+    """Negative targets, -1 the top class, replaced by what they point to in the image's ranking."""
+    b, count = plan.builder, plan.target.count(plan.scores)
+    ranking = plan.target.ranking(b, plan.scores)
+    depth = b.ints([min(_TOP, count)]) if count is not None else b.op(
+        "Min", b.ints([_TOP]), b.op("Shape", ranking, start=1)
+    )  # fmt: skip
+    _, order = b.op_multi("TopK", [ranking, depth], 2, axis=1)
+    order.dtype = ir.DataType.INT64
+    place = b.op("Max", b.op("Sub", b.op("Neg", targets), 1), 0)
+    return b.op("Where", b.op("Less", targets, 0), b.op("GatherElements", order, place, axis=1), targets)
+
+
+def _per_target(plan: _Plan, index: ir.Value) -> dict[str, ir.Value]:
+    """What one target per image needs: the score, a weight per channel, the gradients; each (N, ...)."""
+    b, graph = plan.builder, plan.graph
+    score = plan.target.score(b, plan.scores, index)
+    score.shape = ir.Shape([plan.image.shape[0] if plan.image.shape is not None else None])
+    values = {"scores": heads.as_float32(b, score)}
+    assert score.dtype is not None
+    seed = b.expand_like(b.constant([1], score.dtype), score) if None not in [static_dim(score, 0)] else b.op(
+        "Expand", b.constant([1], score.dtype), b.op("Shape", score)
+    )  # fmt: skip
+    wanted = {rule for name, rule in INPUT_METHODS.items() if name in plan.methods}
+    if "guided_gradcam" in plan.methods:
+        wanted.add("guided")
+    maps = bool({"gradcam", "guided_gradcam"} & set(plan.methods))
+    if (wanted or plan.details) and plan.image.dtype not in FLOATS and wanted:
+        raise ModelError(
+            f"the image input '{plan.image.name}' is of type {plan.image.dtype}: it has no gradient, so only cam and "
+            "gradcam can explain this model"
+        )
+    sources = list(plan.layers) if maps or (plan.details and plan.layers) else []
+    # the plain gradient of the layers, and of the picture if asked for, in one walk
+    plain = sources + ([plan.image] if "standard" in wanted else [])
+    gradients = backward(graph, b, {score: seed}, plain) if plain else []
+    for i, gradient in enumerate(gradients[: len(sources)]):
+        if maps:
+            values[f"weights.{i}"] = heads.channel_weights(b, heads_input(b, gradient))
+        if plan.details:
+            values[f"gradients.{i}"] = heads.as_float32(b, gradient)
+    if "standard" in wanted:
+        values["gradient"] = heads.as_float32(b, gradients[-1])
+    for name, rule in INPUT_METHODS.items():
+        if rule in wanted and rule != "standard":
+            (gradient,) = backward(graph, b, {score: seed}, [plan.image], rule, plan.guided)
+            values[name] = heads.as_float32(b, gradient)
+    return values
+
+
+def heads_input(b: Builder, gradient: ir.Value) -> ir.Value:
+    """A gradient in float32; a spread one stays recognisable as such."""
+    if gradient.dtype == ir.DataType.FLOAT or not gradient.meta.get("spread"):
+        return heads.as_float32(b, gradient)
+    small = gradient.producer().inputs[0]  # type: ignore[union-attr]
+    assert small is not None
+    return b.spread(heads.as_float32(b, small), gradient)
+
+
+def _finish(plan: _Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:
+    """From weights and gradients for all targets to the named outputs."""
+    b, axis = plan.builder, channel_axis(plan.image)
+    size = heads.picture_size(b, plan.image, axis)
+    activations = [heads.as_float32(b, layer) for layer in plan.layers]
+    wide: ir.Value | None = None
+    if {"gradcam", "guided_gradcam"} & set(plan.methods):
+        signed = [heads.weighted_sum(b, values[f"weights.{i}"], a, plan.sign) for i, a in enumerate(activations)]
+        wide = _maps(plan, "gradcam", signed, size, shown="gradcam" in plan.methods)
+    if "cam" in plan.methods:
+        end = find_cam_end(plan.scores)
+        maps = heads.as_float32(b, cam_maps(b, end, targets))
+        _maps(plan, "cam", [maps if plan.sign > 0 else b.op("Neg", maps)], size, shown=True)
+    for name in INPUT_METHODS:
+        if name in plan.methods:
+            _emit(plan, name, values[name])
+    if "guided_gradcam" in plan.methods:
+        assert wide is not None
+        _emit(plan, "guided_gradcam", heads.guided_product(b, values["guided_backprop"], wide, axis))
+    if plan.details:
+        for i, layer in enumerate(plan.layers):
+            _emit(plan, f"activations.{layer.name}", activations[i])
+            if f"gradients.{i}" in values:
+                _emit(plan, f"gradients.{layer.name}", values[f"gradients.{i}"])
+
+
+def _maps(plan: _Plan, method: str, signed: list[ir.Value], size: ir.Value, *, shown: bool) -> ir.Value:
+    """Write the outputs of one method of maps; returns the map that the guided product multiplies with."""
+    b = plan.builder
+    raw = signed if plan.profile == "captum" else [b.op("Relu", maps) for maps in signed]
+    final, wide = heads.heat_map(b, raw, size, plan.profile)
+    if not shown:
+        return wide
+    if plan.profile == "captum" and len(raw) > 1:
+        raise OptionError("the profile captum gives a map per layer: explain one layer at a time")
+    _emit(plan, f"heatmap.{method}", final)
+    for i, maps in enumerate(raw):
+        suffix = method if len(raw) == 1 else f"{method}.{plan.layers[i].name}"
+        _emit(plan, f"raw.{suffix}", maps)
+    _emit(plan, f"range.{method}", heads.range_of(b, signed[0] if len(signed) == 1 else final))
+    if method == "cam":
+        _emit(plan, "cam", final)
+    return wide
+
+
+def _emit(plan: _Plan, name: str, value: ir.Value) -> None:
+    if any(existing.name == name for existing in plan.graph.outputs):
+        raise ModelError(f"the model has a tensor named '{name}', which is an output of the explanation: rename it")
+    add_output(plan.graph, plan.builder, value, name, None)
+
+
+def _wants_guided(methods: Sequence[str]) -> bool:
+    return bool({"guided_backprop", "guided_gradcam", "deconvnet"} & set(methods))
+
+
+def _guided_on_path(plan: _Plan) -> list[ir.Node]:
+    """The guided nodes that the backward pass met: those still in the graph with both the picture behind them and
+    the scores before them."""
+    behind = {plan.scores}
+    met = []
+    special = set(plan.guided)
+    for node in reversed([n for n in plan.graph]):
+        if any(output in behind for output in node.outputs):
+            behind.update(v for v in node.inputs if v is not None)
+            if node in special:
+                met.append(node)
+    return list(reversed(met))
+
+
+def _describe(model: ir.Model, facts: dict[str, Any]) -> None:
+    for key, value in facts.items():
+        if value is not None:
+            model.metadata_props[f"portable_cam.{key}"] = value if isinstance(value, str) else json.dumps(value)
+
+
+def _version() -> str:
+    try:
+        return version("portable-cam")
+    except PackageNotFoundError:
+        return "unknown"
