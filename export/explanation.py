@@ -124,6 +124,7 @@ def build_explanation(
             "relu_policy": relu_policy,
             "guided_nodes": [node.name for node in _guided_on_path(plan)] if _wants_guided(chosen) else [],
             "scores": scores.value.name,
+            "classes": target.count(scores.value),
             "output": scores.output,
             "cut": scores.cut,
             "image": image.name,

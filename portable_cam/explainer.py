@@ -1,0 +1,283 @@
+"""The explainer: a model, what to explain of it, and how."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from portable_cam.errors import InputError, TargetError
+from portable_cam.export.explanation import MAP_METHODS, build_explanation
+from portable_cam.export.guided import ReluPolicy
+from portable_cam.export.heads import Profile
+from portable_cam.export.load import ModelLike
+from portable_cam.export.targets import Target
+from portable_cam.labels import Labels
+from portable_cam.preprocess import Preprocessing
+from portable_cam.result import Result
+from portable_cam.runtime import Provider, Session
+
+_GUIDED = frozenset({"guided_backprop", "guided_gradcam", "deconvnet"})
+
+
+class Explainer:
+    """Explains a model's answers; builds the explanation graph once and runs it on batch after batch.
+
+    Args:
+        model: A path, bytes, ``onnx.ModelProto`` or ``onnx_ir.Model``.
+        methods: ``cam``, ``gradcam``, ``guided_backprop``, ``guided_gradcam``, ``gradient``, ``deconvnet``.
+        layer: Tensor or node name, a list of them, or None: chosen, and reported in the result.
+        target: A ``pcam.targets`` value; None means ``Class`` on the scores output.
+        output: The tensor that holds the scores, taken as it is: an output, where there are several, or any tensor
+            inside. None: the model's scores, cut before a final softmax or sigmoid.
+        profile: ``paper``, ``pytorch_grad_cam`` or ``captum``; see ``docs/methods.md``.
+        relu_policy: ``relu``, ``relu+clip`` or ``all``.
+        device: ``cpu`` or ``cuda``; or ``providers`` as ONNX Runtime takes them.
+        sign: ``negative`` for counterfactual maps: the regions that speak against the target.
+        details: Also give ``result.activations`` and ``result.gradients``.
+        threads: CPU threads within an operator.
+        optimize: False for plain rounding; see :class:`~portable_cam.runtime.Session`.
+
+    Raises:
+        Error: A subclass that names what does not fit.
+    """
+
+    def __init__(
+        self,
+        model: ModelLike,
+        methods: Sequence[str] = ("gradcam",),
+        layer: str | Sequence[str] | None = None,
+        target: Target | None = None,
+        *,
+        output: str | None = None,
+        profile: Profile = "paper",
+        relu_policy: ReluPolicy = "relu",
+        device: str = "cpu",
+        providers: Sequence[Provider] | None = None,
+        sign: str = "positive",
+        details: bool = False,
+        threads: int | None = None,
+        optimize: bool = True,
+    ) -> None:
+        self._model = model
+        self._options: dict[str, Any] = {
+            "methods": methods, "layer": layer, "target": target, "output": output, "profile": profile,
+            "relu_policy": relu_policy, "sign": sign, "details": details,
+        }  # fmt: skip
+        self._session_options: dict[str, Any] = {
+            "device": device, "providers": providers, "threads": threads, "optimize": optimize,
+        }  # fmt: skip
+        self._sessions: dict[int | None, Session] = {}
+        self._facts: dict[str, Any] = {}
+        self._session(1)
+        if _GUIDED & set(self.methods) and not self.guided_nodes:
+            warnings.warn(
+                "no node counts as a ReLU here, so that the guided methods give the plain gradient; "
+                f"relu_policy={relu_policy!r} guides {relu_policy} nodes, 'all' the smooth relatives too",
+                stacklevel=2,
+            )
+
+    # -- what was decided ------------------------------------------------------------------------------------------
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return tuple(self._facts["methods"])
+
+    @property
+    def layer(self) -> str | list[str]:
+        """The tensor explained (a list if several)."""
+        layers = self._facts["layer"]
+        return layers[0] if len(layers) == 1 else list(layers)
+
+    @property
+    def guided_nodes(self) -> list[str]:
+        return list(self._facts["guided_nodes"])
+
+    @property
+    def image_name(self) -> str:
+        return str(self._facts["image"])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        notes = []
+        if self._facts.get("cut"):
+            notes.append(f"the score is '{self._facts['scores']}', before the final {self._facts['cut']}")
+        if _GUIDED & set(self.methods) and not self.guided_nodes:
+            notes.append("no node was guided: the guided maps are the plain gradient")
+        return tuple(notes)
+
+    def input_shape(self) -> list[int | str | None]:
+        """The shape of the image input; a str or None where it is symbolic."""
+        return list(self._session(1).inputs[self.image_name].shape)
+
+    def input_dtype(self) -> str:
+        """The element type of the image input as numpy names it."""
+        kind = self._session(1).inputs[self.image_name].type
+        return {"tensor(float)": "float32", "tensor(double)": "float64"}.get(kind, kind[7:-1])
+
+    # -- explaining ------------------------------------------------------------------------------------------------
+
+    def __call__(self, x: ArrayLike | Mapping[str, ArrayLike], targets: ArrayLike | None = None) -> Result:
+        """Explain a batch.
+
+        Args:
+            x: The picture as the model takes it, (N, C, H, W) or (N, H, W, C), or a dict of all inputs.
+            targets: Integers (N,) or (N, K), or one integer for all; None: the top class of each image.
+
+        Raises:
+            InputError: An input has the wrong name, shape or type, or holds NaN.
+            TargetError: A target is not an integer, or out of range.
+        """
+        session = self._session(1)
+        feeds = self._feeds(session, x)
+        count = len(feeds[self.image_name])
+        asked = np.full((count, 1), -1, np.int64) if targets is None else check_targets(targets, count)
+        width = self._facts.get("classes")
+        if targets is not None and width is not None and asked.size and asked.max() >= width:
+            raise TargetError(f"target {asked.max()} is out of range: the model has {width} classes, 0 to {width - 1}")
+        return self._run(feeds, asked)
+
+    def top(self, x: ArrayLike | Mapping[str, ArrayLike], k: int) -> Result:
+        """Explain the ``k`` classes with the highest scores of each image, best first."""
+        feeds = self._feeds(self._session(1), x)
+        limit = min(16, self._facts.get("classes") or 16)
+        if not 1 <= k <= limit:
+            raise TargetError(f"top{k}: between 1 and {limit} top classes can be explained at once")
+        asked = np.tile(-np.arange(1, k + 1, dtype=np.int64), (len(feeds[self.image_name]), 1))
+        return self._run(feeds, asked)
+
+    def _run(self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]) -> Result:
+        session = self._session(1 if asked.shape[1] == 1 else None)
+        fixed = session.inputs[self.image_name].shape[0]
+        count = len(asked)
+        if isinstance(fixed, int) and fixed != count:
+            if fixed != 1:
+                raise InputError(f"the model takes exactly {fixed} images at a time, not {count}")
+            parts = [
+                session.run({**{k: v[i : i + 1] for k, v in feeds.items()}, "targets": asked[i : i + 1]})
+                for i in range(count)
+            ]
+            values = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+        else:
+            values = session.run({**feeds, "targets": asked})
+        return self._result(values)
+
+    def _feeds(self, session: Session, x: ArrayLike | Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
+        named = dict(x) if isinstance(x, Mapping) else {self.image_name: x}
+        missing = [name for name in session.inputs if name not in named and name != "targets"]
+        if missing:
+            raise InputError(f"input '{missing[0]}' is missing: give a dict of all inputs")
+        feeds = {name: np.asarray(value) for name, value in named.items()}
+        image = feeds[self.image_name]
+        fixed = session.inputs[self.image_name].shape
+        if image.ndim == 4 and fixed[0] == 1 and len(image) > 1:  # run one by one
+            session.check_input(self.image_name, image[:1])
+            return {name: np.concatenate([session.check_input(name, v[i : i + 1]) for i in range(len(image))])
+                    for name, v in feeds.items()}  # fmt: skip
+        return {name: session.check_input(name, value) for name, value in feeds.items()}
+
+    def _session(self, targets_per_image: int | None) -> Session:
+        """One target per image has a graph of its own, without the loop over targets."""
+        if targets_per_image not in self._sessions:
+            proto = build_explanation(self._model, targets_per_image=targets_per_image, **self._options)
+            facts = {p.key.removeprefix("portable_cam."): p.value for p in proto.metadata_props}
+            self._facts = {key: _decoded(value) for key, value in facts.items()}
+            self._sessions[targets_per_image] = Session(proto, **self._session_options)
+        return self._sessions[targets_per_image]
+
+    def _result(self, values: dict[str, NDArray[Any]]) -> Result:
+        methods = [m for m in self.methods]
+        maps = {m: values[f"heatmap.{m}" if m in MAP_METHODS else m] for m in methods}
+        raw = {name[4:]: values[name] for name in values if name.startswith("raw.")}
+        layers = self._facts["layer"]
+        ours = {"scores", "explained", "cam", *maps}
+        outputs = {
+            name: value for name, value in values.items()
+            if name not in ours and not name.startswith(("heatmap.", "raw.", "range.", "activations.", "gradients."))
+        }  # fmt: skip
+        return Result(
+            scores=values["scores"], targets=values["explained"], layer=self.layer, maps=maps, raw=raw,
+            flags=_flags(values, maps), guided_nodes=self.guided_nodes, outputs=outputs, notes=self.notes,
+            activations=values.get(f"activations.{layers[0]}") if layers else None,
+            gradients=values.get(f"gradients.{layers[0]}") if layers else None,
+            channel_axis=int(self._facts["channel_axis"]),
+        )  # fmt: skip
+
+
+def explain(
+    model: str | Path,
+    image: Any,
+    methods: Sequence[str] = ("gradcam",),
+    targets: str | int | Sequence[int] | None = None,
+    *,
+    labels: Labels | str | Path | None = None,
+    preprocessing: Preprocessing | str | None = None,
+    **options: Any,
+) -> Result:
+    """Decode, preprocess and explain one photo.
+
+    Args:
+        model: The path of the model; a JSON file beside it may say how pictures are prepared.
+        image: A path, bytes, PIL image or uint8 array (H, W, 3).
+        methods: As for :class:`Explainer`.
+        targets: A class number, a label, several of them, ``"top3"``, or None for the top class.
+        labels: A labels file; ImageNet's names are used where the model has 1000 classes.
+        preprocessing: A preset's name or a :class:`~portable_cam.preprocess.Preprocessing`.
+        **options: As for :class:`Explainer`.
+    """
+    from portable_cam.photo import Photographer
+
+    return Photographer(Explainer(model, methods, **options), model, labels=labels, preprocessing=preprocessing).explain(
+        image, targets
+    ).result
+
+
+def check_targets(targets: ArrayLike, count: int) -> NDArray[np.int64]:
+    """Targets as int64 (N, K)."""
+    array = np.asarray(targets)
+    if array.dtype.kind not in "iu":
+        raise TargetError(f"targets are integers, not {array.dtype}; names need a labels file")
+    if array.ndim == 0:
+        array = np.full(count, array)
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim != 2 or len(array) != count or array.shape[1] == 0:
+        raise TargetError(f"targets have shape (N,) or (N, K) with N = {count} images, not {tuple(np.shape(targets))}")
+    if array.min(initial=0) < 0:
+        raise TargetError(f"target {array.min()} is negative: classes count from 0")
+    return array.astype(np.int64)
+
+
+def _flags(values: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[Any]]) -> list[list[tuple[str, ...]]]:
+    count, width = values["scores"].shape
+    found: list[list[list[str]]] = [[[] for _ in range(width)] for _ in range(count)]
+
+    def mark(flag: str, where: NDArray[np.bool_]) -> None:
+        for n, k in np.argwhere(where):
+            if flag not in found[n][k]:
+                found[n][k].append(flag)
+
+    for name, value in values.items():
+        if name.startswith("range."):
+            low, high = value[..., 0], value[..., 1]
+            mark("flat", (low == high) | (high <= 0))
+            mark("all_negative", (high <= 0) & (low < 0))
+            mark("nan", ~np.isfinite(value).all(axis=-1))
+    for value in [*maps.values(), values["scores"]]:
+        mark("nan", ~np.isfinite(value).all(axis=tuple(range(2, value.ndim))))
+    return [[tuple(flags) for flags in row] for row in found]
+
+
+def _decoded(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+

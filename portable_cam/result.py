@@ -1,0 +1,63 @@
+"""What an explanation is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from portable_cam.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Result:
+    """The explanation of N images, K targets each.
+
+    ``result["gradcam"]`` gives a method's maps: (N, K, H, W) float32 at the input's size for methods of maps,
+    (N, K, C, H, W) signed float32, in the model's own input layout, for the others.
+    """
+
+    scores: NDArray[np.float32]
+    """(N, K): the scores explained."""
+    targets: NDArray[np.int64]
+    """(N, K): the targets explained, the top class where none was given."""
+    layer: str | list[str]
+    """The tensor explained, or several."""
+    maps: dict[str, NDArray[np.float32]]
+    """Each method's maps."""
+    raw: dict[str, NDArray[np.float32]]
+    """(N, K, h, w): the low-resolution map, not normalised, after the ReLU if the profile has one."""
+    flags: list[list[tuple[str, ...]]]
+    """For each image and target: ``flat`` (a map with one value everywhere, shown as zeros), ``all_negative`` (nothing
+    speaks for the target, so that the ReLU left nothing), ``nan`` (NaN or infinity somewhere)."""
+    guided_nodes: list[str]
+    """The nodes that the guided rule was applied to."""
+    outputs: dict[str, NDArray[Any]]
+    """The model's own outputs, unchanged."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the maps should know: where the score was cut, that nothing was guided."""
+    activations: NDArray[np.float32] | None = None
+    """(N, C, h, w) of the explained layer, on request."""
+    gradients: NDArray[np.float32] | None = None
+    """(N, K, C, h, w) of the explained layer, on request."""
+    channel_axis: int = 1
+    """Of the input: 1 for (N, C, H, W), 3 for (N, H, W, C)."""
+    labels: list[list[str]] = field(default_factory=list)
+    """(N, K): the names of the targets, where labels are known."""
+
+    def __getitem__(self, method: str) -> NDArray[np.float32]:
+        if method not in self.maps:
+            raise OptionError(f"method '{method}' was not computed; this result has {', '.join(self.maps)}")
+        return self.maps[method]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.maps)
+
+    def __contains__(self, method: object) -> bool:
+        return method in self.maps
+
+    def __len__(self) -> int:
+        return len(self.scores)

@@ -1,0 +1,136 @@
+"""ONNX Runtime: the only module that imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from portable_cam.errors import DeviceError, InputError, ModelError
+
+try:
+    import onnxruntime as ort
+except ImportError as error:
+    raise DeviceError(
+        'ONNX Runtime is not installed: pip install "portable-cam[cpu]", or on a machine with an NVIDIA GPU '
+        'pip install "portable-cam[gpu]" (never both: they overwrite each other\'s files)'
+    ) from error
+
+Provider: TypeAlias = str | tuple[str, dict[str, Any]]
+_DEVICES: dict[str, list[Provider]] = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+_DTYPES = {
+    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(int64)": np.int64, "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}  # fmt: skip
+
+
+class Session:
+    """A model ready to run.
+
+    Args:
+        model: The model, or its bytes.
+        device: ``"cpu"`` or ``"cuda"``; ignored where ``providers`` is given.
+        providers: Execution providers as ONNX Runtime takes them.
+        threads: CPU threads within an operator; None for ONNX Runtime's choice.
+        optimize: False keeps ONNX Runtime from rearranging the graph (blocked layouts, fusions): slower, and rounding
+            as in a plain implementation.
+
+    Raises:
+        DeviceError: The device or provider is not there, or the session did not get it.
+        ModelError: ONNX Runtime refuses the model.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto | bytes, *, device: str = "cpu", providers: Sequence[Provider] | None = None,
+        threads: int | None = None, optimize: bool = True,
+    ) -> None:  # fmt: skip
+        wanted = list(providers) if providers is not None else _providers_of(device)
+        names = [p if isinstance(p, str) else p[0] for p in wanted]
+        available = ort.get_available_providers()
+        for name in names:
+            if name not in available:
+                raise DeviceError(
+                    f"execution provider {name} is not in this build of ONNX Runtime, which has {', '.join(available)}"
+                    + ('; pip install "portable-cam[gpu]" brings CUDA' if name.startswith("CUDA") else "")
+                )
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        data = model if isinstance(model, bytes) else _serialize(model)
+        try:
+            self._session = ort.InferenceSession(data, options, providers=wanted)
+        except Exception as error:
+            raise ModelError(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
+        missing = [name for name in names if name not in self._session.get_providers()]
+        if missing:
+            raise DeviceError(
+                f"the session did not get {', '.join(missing)} but runs on {', '.join(self._session.get_providers())}: "
+                "check the driver and the CUDA libraries (importing torch first often brings them)"
+            )
+        self.inputs = {i.name: i for i in self._session.get_inputs()}
+        self.outputs = [o.name for o in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+        """Run once: arrays in and out by name."""
+        names = list(outputs) if outputs is not None else self.outputs
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:
+            shapes = ", ".join(f"'{k}' {v.dtype}{list(v.shape)}" for k, v in feeds.items())
+            raise InputError(f"ONNX Runtime could not run the model on {shapes}: {_first_line(error)}") from error
+        return dict(zip(names, values, strict=True))
+
+    def check_input(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
+        """The array as the model takes it.
+
+        Raises:
+            InputError: Wrong name, rank, size or type, or NaN or infinite values.
+        """
+        if name not in self.inputs:
+            raise InputError(f"the model has no input '{name}'; its inputs are {', '.join(self.inputs)}")
+        spec = self.inputs[name]
+        dtype = _DTYPES.get(spec.type)
+        array = np.asarray(value)
+        if dtype is None:
+            raise InputError(f"input '{name}' is of type {spec.type}, which is not supported")
+        if array.dtype != dtype:
+            lossless = np.can_cast(array.dtype, dtype, "same_kind") or array.dtype.kind == np.dtype(dtype).kind
+            if not lossless:
+                raise InputError(f"input '{name}' must be {np.dtype(dtype)}, not {array.dtype}")
+            array = array.astype(dtype)
+        expected = list(spec.shape)
+        fits = array.ndim == len(expected) and all(
+            not isinstance(e, int) or e == got for e, got in zip(expected, array.shape, strict=False)
+        )
+        if not fits:
+            shape = ", ".join(str(e) if isinstance(e, int) else "any" for e in expected)
+            raise InputError(f"input '{name}' must have shape ({shape}), not {tuple(array.shape)}")
+        if array.size == 0:
+            raise InputError(f"input '{name}' is empty: shape {tuple(array.shape)}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InputError(f"input '{name}' holds NaN or infinite values: check the picture and its preprocessing")
+        return array
+
+
+def _providers_of(device: str) -> list[Provider]:
+    if device not in _DEVICES:
+        raise DeviceError(f"device is {' or '.join(map(repr, _DEVICES))}, not {device!r}; or name `providers`")
+    return _DEVICES[device]
+
+
+def _serialize(model: onnx.ModelProto) -> bytes:
+    try:
+        return model.SerializeToString()
+    except Exception as error:  # protobuf's own limit of 2 GiB
+        raise ModelError(f"the explanation graph cannot be serialised: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
