@@ -22,6 +22,7 @@ from portable_cam.preprocess import Preprocessing
 from portable_cam.result import Result
 from portable_cam.runtime import Provider, Session
 
+_JSON = frozenset({"layer", "methods", "guided_nodes", "classes", "channel_axis", "preprocessing"})
 _GUIDED = frozenset({"guided_backprop", "guided_gradcam", "deconvnet"})
 
 
@@ -186,7 +187,7 @@ class Explainer:
         if targets_per_image not in self._sessions:
             proto = build_explanation(self._model, targets_per_image=targets_per_image, **self._options)
             facts = {p.key.removeprefix("portable_cam."): p.value for p in proto.metadata_props}
-            self._facts = {key: _decoded(value) for key, value in facts.items()}
+            self._facts = {key: json.loads(value) if key in _JSON else value for key, value in facts.items()}
             self._sessions[targets_per_image] = Session(proto, **self._session_options)
         return self._sessions[targets_per_image]
 
@@ -271,13 +272,3 @@ def _flags(values: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[Any]])
     for value in [*maps.values(), values["scores"]]:
         mark("nan", ~np.isfinite(value).all(axis=tuple(range(2, value.ndim))))
     return [[tuple(flags) for flags in row] for row in found]
-
-
-def _decoded(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value
-
-
-
