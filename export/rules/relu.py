@@ -31,11 +31,13 @@ _STEEP_AT_BOUND = 2.0**100  # a power of two: bound * slope is exact, so that th
 
 def gate(v: Vjp, rule: str) -> ir.Value:
     """The gradient through a ReLU, by one of the three rules."""
-    b, g = v.b, v.g_broadcast
+    b = v.b
     if rule == "deconvnet":
         return b.op("Relu", v.g)
+    # the order matters to speed alone: the Relu fuses into the convolution that made the gradient
+    g = b.op("Relu", v.g_broadcast) if rule == "guided" else v.g_broadcast
     masked = _pass_where_positive(v, g)
-    return b.op("Relu", masked) if rule == "guided" else masked
+    return masked if v.g_broadcast is v.g else b.enter_blocked_layout(masked, v.y)
 
 
 def _pass_where_positive(v: Vjp, g: ir.Value) -> ir.Value:
