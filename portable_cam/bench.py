@@ -101,5 +101,7 @@ def random_feeds(session: Session, batch: int, size: int = 224) -> dict[str, NDA
     feeds = {}
     for name, spec in session.inputs.items():
         shape = [batch if i == 0 else (d if isinstance(d, int) else size) for i, d in enumerate(spec.shape)]
-        feeds[name] = session.check_input(name, random.standard_normal(shape, dtype=np.float32))
+        dtype = session.dtype(name)
+        pixels = random.standard_normal(shape, dtype=np.float32) if dtype.kind == "f" else random.integers(0, 127, shape)
+        feeds[name] = session.check_input(name, pixels.astype(dtype))
     return feeds

@@ -75,6 +75,7 @@ class Explainer:
         }  # fmt: skip
         self._sessions: dict[int | None, Session] = {}
         self._facts: dict[str, Any] = {}
+        self._metadata: dict[str, str] = {}
         self._session(1)
         if _GUIDED & set(self.methods) and not self.guided_nodes:
             warnings.warn(
@@ -112,14 +113,23 @@ class Explainer:
             notes.append("no node was guided: the guided maps are the plain gradient")
         return tuple(notes)
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The metadata of the explanation graph, the source model's included."""
+        return dict(self._metadata)
+
     def input_shape(self) -> list[int | str | None]:
         """The shape of the image input; a str or None where it is symbolic."""
         return list(self._session(1).inputs[self.image_name].shape)
 
     def input_dtype(self) -> str:
         """The element type of the image input as numpy names it."""
-        kind = self._session(1).inputs[self.image_name].type
-        return {"tensor(float)": "float32", "tensor(double)": "float64"}.get(kind, kind[7:-1])
+        return self._session(1).dtype(self.image_name).name
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the scores have; None if known only at run time."""
+        return self._facts.get("classes")
 
     # -- explaining ------------------------------------------------------------------------------------------------
 
@@ -138,7 +148,7 @@ class Explainer:
         feeds = self._feeds(session, x)
         count = len(feeds[self.image_name])
         asked = np.full((count, 1), -1, np.int64) if targets is None else check_targets(targets, count)
-        width = self._facts.get("classes")
+        width = self.classes
         if targets is not None and width is not None and asked.size and asked.max() >= width:
             raise TargetError(f"target {asked.max()} is out of range: the model has {width} classes, 0 to {width - 1}")
         return self._run(feeds, asked)
@@ -146,7 +156,7 @@ class Explainer:
     def top(self, x: ArrayLike | Mapping[str, ArrayLike], k: int) -> Result:
         """Explain the ``k`` classes with the highest scores of each image, best first."""
         feeds = self._feeds(self._session(1), x)
-        limit = min(16, self._facts.get("classes") or 16)
+        limit = min(16, self.classes or 16)
         if not 1 <= k <= limit:
             raise TargetError(f"top{k}: between 1 and {limit} top classes can be explained at once")
         asked = np.tile(-np.arange(1, k + 1, dtype=np.int64), (len(feeds[self.image_name]), 1))
@@ -187,6 +197,7 @@ class Explainer:
         if targets_per_image not in self._sessions:
             proto = build_explanation(self._model, targets_per_image=targets_per_image, **self._options)
             facts = {p.key.removeprefix("portable_cam."): p.value for p in proto.metadata_props}
+            self._metadata = {p.key: p.value for p in proto.metadata_props}
             self._facts = {key: json.loads(value) if key in _JSON else value for key, value in facts.items()}
             self._sessions[targets_per_image] = Session(proto, **self._session_options)
         return self._sessions[targets_per_image]
@@ -231,11 +242,10 @@ def explain(
         preprocessing: A preset's name or a :class:`~portable_cam.preprocess.Preprocessing`.
         **options: As for :class:`Explainer`.
     """
-    from portable_cam.photo import Photographer
+    from portable_cam.photo import PhotoExplainer
 
-    return Photographer(Explainer(model, methods, **options), model, labels=labels, preprocessing=preprocessing).explain(
-        image, targets
-    ).result
+    explainer = PhotoExplainer(model, methods, labels=labels, preprocessing=preprocessing, **options)
+    return explainer(image, targets).result
 
 
 def check_targets(targets: ArrayLike, count: int) -> NDArray[np.int64]:

@@ -87,6 +87,13 @@ class Session:
             raise InputError(f"ONNX Runtime could not run the model on {shapes}: {_first_line(error)}") from error
         return dict(zip(names, values, strict=True))
 
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The element type of an input."""
+        kind = self.inputs[name].type
+        if kind not in _DTYPES:
+            raise InputError(f"input '{name}' is of type {kind}, which is not supported")
+        return np.dtype(_DTYPES[kind])
+
     def check_input(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
         """The array as the model takes it.
 
@@ -96,14 +103,12 @@ class Session:
         if name not in self.inputs:
             raise InputError(f"the model has no input '{name}'; its inputs are {', '.join(self.inputs)}")
         spec = self.inputs[name]
-        dtype = _DTYPES.get(spec.type)
+        dtype = self.dtype(name)
         array = np.asarray(value)
-        if dtype is None:
-            raise InputError(f"input '{name}' is of type {spec.type}, which is not supported")
         if array.dtype != dtype:
-            lossless = np.can_cast(array.dtype, dtype, "same_kind") or array.dtype.kind == np.dtype(dtype).kind
+            lossless = np.can_cast(array.dtype, dtype, "same_kind") or array.dtype.kind == dtype.kind
             if not lossless:
-                raise InputError(f"input '{name}' must be {np.dtype(dtype)}, not {array.dtype}")
+                raise InputError(f"input '{name}' must be {dtype}, not {array.dtype}")
             array = array.astype(dtype)
         expected = list(spec.shape)
         fits = array.ndim == len(expected) and all(

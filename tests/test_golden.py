@@ -1,0 +1,133 @@
+"""Our maps against those of pytorch-grad-cam and Captum on real models, within the tolerances of docs/methods.md.
+
+In float32 a unit whose input is within rounding of zero may fall on either side of its ReLU, and one flipped mask moves
+an input gradient by up to a per cent. Where a picture has such units, whether a run and the peer's agree about them is
+the luck of the draw; so input maps are compared over a few draws, the picture varied by less than its own float32
+rounding, and must agree in one of them. A wrong rule disagrees in all.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import portable_cam as pcam
+
+CASES = [
+    "lite0__coral_cat__281__blocks_10_Clip_1", "lite0__pgc_both__243__Clip_1", "lite0__pgc_both__282__Clip_1",
+    "resnet20__coral_cat__3__layer2_layer2_2_Relu_1", "resnet20__coral_cat__3__layer3_layer3_2_Relu_1",
+    "squeezenet__pgc_both__243__conv10_relu", "squeezenet__pgc_both__281__fire9_concat",
+]  # fmt: skip
+
+
+@dataclass
+class Case:
+    model: Path
+    meta: dict
+    arrays: dict
+
+    def peer(self, name: str) -> np.ndarray:
+        return self.arrays[self.meta["same_as"].get(name, name)]
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest, golden: Path, zoo: Path) -> Case:
+    arrays = dict(np.load(golden / f"{request.param}.npz"))
+    meta = json.loads(str(arrays["meta"]))
+    return Case(zoo / "models" / meta["model"], meta, arrays)
+
+
+def draws(case: Case, profile: str, methods: tuple[str, ...], count: int = 12) -> Iterator[pcam.Result]:
+    """The explanation of the picture, then of pictures that differ from it by rounding."""
+    explainer = pcam.Explainer(
+        case.model, methods, layer=case.meta["layer_tensor"], output=case.meta["output"], profile=profile
+    )
+    x, random = case.arrays["input"], np.random.default_rng(0)
+    for i in range(count):
+        noise = 0 if i == 0 else 3e-7 * random.standard_normal(x.shape)
+        yield explainer((x * (1 + noise)).astype(np.float32), targets=[[case.meta["target"]]])
+
+
+def explained(case: Case, profile: str, methods: tuple[str, ...]) -> pcam.Result:
+    return next(draws(case, profile, methods))
+
+
+def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def distance(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """Relative L2 distance, and cosine."""
+    a, b = ours.astype(np.float64).ravel(), theirs.astype(np.float64).ravel()
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b)), float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def assert_agree_in_a_draw(case: Case, profile: str, names: dict[str, str]) -> None:
+    """Each of our input maps within relative L2 1e-3 and cosine 0.9999 of the peer's in one of the draws."""
+    closest = dict.fromkeys(names, (np.inf, 0.0))
+    for result in draws(case, profile, tuple(names)):
+        for method, peer in names.items():
+            closest[method] = min(closest[method], distance(result[method][:, 0], case.peer(peer)))
+        if all(l2 < 1e-3 and cosine > 0.9999 for l2, cosine in closest.values()):
+            return
+    pytest.fail(f"closest in any draw (relative L2, cosine): {closest}")
+
+
+@pytest.mark.filterwarnings("ignore:no node counts as a ReLU")
+def test_captum(case: Case) -> None:
+    result = explained(case, "captum", ("gradcam",))
+    np.testing.assert_allclose(result.scores[0, 0], case.arrays["score"], rtol=1e-5)
+    assert relative(result.raw["gradcam"][0], case.peer("captum.layer_gradcam")[0]) < 1e-4
+    assert result["gradcam"].shape == result.raw["gradcam"].shape  # this profile leaves the map at the layer's size
+    assert_agree_in_a_draw(
+        case,
+        "captum",
+        {
+            "gradient": "captum.gradient",
+            "guided_backprop": "captum.guided_backprop",
+            "deconvnet": "captum.deconvnet",
+            "guided_gradcam": "captum.guided_gradcam_nearest",
+        },
+    )
+
+
+@pytest.mark.filterwarnings("ignore:no node counts as a ReLU")
+def test_paper_guided_gradcam_is_captums_with_bilinear_upsampling(case: Case) -> None:
+    assert_agree_in_a_draw(case, "paper", {"guided_gradcam": "captum.guided_gradcam_bilinear"})
+
+
+def test_pytorch_grad_cam(case: Case) -> None:
+    result = explained(case, "pytorch_grad_cam", ("gradcam",))
+    assert np.abs(result["gradcam"][0, 0] - case.peer("pytorch_grad_cam.GradCAM")[0]).max() < 1e-4
+
+
+def test_class_discriminative_on_a_real_photo(zoo: Path) -> None:
+    """A dog above a cat: each class's map lies on its animal (boxes from the zoo's manifest, x and y in pixels)."""
+    arrays = np.load(zoo.parent / "golden" / "lite0__pgc_both__243__Clip_1.npz")
+    explainer = pcam.Explainer(zoo / "models" / "cls_efficientnet_lite0_fp32.onnx", ("cam", "gradcam"))
+    result = explainer(arrays["input"], targets=[[243, 281]])
+    boxes = ((77, 12, 165, 148), (49, 118, 199, 224))
+    for method in ("cam", "gradcam"):
+        for k, (x0, y0, x1, y1) in enumerate(boxes):
+            # the share of the positive map, not of its normalisation, which would lift the background
+            raw = result.raw[method][0, k]
+            wide = pcam.kernels.reference.upsample_bilinear(raw, (224, 224))
+            assert wide[y0:y1, x0:x1].sum() / wide.sum() >= 0.60, (method, k)
+
+
+def test_targets_together_are_targets_alone(zoo: Path) -> None:
+    arrays = np.load(zoo.parent / "golden" / "resnet20__coral_cat__3__layer3_layer3_2_Relu_1.npz")
+    methods = ("cam", "gradcam", "guided_backprop", "guided_gradcam", "gradient")
+    explainer = pcam.Explainer(zoo / "models" / "cls_cifar10_resnet20_fp32.onnx", methods, details=True)
+    x = np.concatenate([arrays["input"], arrays["input"][:, :, ::-1], arrays["input"][..., ::-1]])
+    together = explainer(x, targets=[[3, 5, 0], [1, 3, 9], [2, 3, 4]])
+    for n in range(3):
+        for k in range(3):
+            alone = explainer(x[n : n + 1], targets=[[together.targets[n, k]]])
+            np.testing.assert_allclose(alone.scores[0, 0], together.scores[n, k], rtol=1e-5)
+            for method in methods:
+                np.testing.assert_allclose(alone[method][0, 0], together[method][n, k], atol=2e-4, rtol=1e-3)
+            np.testing.assert_allclose(alone.gradients[0, 0], together.gradients[n, k], atol=1e-6, rtol=1e-3)
