@@ -1,119 +1,206 @@
-"""Pictures in: any file that Pillow reads to an RGB array."""
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures in: any common image file to an RGB array."""
 
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from portable_cam.errors import ImageError
 
 Picture: TypeAlias = NDArray[np.uint8]
 
-#: Larger pictures are refused: a few kilobytes can unpack to gigabytes (a decompression bomb).
-MAX_PIXELS = 200_000_000
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+#: Larger pictures are refused before they are decoded: some kilobytes can unpack to gigabytes (a decompression bomb).
+#: 120 million pixels hold the photos of 108-megapixel phones and take 360 MB as RGB.
+MAX_PIXELS = 120_000_000
+
+#: The formats read. Image files are untrusted: Pillow would hand an EPS file to Ghostscript, which runs programs, and
+#: its rarest decoders are its least tried ones.
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+
+_ORIENTATION = 0x0112
+# EXIF 2.32, table 6: how to turn a picture stored with each orientation upright; 1 is upright
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
-def read_image(source: str | Path | bytes | Image.Image | NDArray[Any]) -> Picture:
+def read_image(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]) -> Picture:
     """A picture as uint8 (H, W, 3), RGB.
 
-    EXIF orientation is applied; grey, palette and CMYK pictures are converted; transparent pixels are laid on white;
-    16-bit and floating-point pictures are scaled to 8 bits rather than cut off; of several frames the first is taken.
+    EXIF orientation is applied, and of several frames the first taken. Grey, 1-bit, palette and CMYK pictures are
+    converted; transparent ones are laid on white, as a page shows them. 16-bit values are divided by 257, so that
+    65535 becomes 255 and nothing is cut off. Floating point is taken as 0 to 1 if all of it lies there, else as 0 to
+    255, else stretched from its least to its greatest value.
+
+    Args:
+        source: A path, a file's bytes, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8,
+            uint16, bool or floating point; the fourth channel is opacity.
 
     Raises:
-        ImageError: It is not a picture, truncated, too large, or not there.
+        ImageError: It is not a picture, truncated, larger than :data:`MAX_PIXELS`, or not there.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "the given image")
-    name = "the given bytes" if isinstance(source, bytes) else str(source)
-    try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot read the image {name}: {error.strerror or error}") from None
+        return _decode(source, "the given image")
+    if isinstance(source, bytes):
+        name, data = "the given bytes", source
+    elif isinstance(source, str | os.PathLike):
+        name, data = str(source), _bytes_of(Path(source))
+    else:
+        raise ImageError(f"a picture is a path, bytes, a PIL image or an array, not {type(source).__name__}")
     if not data:
-        raise ImageError(f"{name} is empty")
+        raise ImageError(f"{name} is empty: save or download it again")
     try:
         with warnings.catch_warnings():
-            # Pillow warns at its own limit and fails at twice that; ours is checked before anything is decoded
+            # Pillow warns at a limit of its own and fails at twice that; ours is checked here, before any decoding
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ImageError(
-                        f"{name} has {image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed: "
-                        "scale it down first"
-                    )
-                return _to_rgb(image, name)
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        what = "too large" if isinstance(error, Image.DecompressionBombError) else "not a picture that Pillow reads"
-        raise ImageError(f"{name} is {what}: give a JPEG, PNG, BMP, TIFF or WebP of moderate size") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise ImageError(f"{name} is truncated or damaged ({error}): save or download it again") from None
+            image = Image.open(io.BytesIO(data), formats=_formats())
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name} has far more than the {MAX_PIXELS} pixels allowed: scale it down first") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name} is not an image, or not one of {', '.join(FORMATS)}: convert it to PNG") from None
+    except Exception as error:
+        raise _damaged(name, error) from None
+    with image:
+        return _decode(image, name)
 
 
-def expand_images(paths: Iterable[str | Path]) -> list[Path]:
-    """Files as they are, folders as the pictures in them, sorted.
+def expand_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Files as they are, folders as the image files right inside them, sorted by name.
+
+    A file given by name is kept whatever it is called, also if it is not there, so that it is reported when it is read.
 
     Raises:
-        ImageError: A folder holds no picture, or nothing was given.
+        ImageError: A folder holds no image file, or nothing was given.
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise ImageError(f"the folder {path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
-            found += inside
-        else:
+        if not path.is_dir():
             found.append(path)
+            continue
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _suffixes() and _visible_file(p))
+        if not inside:
+            raise ImageError(f"the folder {path} holds no image file: give image files, or the folder they are in")
+        found += inside
     if not found:
-        raise ImageError("no image was given")
+        raise ImageError("no image was given: name image files or folders of them")
     return found
 
 
+def _visible_file(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".")
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of :data:`FORMATS` that this build of Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@cache
+def _suffixes() -> frozenset[str]:
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in _formats())
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"cannot read the image {path}: {reason}; check the path") from None
+
+
+def _damaged(name: str, error: Exception) -> ImageError:
+    return ImageError(f"{name} is truncated or damaged ({error}): save or download it again")
+
+
+def _decode(image: Image.Image, name: str) -> Picture:
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} has {image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed: scale it down first"
+        )
+    try:
+        image.load()
+        return _to_rgb(_upright(image), name)
+    except ImageError:
+        raise
+    except Exception as error:  # on damaged files Pillow's decoders raise nearly every kind of exception
+        raise _damaged(name, error) from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # damaged EXIF is common and no reason to refuse a sound picture
+        return image
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
 def _to_rgb(image: Image.Image, name: str) -> Picture:
-    image = ImageOps.exif_transpose(image)
-    if image.mode in {"I;16", "I;16B", "I;16L", "I;16N"} or image.mode == "I":
-        deep = np.asarray(image).astype(np.float64)
-        return _grey(deep / 257 if deep.max(initial=0) > 255 or image.mode != "I" else deep)
+    # 16-bit grey is "I;16", and "I" where an older Pillow read it from PNG
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        deep = np.asarray(image)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise ImageError(f"{name} holds {deep.min()} to {deep.max()}, beyond 16 bits: scale it to 8 bits first")
+        return _rgb(deep / 257)
     if image.mode == "F":
-        return _grey(_stretched(np.asarray(image), name))
-    if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
+        return _rgb(_stretched(np.asarray(image), name))
+    if image.has_transparency_data:
         layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        image = Image.alpha_composite(white, layer)
-    return np.asarray(image.convert("RGB"), dtype=np.uint8).copy()
-
-
-def _stretched(values: NDArray[Any], name: str) -> NDArray[np.float64]:
-    """Floating point as it is usually meant: 0 to 1, else 0 to 255, else from its least to its greatest value."""
-    deep = values.astype(np.float64)
-    if not np.isfinite(deep).all():
-        raise ImageError(f"{name} holds NaN or infinite pixels")
-    low, high = deep.min(initial=0), deep.max(initial=0)
-    if low >= 0 and high <= 1:
-        return deep * 255
-    return deep if low >= 0 and high <= 255 else (deep - low) / (high - low) * 255
-
-
-def _grey(values: NDArray[np.float64]) -> Picture:
-    grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
 def _from_array(array: NDArray[Any]) -> Picture:
+    name = "the given array"
     if array.ndim == 2:
-        array = np.repeat(array[:, :, None], 3, axis=2)
-    if array.ndim != 3 or array.shape[2] not in {1, 3} or array.size == 0:
-        raise ImageError(f"a picture array has shape (H, W, 3), (H, W, 1) or (H, W), not {array.shape}")
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in {1, 3, 4} or array.size == 0:
+        raise ImageError(f"{name} has shape {array.shape}: a picture is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+    if array.dtype == np.uint16:
+        array = _rounded(array / 257)
+    elif array.dtype == np.bool_:
+        array = array.astype(np.uint8) * np.uint8(255)
+    elif array.dtype.kind == "f":
+        array = _rounded(_stretched(array, name))
     if array.dtype != np.uint8:
-        raise ImageError(f"a picture array is uint8, 0 to 255, not {array.dtype}; give other data to Explainer directly")
-    return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array
+        raise ImageError(f"{name} holds {array.dtype}: a picture is uint8, uint16, bool or floating point")
+    return _to_rgb(Image.fromarray(array), name) if array.shape[2] == 4 else _rgb(array)
+
+
+def _stretched(values: NDArray[Any], name: str) -> NDArray[np.float64]:
+    """Floating point to 0 to 255, by what it usually means: 0 to 1, else 0 to 255, else from its least to its most."""
+    deep = values.astype(np.float64)
+    if not np.isfinite(deep).all():
+        raise ImageError(f"{name} holds NaN or infinite pixels: replace them first")
+    low, high = float(deep.min()), float(deep.max())
+    if low >= 0 and high <= 255:
+        return deep * 255 if high <= 1 else deep
+    return (deep - low) / ((high - low) or 1) * 255
+
+
+def _rounded(values: NDArray[Any]) -> Picture:
+    rounded: NDArray[Any] = np.clip(np.rint(values), 0, 255)
+    return rounded.astype(np.uint8)
+
+
+def _rgb(values: NDArray[Any]) -> Picture:
+    """(H, W), (H, W, 1) or (H, W, 3) of 0 to 255 to a new uint8 (H, W, 3)."""
+    picture = _rounded(values)
+    picture = picture[:, :, None] if picture.ndim == 2 else picture
+    return np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of classes."""
 
 from __future__ import annotations
@@ -5,13 +6,21 @@ from __future__ import annotations
 import csv
 import difflib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from portable_cam import assets
 from portable_cam.errors import LabelError
+
+# far more classes than any model has; a stray number in a file must not become a list of gigabytes
+_MOST_CLASSES = 1_000_000
+
+# a line of synset_words.txt, "n01440764 tench, Tinca tinca"
+_WORDNET = re.compile(r"n\d{8}\s+(?=\S)")
 
 
 @dataclass(frozen=True)
@@ -19,6 +28,7 @@ class Labels:
     """The names of a model's classes, by number. A name may list synonyms, separated by commas."""
 
     names: tuple[str, ...]
+    source: str = "the labels"
 
     def __len__(self) -> int:
         return len(self.names)
@@ -28,36 +38,47 @@ class Labels:
         return self.names[index].split(",")[0].strip()
 
     def find(self, text: str) -> int:
-        """The number of a class by its name: exactly, then without regard to case, then one of its synonyms, then as
-        an unambiguous beginning.
+        """The number of a class by its name: exactly, then without regard to case, then by one of its synonyms, then
+        as an unambiguous beginning of one. Underscores count as spaces, but for the exact name.
 
         Raises:
-            LabelError: No class, or more than one, goes by that name; the message lists close ones.
+            LabelError: No class, or more than one, goes by that name; the message lists those, or close names.
         """
-        wanted = text.strip().casefold().replace("_", " ")
-        folded = [name.casefold().replace("_", " ") for name in self.names]
-        synonyms = [[part.strip() for part in name.split(",")] for name in folded]
-        tests = (
-            lambda i: self.names[i] == text,
-            lambda i: folded[i] == wanted,
-            lambda i: wanted in synonyms[i],
-            lambda i: any(part.startswith(wanted) for part in synonyms[i]),
+        wanted = _fold(text)
+        if not wanted:
+            raise LabelError("a class name is empty: give the name or number of a class")
+        steps: tuple[Iterable[int], ...] = (
+            (i for i, name in enumerate(self.names) if name == text),
+            (i for i, parts in enumerate(self._synonyms) if ", ".join(parts) == wanted),
+            (i for i, parts in enumerate(self._synonyms) if wanted in parts),
+            (i for i, parts in enumerate(self._synonyms) if any(part.startswith(wanted) for part in parts)),
         )
-        for test in tests:
-            found = [i for i in range(len(self.names)) if test(i)]
+        for step in steps:
+            found = list(step)
             if len(found) == 1:
                 return found[0]
             if found:
-                some = ", ".join(f"{i} ({self.names[i]})" for i in found[:6])
-                raise LabelError(f"'{text}' may mean classes {some}: give the number, or more of the name")
-        close = difflib.get_close_matches(wanted, [part for row in synonyms for part in row], n=4)
-        raise LabelError(f"no class is called '{text}'" + (f"; near it: {', '.join(close)}" if close else ""))
+                some = "; ".join(f"{i} ({self.names[i]})" for i in found[:6]) + (" …" if len(found) > 6 else "")
+                raise LabelError(f"'{text}' may mean any of the classes {some}: give the number, or more of the name")
+        known = {part for parts in self._synonyms for part in parts}
+        close = difflib.get_close_matches(wanted, sorted(known), n=4)
+        hint = f"close to it are: {', '.join(close)}" if close else "give the number of the class"
+        raise LabelError(f"no class of {self.source} is called '{text}'; {hint}")
 
     def check(self, classes: int | None) -> Labels:
-        """Itself, if it has a name for each class; :class:`LabelError` otherwise."""
+        """Itself, if it has a name for each class.
+
+        Raises:
+            LabelError: The numbers differ. What a further class stands for (often a background class before the
+                others) is not guessed: each name would be off by one, silently.
+        """
         if classes is not None and classes != len(self.names):
-            more = " (one more than 1000: the first is often a background class)" if classes == 1001 else ""
-            raise LabelError(f"the labels name {len(self.names)} classes, but the model has {classes}{more}")
+            one = classes - len(self.names) == 1
+            more = "; if the model's first class is a background class, add a first line for it" if one else ""
+            raise LabelError(
+                f"{self.source} names {len(self.names)} classes, but the model has {classes}: give the labels that "
+                f"belong to the model{more}"
+            )
         return self
 
     @staticmethod
@@ -65,9 +86,17 @@ class Labels:
         """ImageNet's names for a model with 1000 classes, else None."""
         return read_labels(assets.imagenet_labels()) if classes == 1000 else None
 
+    @cached_property
+    def _synonyms(self) -> list[list[str]]:
+        return [[_fold(part) for part in name.split(",")] for name in self.names]
+
 
 def read_labels(path: str | Path) -> Labels:
-    """Read names from a text file (a name a line), a JSON list or object, or a CSV file (number, name).
+    """Read names from a file.
+
+    By its suffix: ``.json``, a list of names or an object from numbers to names (also Keras's ``{"0": ["n01440764",
+    "tench"]}``, and a Hugging Face config with ``id2label``); ``.csv``, rows of number and name; anything else is text
+    with a name a line, with or without WordNet's number before it. A number without a name becomes ``class 12``.
 
     Raises:
         LabelError: The file cannot be read or is none of these.
@@ -75,35 +104,67 @@ def read_labels(path: str | Path) -> Labels:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabelError(f"cannot read the labels {path}: {error}") from None
-    suffix = path.suffix.lower()
-    if suffix == ".json":
-        try:
-            names = _from_json(json.loads(text))
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise LabelError(f"{path} is not a JSON list of names or an object from numbers to names: {error}") from None
-    elif suffix == ".csv":
-        rows = [row for row in csv.reader(text.splitlines()) if len(row) >= 2 and row[0].strip().isdigit()]
-        names = _from_pairs({int(row[0]): row[1].strip() for row in rows})
-    else:
-        names = [line.strip() for line in text.splitlines()]
-        while names and not names[-1]:
-            names.pop()
-    if not names:
-        raise LabelError(f"{path} holds no labels")
-    return Labels(tuple(names))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise LabelError(f"cannot read the labels {path}: {reason}; give a UTF-8 text, JSON or CSV file") from None
+    readers = {".json": _from_json, ".csv": _from_csv}
+    names = readers.get(path.suffix.lower(), _from_text)(text, path)
+    if not any(names):
+        raise LabelError(f"{path} holds no labels: put a name a line")
+    return Labels(tuple(name or f"class {i}" for i, name in enumerate(names)), str(path))
 
 
-def _from_json(content: Any) -> list[str]:
-    if isinstance(content, list):
-        return [str(name) for name in content]
-    # {"0": "tench"} or, as Keras has it, {"0": ["n01440764", "tench"]}
-    return _from_pairs({int(k): v if isinstance(v, str) else str(v[1]) for k, v in content.items()})
+def _from_text(text: str, path: Path) -> list[str]:
+    names = [line.strip() for line in text.splitlines()]
+    while names and not names[-1]:
+        names.pop()
+    if names and all(_WORDNET.match(name) for name in names):
+        return [_WORDNET.sub("", name, count=1) for name in names]
+    return names
 
 
-def _from_pairs(pairs: dict[int, str]) -> list[str]:
-    return [pairs.get(i, f"class {i}") for i in range(max(pairs, default=-1) + 1)]
+def _from_csv(text: str, path: Path) -> list[str]:
+    rows = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
+    if rows and not rows[0][0].strip().isdecimal():
+        rows = rows[1:]  # the names of the columns
+    wrong = next((row for row in rows if len(row) < 2 or not row[0].strip().isdecimal()), None)
+    if wrong is not None:
+        raise LabelError(f"{path}: the row {','.join(wrong)!r} is not a class number and a name")
+    return _in_order([(row[0].strip(), row[1].strip()) for row in rows], path)
+
+
+def _from_json(text: str, path: Path) -> list[str]:
+    wanted = 'a list of names, or an object such as {"0": "tench"}'
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LabelError(f"{path} is not JSON ({error}): the labels are {wanted}") from None
+    if isinstance(content, Mapping):
+        content = content.get("id2label", content)
+    if isinstance(content, list) and all(isinstance(name, str) for name in content):
+        return [name.strip() for name in content]
+    if isinstance(content, Mapping) and all(key.strip().isdecimal() for key in content):
+        return _in_order([(key, _keras(value, path)) for key, value in content.items()], path)
+    raise LabelError(f"{path} does not hold labels: they are {wanted}")
+
+
+def _keras(value: Any, path: Path) -> str:
+    if isinstance(value, list) and len(value) == 2:
+        value = value[1]
+    if not isinstance(value, str):
+        raise LabelError(f'{path}: {value!r} is not a class name, nor a pair such as ["n01440764", "tench"]')
+    return value.strip()
+
+
+def _in_order(pairs: Sequence[tuple[str, str]], path: Path) -> list[str]:
+    numbered: dict[int, str] = {}
+    for number, name in pairs:
+        if len(number) > 7 or int(number) >= _MOST_CLASSES:
+            raise LabelError(f"{path}: class number {number} is too large")
+        if int(number) in numbered:
+            raise LabelError(f"{path} names class {number} twice: keep one of the two")
+        numbered[int(number)] = name
+    return [numbered.get(i, "") for i in range(max(numbered, default=-1) + 1)]
 
 
 def parse_targets(text: str | int | Sequence[int | str] | None, labels: Labels | None) -> list[int] | int | None:
@@ -131,3 +192,7 @@ def parse_targets(text: str | int | Sequence[int | str] | None, labels: Labels |
         else:
             numbers.append(labels.find(part))
     return numbers
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.replace("_", " ").casefold().split())

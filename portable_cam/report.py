@@ -27,9 +27,9 @@ from portable_cam.errors import InputError, OptionError
 
 Picture: TypeAlias = NDArray[np.uint8]
 
-#: Perceptually uniform, like magma and viridis: equal steps of the map look equally large, lightness only rises (so that
-#: it survives grey print and colour blindness), where jet and turbo draw edges that are not in the data. Of these,
-#: inferno has the widest range of lightness, and its dark end leaves the unimportant part of a photo its own colours.
+#: Perceptually uniform, like magma and viridis: equal steps of the map look equally large, and lightness only rises (it
+#: survives grey print and colour blindness), where jet and turbo draw edges that are not in the data. Of these, inferno
+#: has the widest range of lightness, and its dark end leaves the unimportant part of a photo its own colours.
 COLORMAP = "inferno"
 
 #: Neither end of the colour map: a value that is not a number must not look like an unimportant one.
@@ -65,7 +65,7 @@ def colorize(map01: NDArray[np.floating]) -> Picture:
     """
     _check_map(map01)
     values = np.nan_to_num(map01, nan=0.0, posinf=1.0, neginf=0.0)
-    picture = _palette()[np.rint(np.clip(values, 0, 1) * 255).astype(np.intp)]
+    picture: Picture = _palette()[np.rint(np.clip(values, 0, 1) * 255).astype(np.intp)]
     picture[np.isnan(map01)] = NOT_A_NUMBER
     return picture
 
@@ -251,7 +251,8 @@ def save(
 
 @cache
 def _palette() -> Picture:
-    return np.rint(matplotlib.colormaps[COLORMAP](np.arange(256))[:, :3] * 255).astype(np.uint8)
+    colours: NDArray[np.float64] = matplotlib.colormaps[COLORMAP](np.arange(256))[:, :3]
+    return np.rint(colours * 255).astype(np.uint8)
 
 
 def _check_map(map01: NDArray[Any]) -> None:
