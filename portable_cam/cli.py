@@ -91,7 +91,7 @@ def explain(
 ) -> None:
     """Explain photos: writes maps, prints a line for each class explained."""
     from portable_cam.image import expand_images
-    from portable_cam.output import check_formats, write_explanation
+    from portable_cam.output import check_formats, unique_stems, write_explanation
     from portable_cam.photo import PhotoExplainer
 
     chosen = check_formats(formats)
@@ -110,11 +110,11 @@ def explain(
     for note in explainer.explainer.notes:
         _err.print(f"note: {note}", highlight=False, markup=False)
     paths = expand_images(images)
-    failed, records = 0, []
-    for path in track(paths, "explaining", console=_err, transient=True, disable=len(paths) < 2):
+    failed, records, stems = 0, [], unique_stems(paths)
+    for path, stem in track(list(zip(paths, stems, strict=True)), "explaining", console=_err, transient=True, disable=len(paths) < 2):
         try:
             explained = explainer(path, target)
-            written = write_explanation(explained, folder, path.stem, chosen, title=str(path.name))
+            written = write_explanation(explained, folder, stem, chosen, heading=path.name)
         except ImageError as error:  # one bad picture does not stop the others
             failed += 1
             _err.print(f"error: {error}", style="red", highlight=False, markup=False)

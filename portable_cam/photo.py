@@ -22,13 +22,15 @@ from portable_cam.sidecar import find_sidecar
 @dataclass(frozen=True)
 class PhotoExplanation:
     """One photo's explanation: ``photo`` uint8 (h, w, 3) as decoded, ``view`` uint8 (H, W, 3) the part that the model
-    sees at its input's size, ``geometry`` between the two, ``top`` the five best classes with their scores."""
+    sees at its input's size, ``geometry`` between the two, ``top`` the five best classes with their scores, ``color``
+    the order of the model's channels."""
 
     result: Result
     photo: NDArray[np.uint8]
     view: NDArray[np.uint8]
     geometry: Geometry
     top: list[tuple[str, float]]
+    color: str = "rgb"
 
 
 class PhotoExplainer:
@@ -87,7 +89,10 @@ class PhotoExplainer:
             result = self.explainer(x, None if asked is None else [asked])
         result = replace(result, labels=[[self.name(int(t)) for t in row] for row in result.targets])
         geometry = self.preprocessing.geometry((photo.shape[0], photo.shape[1]))
-        return PhotoExplanation(result, photo, self.preprocessing.view(photo), geometry, self._top(result))
+        return PhotoExplanation(
+            result, photo, self.preprocessing.view(photo), geometry, self._top(result),
+            self.preprocessing.color,
+        )
 
     def name(self, target: int) -> str:
         """The label of a class, or its number."""
