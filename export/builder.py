@@ -153,7 +153,8 @@ class Builder:
                 return gradient
             lead = len(have) - len(want)
             pairs = list(zip(have[lead:], want, strict=True))
-            if all(isinstance(w, int) or w == h for h, w in pairs):
+            # two dimensions without a name are not known to be equal, though they compare so
+            if all(isinstance(w, int) or (w.value is not None and w == h) for h, w in pairs):
                 axes = [*range(lead), *(lead + i for i, (h, w) in enumerate(pairs) if w == 1 and h != 1)]
                 if axes:
                     gradient = self.op("ReduceSum", gradient, self.ints(axes), keepdims=1)

@@ -3,7 +3,7 @@
 ==============  ====================================================================================
 ``relu``        Relu nodes only: what every other library does
 ``relu+clip``   also Clip with a minimum of 0, as ReLU6
-``all``         also LeakyRelu, PRelu, ThresholdedRelu, Elu, Celu, Selu, Gelu, HardSwish, Swish (SiLU), Mish, whether
+``all``         also LeakyRelu, PRelu, ThresholdedRelu, Elu, Celu, Selu, Gelu, HardSwish, SiLU (Swish), Mish, whether
                 one node or the few nodes that exporters write for it: the arriving gradient is rectified
 ==============  ====================================================================================
 """
@@ -19,7 +19,7 @@ from portable_cam.errors import OptionError
 from portable_cam.export.rules.relu import clip_bounds
 
 ReluPolicy: TypeAlias = Literal["relu", "relu+clip", "all"]
-_SMOOTH = frozenset({"LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Celu", "Selu", "Gelu", "HardSwish", "Swish", "Mish"})
+_SMOOTH = frozenset({"LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Celu", "Selu", "Gelu", "HardSwish", "Mish"})
 _GATES = frozenset({"Sigmoid", "HardSigmoid", "Tanh", "Erf"})
 
 

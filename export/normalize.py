@@ -63,14 +63,14 @@ def _normalized(model: ir.Model) -> ir.Model:
 def _convert(proto: onnx.ModelProto) -> onnx.ModelProto:
     """To the one opset; functions that have no rule of their own are replaced by their bodies, newer ones than the
     opset before the conversion, for it does not know them."""
-    proto = _inline(proto, lambda schema: schema.since_version > OPSET)
+    proto = _inline(proto, lambda op_type: not onnx.defs.has(op_type, OPSET))
     current = next(o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"})
     if current != OPSET:
         proto = version_converter.convert_version(proto, OPSET)
-    return _inline(proto, lambda schema: True)
+    return _inline(proto, lambda op_type: op_type not in RULES and op_type not in NO_GRADIENT)
 
 
-def _inline(proto: onnx.ModelProto, wanted: Callable[[onnx.defs.OpSchema], bool]) -> onnx.ModelProto:
+def _inline(proto: onnx.ModelProto, wanted: Callable[[str], bool]) -> onnx.ModelProto:
     opset = next(o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"})
     chosen: set[tuple[str, str]] = set()
     for op_type in {n.op_type for n in proto.graph.node if n.domain in {"", "ai.onnx"}}:
@@ -78,7 +78,7 @@ def _inline(proto: onnx.ModelProto, wanted: Callable[[onnx.defs.OpSchema], bool]
             raise ModelError(f"operator {op_type} does not exist in ONNX opset {opset}, which the model imports")
         schema = onnx.defs.get_schema(op_type, opset)
         has_body = schema.has_function or schema.has_context_dependent_function
-        if has_body and op_type not in RULES and op_type not in NO_GRADIENT and wanted(schema):
+        if has_body and wanted(op_type):
             chosen.add(("", op_type))
     return inliner.inline_selected_functions(proto, list(chosen), inline_schema_functions=True) if chosen else proto
 

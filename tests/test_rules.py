@@ -154,7 +154,7 @@ for op, function, draw in [
 CASES += [
     Case("Neg", [x(2, 3)], {}, torch.neg, linear=[0]),
     Case("Identity", [x()], {}, lambda t: t.clone(), linear=[0], note="scalar"),
-    elementwise("Abs", torch.abs, lambda s: lambda rng: np.zeros(s)) if False else Case("Abs", [at([-1.0, 0.0, 2.0])], {}, torch.abs, fd=False, note="at 0"),
+    Case("Abs", [at([-1.0, 0.0, 2.0])], {}, torch.abs, fd=False, note="at 0"),
     elementwise("LeakyRelu", lambda t: F.leaky_relu(t, 0.3), spaced, alpha=0.3),
     elementwise("LeakyRelu", lambda t: F.leaky_relu(t, 0.0), spaced, alpha=0.0),
     elementwise("LeakyRelu", lambda t: F.leaky_relu(t, -0.5), spaced, alpha=-0.5),
@@ -261,7 +261,7 @@ CASES += [
     conv((2, 3, 9), (4, 3, 3), bias=True), conv((2, 3, 10), (4, 3, 4), strides=[3], pads=[2, 1]),
     conv((2, 4, 11), (6, 2, 3), group=2, dilations=[2], strides=[2], pads=[1, 0], bias=True),
     conv((2, 3, 6, 7), (4, 3, 3, 3), bias=True), conv((2, 3, 6, 7), (4, 3, 1, 1)),
-    conv((2, 3, 6, 7), (4, 3, 3, 3), pads=[1, 1, 1, 1]), conv((2, 3, 6, 7), (4, 3, 2, 3), pads=[2, 0, 1, 3], note=1) if False else
+    conv((2, 3, 6, 7), (4, 3, 3, 3), pads=[1, 1, 1, 1]),
     conv((2, 3, 6, 7), (4, 3, 2, 3), pads=[2, 0, 1, 3]),
     conv((2, 3, 7, 8), (4, 3, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1], bias=True),
     conv((2, 3, 8, 8), (4, 3, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1]),
@@ -275,8 +275,7 @@ CASES += [
     conv((2, 3, 7, 8), (4, 3, 3, 3), auto_pad="SAME_UPPER", strides=[2, 2], same=[1, 0, 1, 1]),
     conv((2, 3, 7, 8), (4, 3, 3, 3), auto_pad="SAME_LOWER", strides=[2, 2], same=[1, 1, 1, 0]),
     conv((2, 3, 7, 8), (4, 3, 1, 2), auto_pad="SAME_UPPER", strides=[3, 3], same=[0, 0, 0, 0]),
-    conv((2, 2, 9, 10), (2, 1, 3, 3), auto_pad="SAME_LOWER", strides=[2, 3], group=2, kernel_shape=[3, 3], same=[1, 1, 1, 1] if False else [1, 1, 1, 1]),
-    conv((2, 3, 7, 8), (4, 3, 2, 2), auto_pad="SAME_UPPER", dilations=[2, 3], same=[1, 1, 1, 2]),
+    conv((2, 2, 9, 10), (2, 1, 3, 3), auto_pad="SAME_LOWER", strides=[2, 3], group=2, kernel_shape=[3, 3], same=[1, 1, 1, 1]),
 ]  # fmt: skip
 
 
@@ -306,7 +305,7 @@ CASES += [
     deconv((2, 3, 4, 5), (3, 4, 3, 2), bias=True), deconv((2, 4, 4, 5), (4, 3, 3, 2), group=2, strides=[2, 3], pads=[1, 0, 0, 1]),
     deconv((2, 3, 4, 5), (3, 4, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1], bias=True),
     deconv((2, 3, 4, 5), (3, 2, 2, 2), strides=[2, 2]), deconv((2, 3, 4, 5), (3, 2, 2, 2), strides=[3, 3]),
-    deconv((2, 3, 4, 5), (3, 2, 3, 3), strides=[2, 1], dilations=[4, 3], output_padding=[3, 2], pads=[1, 2, 0, 1]),
+    deconv((2, 3, 4, 5), (3, 2, 3, 3), strides=[3, 2], dilations=[4, 3], output_padding=[2, 1], pads=[1, 2, 0, 1]),
     deconv((1, 2, 3, 4, 3), (2, 2, 2, 3, 2), strides=[2, 1, 2], pads=[0, 1, 0, 1, 0, 1], bias=True),
     deconv((2, 4, 4, 5), (4, 1, 3, 3), group=4, strides=[2, 2], dilations=[2, 1]),
     # total = 2 * 3 + 3 - 8 = 1, and 2 * 4 + 3 - 9 = 2; without auto_pad the odd one is at the begin
@@ -341,7 +340,7 @@ for equation, shapes in [
     ("ba,cb", ((2, 3), (4, 2))), ("ij->ji", ((2, 3),)), ("ijk->i", ((2, 3, 4),)), ("ij,kl->il", ((2, 3), (4, 5))),
     ("ij,j,k->ik", ((2, 3), (3,), (4,))), ("i,i->", ((3,), (3,))), ("bhid,bhjd->bhij", ((2, 3, 4, 5), (2, 3, 6, 5))),
     ("...ij,...jk->...ik", ((5, 2, 3), (5, 3, 4))), ("...ij,jk->...ik", ((5, 2, 3), (3, 4))), ("...i,...i", ((2, 3), (2, 3))),
-    ("...ij->...", ((5, 2, 3),)), ("...ij,...jk->...ik", ((1, 2, 3), (5, 3, 4))), ("bi,bj->bij", ((1, 2), (3, 4))),
+    ("...ij->...", ((5, 2, 3),)), ("...ij,...jk->...ik", ((1, 2, 3), (5, 3, 4))),
 ]:  # fmt: skip
     broadcasts = len(shapes) > 1 and shapes[0][0] == 1
     add(Case("Einsum", [x(*s) for s in shapes], {"equation": equation},
@@ -351,7 +350,7 @@ for equation, shapes in [
 
 CASES += [
     Case("BatchNormalization", [x(2, 3, 4, 5), w(3), w(3), w(3), w(3, draw=positive)], {},
-         lambda t, s, b, m, v: F.batch_norm(t, m, v, s, b) if False else (t - m[:, None, None]) / torch.sqrt(v[:, None, None] + 1e-5) * s[:, None, None] + b[:, None, None], linear=[0, 1, 2]),
+         lambda t, s, b, m, v: (t - m[:, None, None]) / torch.sqrt(v[:, None, None] + 1e-5) * s[:, None, None] + b[:, None, None], linear=[0, 1, 2]),
     Case("BatchNormalization", [x(2, 3), w(3), w(3), w(3), w(3, draw=positive)], {"epsilon": 0.1},
          lambda t, s, b, m, v: (t - m) / torch.sqrt(v + 0.1) * s + b, linear=[0, 1, 2]),
     Case("LayerNormalization", [x(2, 3, 4), w(4), w(4)], {}, lambda t, s, b: F.layer_norm(t, (4,), s, b), linear=[1, 2]),
@@ -411,7 +410,7 @@ def average_pool(shape: Sequence[int], **kw: Any) -> Case:
 CASES += [
     max_pool((2, 3, 9), kernel_shape=[3], strides=[2]), max_pool((2, 3, 6, 7), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
     max_pool((2, 3, 6, 7), kernel_shape=[2, 3]), max_pool((2, 3, 8, 8), kernel_shape=[2, 2], strides=[2, 2]),
-    max_pool((2, 3, 7, 8), kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1), max_pool((2, 3, 7, 8), kernel_shape=[3, 2], strides=[2, 3], pads=[1, 0, 0, 1], ceil_mode=1),
+    max_pool((2, 3, 7, 8), kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1), max_pool((2, 3, 7, 8), kernel_shape=[3, 4], strides=[2, 3], pads=[1, 0, 0, 1], ceil_mode=1),
     max_pool((2, 3, 9, 8), kernel_shape=[3, 2], dilations=[2, 3], strides=[1, 2]), max_pool((1, 2, 5, 6, 4), kernel_shape=[2, 3, 2], strides=[2, 1, 2]),
     max_pool((2, 3, 7, 8), kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER", same=[1, 0, 1, 1]),
     max_pool((2, 3, 7, 8), kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_LOWER", same=[1, 1, 1, 0]),
@@ -427,10 +426,10 @@ CASES += [
     average_pool((2, 3, 7, 8), kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
     average_pool((2, 3, 8, 8), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1),
     average_pool((2, 3, 8, 8), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1, count_include_pad=1),
-    average_pool((2, 3, 7, 8), kernel_shape=[3, 2], strides=[2, 3], pads=[1, 0, 0, 1], ceil_mode=1),
+    average_pool((2, 3, 7, 8), kernel_shape=[3, 4], strides=[2, 3], pads=[1, 0, 0, 1], ceil_mode=1),
     average_pool((2, 3, 7, 8), kernel_shape=[3, 2], pads=[2, 0, 1, 1], count_include_pad=1),
     average_pool((2, 3, 9, 8), kernel_shape=[3, 2], dilations=[2, 3], strides=[1, 2]),
-    average_pool((2, 3, 9, 8), kernel_shape=[3, 2], dilations=[2, 3], pads=[1, 2, 2, 0], count_include_pad=1),
+    average_pool((2, 3, 9, 8), kernel_shape=[3, 2], dilations=[2, 3], pads=[1, 1, 2, 0], count_include_pad=1),
     average_pool((2, 3, 7, 8), kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER"),
     average_pool((2, 3, 7, 8), kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_LOWER"),
     average_pool((2, 3, 7, 8), kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER", count_include_pad=1),
@@ -441,7 +440,7 @@ CASES += [
     Case("GlobalMaxPool", [x(2, 3, 4, 5, draw=spaced)], {}, lambda t: F.adaptive_max_pool2d(t, 1)),
     Case("GlobalMaxPool", [x(2, 3, 4, draw=spaced)], {}, lambda t: F.adaptive_max_pool1d(t, 1)),
     Case("GlobalMaxPool", [at(np.ones((1, 2, 3, 3)))], {}, lambda t: F.adaptive_max_pool2d(t, 1), fd=False, note="ties"),
-    Case("LpPool", [x(2, 3, 6, 7)], {"kernel_shape": [2, 3], "strides": [2, 1]}, lambda t: F.lp_pool2d(t, 2.0, (2, 3), (2, 1)) if False else F.avg_pool2d(t * t, (2, 3), (2, 1)).mul(6).sqrt()),
+    Case("LpPool", [x(2, 3, 6, 7)], {"kernel_shape": [2, 3], "strides": [2, 1]}, lambda t: F.avg_pool2d(t * t, (2, 3), (2, 1)).mul(6).sqrt()),
     Case("LpPool", [x(2, 3, 6, 7, draw=spaced)], {"kernel_shape": [3, 3], "p": 3, "pads": [1, 1, 1, 1], "strides": [2, 2]},
          lambda t: F.avg_pool2d(t.abs() ** 3, 3, 2, 1).mul(9) ** (1 / 3)),
     Case("LpPool", [x(2, 3, 6, 7, draw=spaced)], {"kernel_shape": [2, 2], "p": 1}, lambda t: F.avg_pool2d(t.abs(), 2, 1).mul(4)),
@@ -522,7 +521,7 @@ for starts, ends, axes, steps in [
     def torch_slice(t: Any, *_: Any, s: Any = starts, e: Any = ends, a: Any = axes, p: Any = steps) -> Any:
         for i, axis in enumerate(a if a is not None else range(len(s))):
             step = p[i] if p else 1
-            t = t.index_select(axis, torch.arange(t.shape[axis])[:: 1].new_tensor(range(t.shape[axis])[slice(s[i], e[i], step)]).long())
+            t = t.index_select(axis, torch.tensor(range(t.shape[axis])[slice(s[i], e[i], step)], dtype=torch.long))
         return t
 
     for kind in (const, late):
@@ -551,7 +550,7 @@ CASES += [
     Case("Pad", [x(2, 5), late([0, 2, 1, 1])], {}, lambda t, p: F.pad(t, [2, 1, 0, 1]), linear=[0], note="late"),
     Case("Pad", [x(2, 5), const([1, -1, 2, 2])], {"mode": "edge"}, linear=[0], note="edge, negative"),
     Case("Pad", [x(2, 5), const([0, -1, 0, 2])], {"mode": "reflect"}, linear=[0], note="reflect, negative"),
-    Case("Pad", [x(2, 3, 5), const([1, 1]), NONE, const([1], np.int32)], {"mode": "reflect"}, linear=[0], note="reflect, axes"),
+    Case("Pad", [x(2, 3, 5), const([1, 1]), NONE, const([-2])], {"mode": "reflect"}, linear=[0], note="reflect, axes"),
 ]  # fmt: skip
 
 # -- indexing ------------------------------------------------------------------------------------------------------
@@ -614,7 +613,7 @@ for rounding in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"):
     add(resize((2, 3, 4, 5), [2, 3, 7, 3], oracle, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode=rounding))
 CASES += [
     resize((2, 3, 4, 5), [1, 1, 2, 2], {"mode": "nearest"}, "scales", mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
-    resize((2, 3, 4, 5), [1, 1, 2, 2], {"mode": "bilinear"}, "scales", mode="linear"), resize((2, 3, 8, 7), [2, 3, 4, 3], {"mode": "bilinear", "antialias": True}, mode="linear", antialias=1),
+    resize((2, 3, 4, 5), [1, 1, 2, 2], {"mode": "bilinear"}, "scales", mode="linear"), resize((2, 3, 8, 7), [2, 3, 4, 3], {"mode": "bilinear", "antialias": True}, mode="linear", antialias=1, exclude_outside=1),
     resize((2, 3, 8, 7), [2, 3, 3, 5], {"mode": "bicubic", "antialias": True}, mode="cubic", antialias=1, cubic_coeff_a=-0.5, exclude_outside=1),
     resize((2, 3, 4, 5), [2, 3, 7, 3], None, mode="cubic", exclude_outside=1), resize((2, 3, 4, 5), [2, 3, 7, 3], None, mode="cubic", cubic_coeff_a=-0.5),
     resize((2, 3, 6), [2, 3, 9], {"mode": "linear"}, mode="linear"), resize((2, 3, 4, 5), [7, 9], {"mode": "bilinear"}, mode="linear", axes=[2, 3]),
@@ -679,7 +678,12 @@ def against_torch(case: Case, p: Prepared, gradients: dict[str, np.ndarray], dy:
         for i, a in enumerate(p.arrays)
     ]
     result = case.torch(*tensors)
-    assert tuple(result.shape) == dy.shape, "the torch equivalent is another operator: its shape differs"
+    forward = Session(p.model, threads=1).run(p.feeds)[p.of]
+    assert tuple(result.shape) == forward.shape, "the torch equivalent is another operator: its shape differs"
+    np.testing.assert_allclose(
+        forward, result.detach().numpy(), rtol=tolerance, atol=tolerance * max(1.0, np.abs(forward).max(initial=0.0)),
+        err_msg="the torch equivalent is another operator",
+    )
     expected = torch.autograd.grad(result, [tensors[i] for i in p.wrt], torch.tensor(np.asarray(dy, np.float64)))
     for i, want in zip(p.wrt, expected, strict=True):
         got = gradients[f"i{i}"].astype(np.float64)
@@ -744,3 +748,32 @@ def test_every_rule_has_a_case() -> None:
 
 def test_every_case_is_judged() -> None:
     assert [str(c) for c in CASES if c.torch is None and not c.fd and not c.linear] == []
+
+
+# -- other precisions ----------------------------------------------------------------------------------------------
+
+#: Where ONNX Runtime's CPU kernels exist for the operator but not for its gradient, the model is refused when the
+#: session opens: {operator: the kernel that is missing}.
+NO_KERNEL: dict[Any, dict[str, str]] = {np.float16: {}, np.float64: {}}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float16, 4e-3)], ids=["float64", "float16"])
+@pytest.mark.parametrize("op", sorted({c.op for c in CASES}))
+def test_other_precisions(op: str, dtype: Any, tolerance: float) -> None:
+    """Wherever ONNX Runtime runs the operator in this type, the gradient runs, and is as exact as the type."""
+    for case in [c for c in CASES if c.op == op and c.torch is not None and c.attributes.get("to", 1) == 1]:
+        p = prepare(case, "inputs", dtype)
+        try:
+            forward = Session(p.model, threads=1).run(p.feeds)[p.of]
+        except ModelError:
+            continue  # no kernel of this type
+        if dtype == np.float16 and not np.isfinite(forward).all():
+            continue  # beyond the range of the type
+        if op in NO_KERNEL[dtype]:
+            with pytest.raises(ModelError, match=NO_KERNEL[dtype][op]):
+                vjp(p)
+            continue
+        gradients, dy = vjp(p)
+        for i in p.wrt:
+            assert gradients[f"i{i}"].dtype == dtype
+        against_torch(case, p, gradients, dy, tolerance)

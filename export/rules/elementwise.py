@@ -38,17 +38,31 @@ def power(v: Vjp) -> Sequence[Gradient]:
     if v.needed(0):
         if known == 2:
             slope = b.op("Mul", base, 2)
+        elif known == 0:
+            return [b.op("Mul", v.g, 0), None]
         elif known is not None:
             slope = b.op("Mul", b.op("Pow", base, known - 1), known)
         else:
-            e = exponent if exponent.dtype == base.dtype else b.op("CastLike", exponent, base)
-            e.dtype = base.dtype
+            e = _as(v, exponent, base)
             slope = b.op("Mul", b.op("Pow", base, b.op("Sub", e, 1)), e)
+            slope = b.op("Where", b.op("Equal", e, 0), b.constant(0, _dtype(base)), slope)  # not 0 times 1 / 0
         to_base = b.op("Mul", v.g, slope)
     to_exponent: Gradient = None
     if v.needed(1):
-        to_exponent = b.op("Mul", v.g, b.op("Mul", v.y, b.op("Log", base)))
+        zero = b.constant(0, _dtype(base))
+        at_zero = b.op("And", b.op("Equal", base, 0), b.op("GreaterOrEqual", _as(v, exponent, base), 0))
+        slope = b.op("Where", at_zero, zero, b.op("Mul", v.y, b.op("Log", base)))  # 0 log 0 is 0
+        to_exponent = _as(v, b.op("Mul", v.g, slope), exponent)
     return [to_base, to_exponent]
+
+
+def _as(v: Vjp, value: ir.Value, like: ir.Value) -> ir.Value:
+    return value if value.dtype == like.dtype else v.b.op("Cast", value, to=int(_dtype(like)))
+
+
+def _dtype(value: ir.Value) -> ir.DataType:
+    assert value.dtype is not None
+    return value.dtype
 
 
 def _extremum(v: Vjp) -> Sequence[Gradient]:

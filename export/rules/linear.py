@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from portable_cam.export.builder import rank_of
+from portable_cam.export.builder import known_dims, rank_of
 from portable_cam.export.rules.registry import Gradient, Vjp, register
 
 
@@ -79,7 +79,8 @@ def gemm(v: Vjp) -> Sequence[Gradient]:
 @register("Einsum")
 def einsum(v: Vjp) -> Sequence[Gradient]:
     """For one operand: the Einsum of the gradient and the other operands, with the labels permuted to its own;
-    labels that only this operand has were summed, so its gradient is repeated along them."""
+    labels that only this operand has were summed, so its gradient is repeated along them. Where its size is 1 and was
+    broadcast, its gradient is summed."""
     b = v.b
     terms, out = _einsum_labels(v)
     gradients: list[Gradient] = []
@@ -91,10 +92,11 @@ def einsum(v: Vjp) -> Sequence[Gradient]:
             raise v.unsupported(f"operand {i} repeats a label (a diagonal)")
         others = [(t, v.input(j)) for j, t in enumerate(terms) if j != i]
         reachable = set(out).union(*(set(t) for t, _ in others))
-        kept = "".join(label for label in term if label in reachable)
+        broadcast = {label for label, size in zip(term, known_dims(v.input(i)) or [], strict=False) if size == 1}
+        kept = "".join(label for label in term if label in reachable - broadcast)
         equation = ",".join([out, *(t for t, _ in others)]) + "->" + kept
         gradient = b.op("Einsum", v.g, *(x for _, x in others), equation=equation)
-        private = [axis for axis, label in enumerate(term) if label not in reachable]
+        private = [axis for axis, label in enumerate(term) if label not in kept]
         if private:
             gradient = b.expand_like(b.op("Unsqueeze", gradient, b.ints(private)), v.input(i))
         gradients.append(gradient)

@@ -40,8 +40,9 @@ def average_pool(v: Vjp) -> ir.Value:
     return _averaging_adjoint(v, v.g, v.int_attr("count_include_pad", 0))
 
 
-def _averaging_adjoint(v: Vjp, gradient: ir.Value, count_include_pad: int, *, summing: bool = False) -> ir.Value:
-    """The adjoint of averaging (or summing) over the node's windows."""
+def _averaging_adjoint(v: Vjp, gradient: ir.Value, count_include_pad: int = 0, *, summing: bool = False) -> ir.Value:
+    """The adjoint of averaging (or summing) over the node's windows. The sum of an identity matrix, which has nothing
+    negative, is its 1-norm: LpPool has no divisor, whatever windows reach beyond the border."""
     b, spatial = v.b, rank_of(v.x) - 2
     kernel, ones = v.ints_attr("kernel_shape", []), [1] * spatial
     strides, dilations = v.ints_attr("strides", ones), v.ints_attr("dilations", ones)
@@ -55,13 +56,13 @@ def _averaging_adjoint(v: Vjp, gradient: ir.Value, count_include_pad: int, *, su
             # (n, n) -> (n, 1, n, 1) -> (n, 1, m, 1) -> (n, m)
             column = b.op("Unsqueeze", identity, b.ints([1, 3]))
             place = {"pads": [pads[i], 0, pads[spatial + i], 0]} if auto_pad == "NOTSET" else {"auto_pad": auto_pad}
+            counting = {"p": 1} if summing else {"count_include_pad": count_include_pad}
             pooled = b.op(
-                "AveragePool", column, kernel_shape=[kernel[i], 1], strides=[strides[i], 1],
-                dilations=[dilations[i], 1], ceil_mode=v.int_attr("ceil_mode", 0),
-                count_include_pad=count_include_pad, **place,
+                "LpPool" if summing else "AveragePool", column, kernel_shape=[kernel[i], 1],
+                strides=[strides[i], 1], dilations=[dilations[i], 1], ceil_mode=v.int_attr("ceil_mode", 0),
+                **counting, **place,
             )  # fmt: skip
-            matrix = b.op("Squeeze", pooled, b.ints([1, 3]))
-            return b.op("Mul", matrix, kernel[i]) if summing else matrix
+            return b.op("Squeeze", pooled, b.ints([1, 3]))
 
         gradient = apply_adjoint(v, gradient, 2 + i, pool)
     return gradient
@@ -94,8 +95,7 @@ def global_max_pool(v: Vjp) -> ir.Value:
 
 @register("LpPool", "GlobalLpPool")
 def lp_pool(v: Vjp) -> ir.Value:
-    """y = (sum |x|^p)^(1/p): slope sign(x) |x|^(p-1) / y^(p-1); the sum over a window is an average pool whose divisor
-    cancels."""
+    """y = (sum |x|^p)^(1/p): slope sign(x) |x|^(p-1) / y^(p-1)."""
     b, p = v.b, v.int_attr("p", 2)
     powers = b.op("Mul", b.op("Sign", v.x), b.op("Pow", b.op("Abs", v.x), p - 1)) if p != 2 else v.x
     norm = b.op("Pow", v.y, p - 1) if p != 2 else v.y
@@ -104,7 +104,7 @@ def lp_pool(v: Vjp) -> ir.Value:
     scaled = b.op("Where", b.op("Equal", norm, zero), zero, b.op("Div", v.g, norm))
     if v.node.op_type == "GlobalLpPool":
         return b.op("Mul", powers, scaled)
-    return b.op("Mul", powers, _averaging_adjoint(v, scaled, 1, summing=True))
+    return b.op("Mul", powers, _averaging_adjoint(v, scaled, summing=True))
 
 
 def _cast_like(v: Vjp, value: ir.Value) -> ir.Value:

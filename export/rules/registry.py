@@ -30,6 +30,8 @@ class Vjp:
         gradient = self.grads[0]
         if gradient is None:
             raise self.unsupported("only a secondary output is used by the score")
+        if any(other is not None for other in self.grads[1:]):
+            raise self.unsupported("the score uses a secondary output of it as well")
         return gradient
 
     @property

@@ -174,15 +174,6 @@ def hard_swish(v: Vjp) -> ir.Value:
     return b.op("Where", b.op("GreaterOrEqual", x, 3), g, b.op("Where", b.op("Greater", x, -3), between, zero))
 
 
-@register("Swish")
-def swish(v: Vjp) -> ir.Value:
-    """x s(alpha x): slope s + alpha x s (1 - s)."""
-    b, x, g, alpha = v.b, v.x, _rectified(v), v.float_attr("alpha", 1.0)
-    s = b.op("Sigmoid", x if alpha == 1 else b.op("Mul", x, alpha))
-    tail = b.op("Mul", b.op("Mul", x, alpha), b.op("Mul", s, b.op("Sub", b.constant(1, _dtype(v)), s)))
-    return b.op("Mul", g, b.op("Add", s, tail))
-
-
 @register("Mish")
 def mish(v: Vjp) -> ir.Value:
     """x tanh(softplus(x)): slope t + x (1 - t^2) sigmoid(x)."""

@@ -38,8 +38,8 @@ def resize(v: Vjp) -> Sequence[Gradient]:
             continue
         if source and result and source[axis] is not None and source[axis] == result[axis] and not by_scale:
             continue
-        if source and result and (source[axis] is None or result[axis] is None) and axis < 2 and rank > 2:
-            continue  # batch and channels are never resized: ONNX Runtime and every exporter leave them alone
+        if source and result and _kept(v, i, axis):
+            continue
 
         def stretch(identity: ir.Value, i: int = i, axis: int = axis) -> ir.Value:
             # (n, n) -> (1, 1, n, m) with the last axis resized -> (n, m)
@@ -55,3 +55,41 @@ def resize(v: Vjp) -> Sequence[Gradient]:
 
         gradient = apply_adjoint(v, gradient, axis, stretch)
     return [gradient]
+
+
+def _kept(v: Vjp, position: int, axis: int) -> bool:
+    """Whether an axis of unknown size keeps it: the batch of a picture always does, and so does an axis whose entry in
+    ``sizes`` was read from the shape of the input, as exporters write it for the channels."""
+    dims, rank = known_dims(v.x), rank_of(v.x)
+    if axis == 0 and rank > 3:
+        return True
+    sizes = v.optional(3)
+    producer = None if sizes is None else sizes.producer()
+    if producer is None or producer.op_type != "Concat":
+        return False
+    start = 0
+    for part in producer.inputs:
+        length = None if part is None else (known_dims(part) or [None])[0]
+        if part is None or length is None:
+            return False
+        if start <= position < start + length:
+            content = constant_of(part)
+            if content is not None:
+                return dims is not None and dims[axis] == int(content.reshape(-1)[position - start])
+            return _is_shape_of(part, v.x, axis - (position - start))
+        start += length
+    return False
+
+
+def _is_shape_of(value: ir.Value, x: ir.Value, first: int) -> bool:
+    """Whether ``value`` is the shape of ``x`` from axis ``first`` on: Shape(x, start) or Slice(Shape(x), start, ...)."""
+    node = value.producer()
+    if node is None:
+        return False
+    if node.op_type == "Shape" and node.inputs[0] is x:
+        return int(node.attributes.get_int("start", 0)) == first
+    if node.op_type == "Slice" and len(node.inputs) < 5 and node.inputs[0] is not None:
+        start, shape = constant_of(node.inputs[1]), node.inputs[0].producer()
+        whole = shape is not None and shape.op_type == "Shape" and shape.inputs[0] is x and "start" not in shape.attributes
+        return bool(whole and start is not None and int(start.reshape(-1)[0]) == first)
+    return False

@@ -49,8 +49,11 @@ def slice_(v: Vjp) -> Sequence[Gradient]:
     axis by the matrix that the slicing itself makes of the identity."""
     b, rank = v.b, rank_of(v.x)
     starts, ends = v.const_ints(1), v.const_ints(2)
-    axes = v.const_ints(3) if v.optional(3) is not None else list(range(len(starts or [])))
-    steps = v.const_ints(4) if v.optional(4) is not None else [1] * len(starts or [])
+    count = static_dim(v.input(1), 0)
+    if count is None:
+        raise v.unsupported("how many axes it has is known only at run time")
+    axes = v.const_ints(3) if v.optional(3) is not None else list(range(count))
+    steps = v.const_ints(4) if v.optional(4) is not None else [1] * count
     if axes is None:
         raise v.unsupported("its axes are computed at run time")
     dims = known_dims(v.x)
@@ -67,21 +70,23 @@ def slice_(v: Vjp) -> Sequence[Gradient]:
             first, last, step = slice(start, end, step).indices(size)
             if step < 0:
                 gradient = _reversed(v, gradient, axis)
-                count = len(range(first, last, step))
-                first, step = first + (count - 1) * step, -step
+                taken = len(range(first, last, step))
+                first, step = first + (taken - 1) * step, -step
             else:
-                count = len(range(first, last, step))
-            if step > 1 and count > 1:
+                taken = len(range(first, last, step))
+            if step > 1 and taken > 1:
                 gradient = _interleave(v, gradient, axis, step)
             pads[axis] = first
-            pads[rank + axis] = size - first - ((count - 1) * step + 1 if count else 0)
+            pads[rank + axis] = size - first - ((taken - 1) * step + 1 if taken else 0)
         else:
             return [b.op("Pad", gradient, b.ints(pads)) if any(pads) else gradient]
     gradient = v.g
     for i, axis in enumerate(axes):
         at = [b.op("Slice", v.input(k), b.ints([i]), b.ints([i + 1])) for k in (1, 2)]
-        step_value = b.op("Slice", v.input(4), b.ints([i]), b.ints([i + 1])) if v.optional(4) else b.ints([1])
-        step_value.dtype = at[0].dtype
+        assert at[0].dtype is not None
+        step_value = (
+            b.op("Slice", v.input(4), b.ints([i]), b.ints([i + 1])) if v.optional(4) else b.constant([1], at[0].dtype)
+        )
 
         def take(identity: ir.Value, at: list[ir.Value] = at, step_value: ir.Value = step_value) -> ir.Value:
             assert at[0].dtype is not None
