@@ -16,6 +16,7 @@ _BOOL = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", 
 _INT64 = frozenset({"Shape", "Size", "ArgMax", "ArgMin", "NonZero"})
 _SECOND_INPUT_DTYPE = frozenset({"Where"})
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
 class Builder:
@@ -120,6 +121,19 @@ class Builder:
     def zeros_like(self, value: ir.Value) -> ir.Value:
         assert value.dtype is not None
         return self.expand_like(self.constant(0, value.dtype), value)
+
+    def scatter_add(
+        self, op_type: str, like: ir.Value, indices: ir.Value, updates: ir.Value, **attributes: Attribute
+    ) -> ir.Value:
+        """Zeros in the shape of ``like`` with the updates added in, by ScatterElements or ScatterND. In float32 where
+        the type is a half: ONNX Runtime's CPU provider has no adding scatter of these, and sums lose less."""
+        dtype = like.dtype
+        assert dtype is not None
+        if dtype not in HALVES:
+            return self.op(op_type, self.zeros_like(like), indices, updates, reduction="add", **attributes)
+        zeros = self.expand_like(self.constant(0, ir.DataType.FLOAT), like)
+        wide = self.op("Cast", updates, to=int(ir.DataType.FLOAT))
+        return self.op("Cast", self.op(op_type, zeros, indices, wide, reduction="add", **attributes), to=int(dtype))
 
     def eye(self, size: ir.Value, dtype: ir.DataType) -> ir.Value:
         """The identity matrix, ``size`` an int64 vector of length 1; never stored, always computed at load."""

@@ -29,21 +29,21 @@ def gather(v: Vjp) -> Sequence[Gradient]:
     g = b.op("Reshape", v.g, b.op("Concat", *parts, axis=0))
     column = b.reshape(indices, [-1, *[1] * (rank - 1 - axis)])
     spread = b.op("Expand", column, b.op("Shape", g))
-    return [b.op("ScatterElements", b.zeros_like(v.x), spread, g, axis=axis, reduction="add"), None]
+    return [b.scatter_add("ScatterElements", v.x, spread, g, axis=axis), None]
 
 
 @register("GatherElements")
 def gather_elements(v: Vjp) -> Sequence[Gradient]:
     b = v.b
     axis = v.int_attr("axis", 0)
-    return [b.op("ScatterElements", b.zeros_like(v.x), v.input(1), v.g, axis=axis, reduction="add"), None]
+    return [b.scatter_add("ScatterElements", v.x, v.input(1), v.g, axis=axis), None]
 
 
 @register("GatherND")
 def gather_nd(v: Vjp) -> Sequence[Gradient]:
     if v.int_attr("batch_dims", 0):
         raise v.unsupported("it has batch_dims")
-    return [v.b.op("ScatterND", v.b.zeros_like(v.x), v.input(1), v.g, reduction="add"), None]
+    return [v.b.scatter_add("ScatterND", v.x, v.input(1), v.g), None]
 
 
 @register("ScatterElements")
@@ -76,7 +76,7 @@ def top_k(v: Vjp) -> Sequence[Gradient]:
     b = v.b
     indices = v.node.outputs[1]
     axis = v.int_attr("axis", -1)
-    return [b.op("ScatterElements", b.zeros_like(v.x), indices, v.g, axis=axis, reduction="add"), None]
+    return [b.scatter_add("ScatterElements", v.x, indices, v.g, axis=axis), None]
 
 
 @register("CumSum")

@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from portable_cam.export.builder import element_count, known_dims, rank_of
+from portable_cam.export.builder import HALVES, element_count, known_dims, rank_of
 from portable_cam.export.rules.registry import Vjp, register
 from portable_cam.export.rules.separable import apply_adjoint
 
@@ -29,9 +29,12 @@ def max_pool(v: Vjp) -> ir.Value:
     dims = known_dims(v.x)
     count = None if dims is None else element_count(dims)
     size = b.ints([count]) if count is not None else b.op("Reshape", b.op("Size", v.x), b.ints([1]))
-    zeros = b.op("Expand", b.constant([0], v.x.dtype), size)
-    flat = b.op("ScatterElements", zeros, b.reshape(indices, [-1]), b.reshape(v.g, [-1]), axis=0, reduction="add")
-    return b.reshape_like(flat, v.x)
+    half = v.x.dtype in HALVES  # ONNX Runtime's CPU provider has no adding scatter of these types
+    zeros = b.op("Expand", b.constant([0], ir.DataType.FLOAT if half else v.x.dtype), size)
+    g = b.reshape(v.g, [-1])
+    g = b.op("Cast", g, to=int(ir.DataType.FLOAT)) if half else g
+    flat = b.op("ScatterElements", zeros, b.reshape(indices, [-1]), g, axis=0, reduction="add")
+    return b.reshape_like(b.op("Cast", flat, to=int(v.x.dtype)) if half else flat, v.x)
 
 
 @register("AveragePool")

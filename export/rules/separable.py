@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from portable_cam.export.builder import rank_of
+from portable_cam.export.builder import HALVES, rank_of
 from portable_cam.export.rules.registry import Vjp
 
 
@@ -19,7 +19,10 @@ def apply_adjoint(v: Vjp, g: ir.Value, axis: int, apply: Callable[[ir.Value], ir
     along the last axis, n being the input's size along ``axis`` and m the output's."""
     b, rank = v.b, rank_of(v.x)
     assert v.x.dtype is not None
-    matrix = apply(b.eye(b.dim(v.x, axis), v.x.dtype))  # (n, m)
+    half = v.x.dtype in HALVES  # ONNX Runtime's CPU provider has no EyeLike of these types, nor most of the operators
+    matrix = apply(b.eye(b.dim(v.x, axis), ir.DataType.FLOAT if half else v.x.dtype))  # (n, m)
+    if half:
+        matrix = b.op("Cast", matrix, to=int(v.x.dtype))
     if axis == rank - 1:
         return b.op("MatMul", g, b.op("Transpose", matrix, perm=[1, 0]))
     if axis == rank - 2:
