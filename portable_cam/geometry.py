@@ -42,8 +42,8 @@ class Geometry:
     def box(self) -> Box:
         """The part of the photo that the input shows, in photo pixels; it reaches beyond the photo where padded."""
         (H, W), (h, w), (top, left) = self.photo, self.scaled, self.offset
-        y, x = H / h, W / w
-        return left * x, top * y, (left + self.size[1]) * x, (top + self.size[0]) * y
+        # multiplied first, so that a whole number of pixels stays one
+        return left * W / w, top * H / h, (left + self.size[1]) * W / w, (top + self.size[0]) * H / h
 
     @property
     def inner(self) -> tuple[int, int, int, int]:

@@ -87,19 +87,16 @@ def parse_size(size: Any) -> Size:
 
 def per_channel(field: str, value: Any, channels: int) -> tuple[float, ...]:
     """One finite number per channel, from as many or from one for all."""
-    many = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
-    try:
-        numbers = tuple(float(number) for number in (value if many else [value]))
-    except (TypeError, ValueError):
-        numbers = (float("nan"),)
-    if not np.isfinite(numbers).all():
+    numbers = tuple(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else (value,)
+    if not all(isinstance(n, int | float | np.number) and np.isfinite(n) for n in numbers):
         raise PreprocessError(f"{field} {value!r} is not a finite number or a list of such")
     if len(numbers) not in (1, channels):
         raise PreprocessError(
             f"{field} has {len(numbers)} values, but the model takes {channels} channel{'s' * (channels > 1)}: "
             f"give one value{f' or {channels}' if channels > 1 else ''}"
         )
-    return numbers * channels if len(numbers) == 1 else numbers
+    floats = tuple(float(number) for number in numbers)
+    return floats * channels if len(floats) == 1 else floats
 
 
 def dtype_name(dtype: DTypeLike) -> str:

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kind of picture that people have, and every kind of file that is none."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from portable_cam import assets
+from portable_cam.errors import ImageError
+from portable_cam.image import MAX_PIXELS, expand_images, read_image
+
+# red top left, green top right, blue bottom left, white bottom right, in three sizes of step so that no turn is hidden
+UPRIGHT = np.zeros((4, 6, 3), np.uint8)
+UPRIGHT[:2, :3], UPRIGHT[:2, 3:], UPRIGHT[2:, :3], UPRIGHT[2:, 3:] = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255,) * 3
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+# how a camera held in each of the eight ways stores the upright picture (EXIF 2.32, table 6: where row 0, column 0 are)
+STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: a.transpose(1, 0, 2)[::-1],
+    7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
+    8: lambda a: a.transpose(1, 0, 2)[:, ::-1],
+}
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_exif_orientation(orientation: int, form: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](UPRIGHT)))
+    np.testing.assert_array_equal(read_image(encoded(stored, form, exif=exif)), UPRIGHT)
+
+
+def test_damaged_exif_does_not_hide_a_sound_picture() -> None:
+    data = encoded(Image.fromarray(UPRIGHT), exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff\xff\xff")
+    np.testing.assert_array_equal(read_image(data), UPRIGHT)
+
+
+def test_kinds_of_source_agree(tmp_path: Path) -> None:
+    image = Image.fromarray(UPRIGHT)
+    path = tmp_path / "photo.png"
+    path.write_bytes(encoded(image))
+    for source in (path, str(path), path.read_bytes(), image, UPRIGHT):
+        picture = read_image(source)
+        assert picture.dtype == np.uint8
+        np.testing.assert_array_equal(picture, UPRIGHT)
+
+
+def test_16_bit_is_scaled_not_cut_off() -> None:
+    deep = np.array([[0, 257, 256, 128 * 257], [65535, 65534, 300, 40000]], np.uint16)
+    wanted = np.rint(deep / 257).astype(np.uint8)
+    for form in ("PNG", "TIFF"):
+        picture = read_image(encoded(Image.fromarray(deep), form))
+        np.testing.assert_array_equal(picture, np.repeat(wanted[:, :, None], 3, 2))
+    np.testing.assert_array_equal(read_image(deep)[:, :, 0], wanted)
+    np.testing.assert_array_equal(read_image(Image.fromarray(deep.astype(np.int32)))[:, :, 0], wanted)
+
+
+def test_beyond_16_bit_is_an_error() -> None:
+    with pytest.raises(ImageError, match="beyond 16 bits"):
+        read_image(Image.fromarray(np.array([[0, 70000]], np.int32)))
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ([0, 0.5, 1], [0, 128, 255]),
+        ([0, 100, 255], [0, 100, 255]),
+        ([-1, 0, 1], [0, 128, 255]),
+        ([300, 300, 300], [0, 0, 0]),
+    ],
+)
+def test_floating_point(values: list[float], wanted: list[int]) -> None:
+    row = np.array([values], np.float32)
+    assert read_image(Image.fromarray(row))[0, :, 1].tolist() == wanted
+    assert read_image(encoded(Image.fromarray(row), "TIFF"))[0, :, 1].tolist() == wanted
+    assert read_image(row)[0, :, 1].tolist() == wanted
+
+
+def test_nan_pixels_are_an_error() -> None:
+    with pytest.raises(ImageError, match="NaN"):
+        read_image(Image.fromarray(np.array([[0, np.nan]], np.float32)))
+
+
+def test_grey_and_one_bit() -> None:
+    grey = np.array([[0, 77, 255]], np.uint8)
+    np.testing.assert_array_equal(read_image(encoded(Image.fromarray(grey))), np.repeat(grey[:, :, None], 3, 2))
+    bits = Image.fromarray(np.array([[False, True]]))
+    assert read_image(encoded(bits))[0].tolist() == [[0, 0, 0], [255, 255, 255]]
+    assert read_image(np.array([[False, True]]))[0].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
+def test_transparency_is_laid_on_white() -> None:
+    rgba = np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 51]]], np.uint8)
+    wanted = [[255, 0, 0], [255, 255, 255], [204, 204, 204]]
+    assert read_image(encoded(Image.fromarray(rgba)))[0].tolist() == wanted
+    assert read_image(rgba)[0].tolist() == wanted
+    grey = Image.fromarray(np.array([[[0, 255], [0, 0]]], np.uint8))
+    assert read_image(encoded(grey))[0].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
+def test_palette_with_a_transparent_colour() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    assert read_image(encoded(image))[0].tolist() == [[10, 20, 30], [40, 50, 60]]
+    assert read_image(encoded(image, transparency=1))[0].tolist() == [[10, 20, 30], [255, 255, 255]]
+    # a colour declared transparent in a picture without palette or alpha channel
+    assert read_image(encoded(Image.new("RGB", (1, 1), (1, 2, 3)), transparency=(1, 2, 3)))[0, 0].tolist() == [255] * 3
+
+
+def test_cmyk() -> None:
+    image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    np.testing.assert_allclose(read_image(encoded(image, "JPEG", quality=100))[4, 4], (255, 0, 0), atol=4)
+
+
+@pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP"])
+def test_first_of_several_frames(form: str) -> None:
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
+    np.testing.assert_allclose(read_image(data)[4, 4], (255, 0, 0), atol=4)
+
+
+def bomb() -> bytes:
+    """A PNG of some hundred bytes that says it has a billion pixels."""
+    header = struct.pack(">IIBBBBB", 40000, 25000, 8, 2, 0, 0, 0)
+    chunks = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b""))
+    )
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+PNG = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)))
+JPEG = encoded(Image.open(assets.photo("chelsea.png")), "JPEG")
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        pytest.param(b"", "is empty", id="empty"),
+        pytest.param(b"not a picture at all", "is not an image", id="text"),
+        pytest.param(EPS, "is not an image", id="eps-would-run-a-program"),
+        pytest.param(PNG[: len(PNG) // 2], "truncated or damaged", id="truncated-png"),
+        pytest.param(JPEG[: len(JPEG) // 2], "truncated or damaged", id="truncated-jpeg"),
+        pytest.param(PNG[:20], "not an image|truncated or damaged", id="header-only"),
+        pytest.param(PNG[:60] + b"\xff" * 40 + PNG[100:], "truncated or damaged", id="damaged"),
+        pytest.param(bomb(), f"{MAX_PIXELS}.*scale it down", id="bomb"),
+    ],
+)
+def test_bad_file(content: bytes, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.png"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=says) as caught:
+        read_image(path)
+    assert str(path) in str(caught.value)
+    with pytest.raises(ImageError, match="the given bytes"):
+        read_image(content)
+
+
+def test_size_limit_is_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portable_cam.image.MAX_PIXELS", 23)
+    with pytest.raises(ImageError, match=r"has 6 x 4 pixels, more than the 23 allowed: scale it down"):
+        read_image(encoded(Image.fromarray(UPRIGHT)))
+
+
+def test_many_random_damages_are_all_image_errors() -> None:
+    rng = np.random.default_rng(0)
+    refused = 0
+    for data in [PNG, JPEG[:4000], encoded(Image.fromarray(UPRIGHT), "TIFF"), encoded(Image.fromarray(UPRIGHT), "GIF")]:
+        for _ in range(40):
+            damaged = bytearray(data)
+            for at in rng.integers(0, len(data), 6):
+                damaged[at] = rng.integers(0, 256)
+            try:
+                read_image(bytes(damaged))
+            except ImageError:
+                refused += 1
+    assert refused > 40
+
+
+@pytest.mark.parametrize("name", ["missing.png", "null\0character.png", "."])
+def test_unreadable_path(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="cannot read the image"):
+        read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((2, 2, 2), np.uint8), np.zeros((0, 2, 3), np.uint8), np.zeros(4, np.uint8), np.zeros((2, 2), np.int64)],
+    ids=["two-channels", "empty", "one-axis", "int64"],
+)
+def test_bad_array(array: np.ndarray) -> None:
+    with pytest.raises(ImageError, match="the given array"):
+        read_image(array)
+
+
+def test_bad_source() -> None:
+    with pytest.raises(ImageError, match="not int"):
+        read_image(3)  # type: ignore[arg-type]
+
+
+def test_expand_images(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", "c.jfif", "notes.txt", ".hidden.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    lone = tmp_path / "notes.txt"
+    found = expand_images([lone, tmp_path])
+    assert [p.name for p in found] == ["notes.txt", "a.png", "b.JPG", "c.jfif"]
+    with pytest.raises(ImageError, match="holds no image"):
+        expand_images([tmp_path / "folder.png"])
+    with pytest.raises(ImageError, match="no image was given"):
+        expand_images([])
