@@ -47,7 +47,7 @@ def backward(
         UnsupportedOperatorError: An operator on the path has no rule.
         ModelError: The seeded tensors do not depend on one of ``wrt`` in a differentiable way.
     """
-    nodes = [n for n in graph]
+    nodes = list(graph)
     affected = depends_on(nodes, wrt)
     special = set(guided)
     arrived: dict[ir.Value, list[ir.Value]] = {value: [seed] for value, seed in seeds.items()}

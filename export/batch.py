@@ -77,7 +77,8 @@ def _keeps_images_apart(
         return set(ranks) == {rank} and all(_broadcasts_over_batch(v, rank) for v in others)
     if first not in carries and op != "Concat":
         return False
-    axis = node.attributes.get_int("axis", -1 if op in {"Softmax", "LogSoftmax", "LayerNormalization"} else 0)
+    default: int = -1 if op in {"Softmax", "LogSoftmax", "LayerNormalization"} else 0
+    axis = node.attributes.get_int("axis", 0) if "axis" in node.attributes else default
     if op in {"Softmax", "LogSoftmax", "Split", "LayerNormalization"}:
         return axis % rank != 0
     if op == "Concat":
@@ -89,7 +90,8 @@ def _keeps_images_apart(
     if op == "Gemm":
         return not node.attributes.get_int("transA", 0) and len(ranks) == 1
     if op == "MatMul":
-        return rank >= 2 and (len(ranks) == 1 and len(known_dims(others[0]) or []) <= 2 or ranks == [rank, rank] and rank > 2)
+        by_constant = len(ranks) == 1 and len(known_dims(others[0]) or []) <= 2
+        return rank >= 2 and (by_constant or (ranks == [rank, rank] and rank > 2))
     if op == "Transpose":
         perm = node.attributes.get_ints("perm", None)
         return perm is not None and perm[0] == 0

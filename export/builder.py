@@ -55,7 +55,8 @@ class Builder:
         node = ir.node(op_type, inputs, attributes, num_outputs=outputs, name=f"{self._prefix}/{op_type}_{self._count}")
         for i, value in enumerate(node.outputs):
             value.name = f"{self._prefix}/{op_type}_{self._count}" + (f"_{i}" if i else "")
-            value.dtype = _result_dtype(op_type, inputs, attributes)
+            if (known := _result_dtype(op_type, inputs, attributes)) is not None:
+                value.dtype = known
         self.graph.append(node)
         return node.outputs
 
@@ -230,7 +231,9 @@ def element_count(dims: Sequence[int | None]) -> int | None:
     return None if any(d is None for d in dims) else math.prod(d for d in dims if d is not None)
 
 
-def _result_dtype(op_type: str, inputs: Sequence[ir.Value | None], attributes: dict[str, Attribute]) -> ir.DataType | None:
+def _result_dtype(
+    op_type: str, inputs: Sequence[ir.Value | None], attributes: dict[str, Attribute]
+) -> ir.DataType | None:
     if op_type in _BOOL:
         return ir.DataType.BOOL
     if op_type in _INT64:

@@ -66,9 +66,8 @@ def differentiate(
 
 def add_output(graph: ir.Graph, builder: Builder, value: ir.Value, name: str, shape: ir.Shape | None) -> ir.Value:
     """Make a value a graph output under this name."""
-    dtype = value.dtype
     out = builder.op("Identity", value)
-    out.name, out.shape, out.dtype = name, shape, dtype
+    out.name, out.shape = name, shape
     graph.outputs.append(out)
     return out
 

@@ -111,7 +111,7 @@ def doctor(model: ModelLike, output: str | None = None) -> Report:
 
 def find_obstacles(graph: ir.Graph, image: ir.Value, score: ir.Value) -> list[Obstacle]:
     """The nodes without a rule on a path from the picture to the scores, in the graph's order."""
-    nodes = [n for n in graph]
+    nodes = list(graph)
     affected = depends_on(nodes, [image])
     behind = {score}
     found = []
@@ -134,7 +134,7 @@ def _methods(
     names = ("cam", "gradcam", "guided_backprop", "guided_gradcam", "gradient")
     if image is None or score is None:
         return dict.fromkeys(names, problems[0] if problems else "no image input")
-    reached = score in depends_on([n for n in graph], [image])
+    reached = score in depends_on(list(graph), [image])
     to_image = "yes"
     if image.dtype not in FLOATS:
         to_image = f"the image input is {image.dtype}, which has no gradient"
@@ -144,7 +144,7 @@ def _methods(
         to_image = "no differentiable path leads from the picture to the scores"
     gradcam = "no layer keeps the two dimensions of a picture"
     if layers:
-        gradcam = "yes" if score in depends_on([n for n in graph], layers[:1]) else "no differentiable path"
+        gradcam = "yes" if score in depends_on(list(graph), layers[:1]) else "no differentiable path"
         if find_obstacles(graph, layers[0], score):
             gradcam = f"nodes without a rule stand between '{layers[0].name}' and the scores"
     try:

@@ -181,11 +181,7 @@ def _write(plan: _Plan, targets_per_image: int | None) -> None:
         index = b.op("Squeeze", resolved, b.ints([1]))
     per_target = _per_target(plan, index)
     names, values = list(per_target), list(per_target.values())
-    stacked = (
-        single_target(b, values)
-        if targets_per_image == 1
-        else scan_targets(graph, b, resolved, index, values)
-    )
+    stacked = single_target(b, values) if targets_per_image == 1 else scan_targets(graph, b, resolved, index, values)
     everything = dict(zip(names, stacked, strict=True))
     _emit(plan, "scores", everything.pop("scores"))
     _emit(plan, "explained", resolved)
@@ -312,7 +308,7 @@ def _guided_on_path(plan: _Plan) -> list[ir.Node]:
     behind = {plan.scores}
     met = []
     special = set(plan.guided)
-    for node in reversed([n for n in plan.graph]):
+    for node in reversed(list(plan.graph)):
         if any(output in behind for output in node.outputs):
             behind.update(v for v in node.inputs if v is not None)
             if node in special:

@@ -78,4 +78,3 @@ def _is_scaled(value: ir.Value, source: ir.Value) -> bool:
     if node is None or node.op_type not in {"Mul", "Div"}:
         return False
     return node.inputs[0] is source and ir.convenience.get_const_tensor(node.inputs[1]) is not None  # type: ignore[arg-type]
-

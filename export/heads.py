@@ -116,4 +116,3 @@ def _mean(b: Builder, maps: Sequence[ir.Value]) -> ir.Value:
 
 def as_float32(b: Builder, value: ir.Value) -> ir.Value:
     return value if value.dtype == ir.DataType.FLOAT else b.op("Cast", value, to=int(ir.DataType.FLOAT))
-

@@ -72,7 +72,7 @@ def channel_axis(image: ir.Value) -> int:
 
 def candidates(graph: ir.Graph, score: ir.Value) -> list[tuple[ir.Value, Layer]]:
     image = image_input(graph)
-    nodes = [n for n in graph]
+    nodes = list(graph)
     affected = depends_on(nodes, [image])
     position = {node: i for i, node in enumerate(nodes)}
     wanted = {score}
@@ -84,7 +84,8 @@ def candidates(graph: ir.Graph, score: ir.Value) -> list[tuple[ir.Value, Layer]]
     path.reverse()
     last_use = {value: position[node] for node in path for value in node.inputs if value in affected}
     last_use[score] = len(nodes)
-    sole, shared = [], []
+    sole: list[ir.Value] = []
+    shared: list[ir.Value] = []
     open_values: set[ir.Value] = {image}
     for node in path:
         open_values.update(o for o in node.outputs if o in last_use)

@@ -88,7 +88,9 @@ def _from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:
 
 
 def _external_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
-    return [t for t in onnx.external_data_helper._get_all_tensors(proto) if onnx.external_data_helper.uses_external_data(t)]
+    return [
+        t for t in onnx.external_data_helper._get_all_tensors(proto) if onnx.external_data_helper.uses_external_data(t)
+    ]
 
 
 def _refuse_external(proto: onnx.ModelProto) -> None:

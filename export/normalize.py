@@ -55,7 +55,7 @@ def _normalized(model: ir.Model) -> ir.Model:
     passes.ShapeInferencePass()(model)
     for value in model.graph.initializers.values():
         if value.const_value is not None and value.shape is None:
-            value.shape, value.dtype = ir.Shape(value.const_value.shape), value.const_value.dtype
+            value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
     model.ir_version = _IR_VERSION
     return model
 
@@ -77,7 +77,7 @@ def _inline(proto: onnx.ModelProto, wanted: Callable[[str], bool]) -> onnx.Model
         if not onnx.defs.has(op_type, opset):
             raise ModelError(f"operator {op_type} does not exist in ONNX opset {opset}, which the model imports")
         schema = onnx.defs.get_schema(op_type, opset)
-        has_body = schema.has_function or schema.has_context_dependent_function
+        has_body = bool(getattr(schema, "has_function", 0) or getattr(schema, "has_context_dependent_function", 0))
         if has_body and wanted(op_type):
             chosen.add(("", op_type))
     return inliner.inline_selected_functions(proto, list(chosen), inline_schema_functions=True) if chosen else proto
@@ -93,7 +93,7 @@ def _on_proto(model: ir.Model, convert: Callable[[onnx.ModelProto], onnx.ModelPr
         tensor = value.const_value
         if tensor is not None and tensor.nbytes > _BIG:
             weights[name] = tensor
-            value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
+            value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
             value.const_value = None
             graph.initializers.pop(name)
             graph.inputs.append(value)

@@ -47,7 +47,7 @@ def scan_targets(
     for value in results:
         # a result that does not depend on the target is still one of the body's outputs
         node = ir.node("Identity", [value], name=f"{value.name}/each")
-        node.outputs[0].name, node.outputs[0].dtype = f"{value.name}/each", value.dtype
+        node.outputs[0].name, node.outputs[0].type = f"{value.name}/each", value.type
         kept.insert(0, node)
         body_outputs.append(node.outputs[0])
     body = ir.Graph(
@@ -62,7 +62,7 @@ def scan_targets(
     )  # fmt: skip
     graph.append(scan)
     for value, output in zip(results, scan.outputs, strict=True):
-        output.name, output.dtype = f"{value.name}/all", value.dtype
+        output.name, output.type = f"{value.name}/all", value.type
         if value.shape is not None:
             output.shape = ir.Shape([value.shape[0], "K", *value.shape.dims[1:]])
     return list(scan.outputs)

@@ -44,7 +44,9 @@ def find_scores(graph: ir.Graph, output: str | None = None) -> Scores:
         value = values.get(output)
         if value is None:
             close = difflib.get_close_matches(output, list(values), n=3)
-            hint = f"near it: {', '.join(close)}" if close else f"outputs: {', '.join(str(o.name) for o in graph.outputs)}"
+            hint = (
+                f"near it: {', '.join(close)}" if close else f"outputs: {', '.join(str(o.name) for o in graph.outputs)}"
+            )
             raise TargetError(f"output='{output}' is no tensor of the model; {hint}")
         if value.dtype not in FLOATS:
             raise TargetError(f"output='{output}' is of type {value.dtype}; scores are floating point")

@@ -15,7 +15,8 @@ Array = NDArray[np.float64]
 
 def channel_weights(gradient: NDArray[Any]) -> Array:
     """The mean gradient over space: (N, K, C, h, w) -> (N, K, C); Selvaraju et al. 2017, equation 1."""
-    return gradient.astype(np.float64).mean(axis=(3, 4))
+    weights: Array = gradient.astype(np.float64).mean(axis=(3, 4))
+    return weights
 
 
 def weighted_sum(weights: NDArray[Any], activation: NDArray[Any], *, relu: bool = True) -> Array:
@@ -38,7 +39,8 @@ def upsample_bilinear(maps: NDArray[Any], size: tuple[int, int]) -> Array:
         at = np.clip((np.arange(length) + 0.5) * source / length - 0.5, 0, source - 1)
         left = np.floor(at).astype(int)
         right = np.minimum(left + 1, source - 1)
-        return values[..., left] * (1 - (at - left)) + values[..., right] * (at - left)
+        out: Array = values[..., left] * (1 - (at - left)) + values[..., right] * (at - left)
+        return out
 
     wide = along(maps.astype(np.float64), size[1])
     return along(wide.swapaxes(-1, -2), size[0]).swapaxes(-1, -2)

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,9 +86,9 @@ def bench(
         sessions[name] = Session(graph, device=device, threads=threads)
     feeds = random_feeds(plain, batch)
     targets = np.zeros((batch, 1), np.int64)
-    runs: dict[str, Callable[[], Any]] = {"plain inference": lambda: plain.run(feeds)}
+    runs: dict[str, Callable[[], Any]] = {"plain inference": partial(plain.run, feeds)}
     for name, session in sessions.items():
-        runs[name] = lambda session=session: session.run({**feeds, "targets": targets})
+        runs[name] = partial(session.run, {**feeds, "targets": targets})
     times = alternate(runs, seconds)
     base = times["plain inference"]
     return [
@@ -102,6 +103,8 @@ def random_feeds(session: Session, batch: int, size: int = 224) -> dict[str, NDA
     for name, spec in session.inputs.items():
         shape = [batch if i == 0 else (d if isinstance(d, int) else size) for i, d in enumerate(spec.shape)]
         dtype = session.dtype(name)
-        pixels = random.standard_normal(shape, dtype=np.float32) if dtype.kind == "f" else random.integers(0, 127, shape)
+        pixels = (
+            random.standard_normal(shape, dtype=np.float32) if dtype.kind == "f" else random.integers(0, 127, shape)
+        )
         feeds[name] = session.check_input(name, pixels.astype(dtype))
     return feeds

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -111,7 +112,9 @@ def explain(
         _err.print(f"note: {note}", highlight=False, markup=False)
     paths = expand_images(images)
     failed, records, stems = 0, [], unique_stems(paths)
-    for path, stem in track(list(zip(paths, stems, strict=True)), "explaining", console=_err, transient=True, disable=len(paths) < 2):
+    for path, stem in track(
+        list(zip(paths, stems, strict=True)), "explaining", console=_err, transient=True, disable=len(paths) < 2
+    ):
         try:
             explained = explainer(path, target)
             written = write_explanation(explained, folder, stem, chosen, heading=path.name)
@@ -146,10 +149,12 @@ def layers(model: ModelArgument, output: OutputOption = None, as_json: JsonOptio
     if as_json:
         _print_json([asdict(layer) for layer in found])
         return
-    table = Table("layer", "shape", "operator", "stride", "why")
+    table = _table("layer", "shape", "operator", "stride", "why")
     for layer in found:
         shape = " x ".join("?" if d is None else str(d) for d in layer.shape)
-        table.add_row(layer.name, shape, layer.operator, "?" if layer.stride is None else f"{layer.stride:g}", layer.why)
+        table.add_row(
+            escape(layer.name), shape, layer.operator, "?" if layer.stride is None else f"{layer.stride:g}", layer.why
+        )
     _out.print(table)
 
 
@@ -162,7 +167,8 @@ def doctor(model: ModelArgument, output: OutputOption = None, as_json: JsonOptio
     if as_json:
         _print_json(report.to_dict())
     else:
-        table = Table(show_header=False)
+        table = _table("", "")
+        table.show_header = False
         for key, value in (
             ("producer", report.producer), ("opset", f"{report.opset}, differentiated at {report.normalized_opset}"),
             ("nodes", report.nodes), ("inputs", "\n".join(report.inputs)), ("outputs", "\n".join(report.outputs)),
@@ -174,7 +180,7 @@ def doctor(model: ModelArgument, output: OutputOption = None, as_json: JsonOptio
             *(("in the way", f"{o.operator} '{o.node}' on {o.path}") for o in report.obstacles),
             *(("problem", problem) for problem in report.problems),
         ):  # fmt: skip
-            table.add_row(key, str(value))
+            table.add_row(key, escape(str(value)))
         _out.print(table)
     if not report.explainable:
         raise typer.Exit(1)
@@ -198,9 +204,7 @@ def export(
     from portable_cam.selfcheck import record, self_check
 
     options: dict[str, Any] = {"output": output, "profile": profile, "relu_policy": relu_policy, "sign": sign}
-    proto = build_explanation(
-        model, _names(methods), layer, targets_per_image=1 if single_target else None, **options
-    )
+    proto = build_explanation(model, _names(methods), layer, targets_per_image=1 if single_target else None, **options)
     if check:
         proof = self_check(model, proto, output=output)
         record(proto, proof)
@@ -231,9 +235,11 @@ def bench(
     if as_json:
         _print_json([asdict(row) for row in rows])
         return
-    table = Table("method", "batch", "ms per run", "of plain inference", "graph built in s")
+    table = _table("method", "batch", "ms per run", "of plain inference", "graph built in s")
     for row in rows:
-        table.add_row(row.name, str(row.batch), f"{row.milliseconds:.1f}", f"{row.ratio:.2f}", f"{row.build_seconds:.2f}")
+        table.add_row(
+            row.name, str(row.batch), f"{row.milliseconds:.1f}", f"{row.ratio:.2f}", f"{row.build_seconds:.2f}"
+        )
     _out.print(table)
 
 
@@ -257,6 +263,14 @@ def _warn(text: str) -> None:
 
 def _print_json(content: Any) -> None:
     sys.stdout.write(json.dumps(content, indent=2) + "\n")
+
+
+def _table(*columns: str) -> Table:
+    """A table that folds long names rather than cutting them."""
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 def _names(text: str) -> tuple[str, ...]:

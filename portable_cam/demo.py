@@ -29,7 +29,9 @@ def run_demo(folder: str | Path) -> Demo:
     result = explained.result
     names = " and ".join(result.labels[0])
     photo = assets.photo().name
-    summary = f"Explained why SqueezeNet 1.1 sees {names} in {photo}: layer {result.layer}, four methods, from ONNX alone"
+    summary = (
+        f"Explained why SqueezeNet 1.1 sees {names} in {photo}: layer {result.layer}, four methods, from ONNX alone"
+    )
     path = report.sheet(
         explained.view, rows_of(explained), Path(folder) / "demo.png",
         heading=f"Why does SqueezeNet 1.1 see {names} here?", top=explained.top,

@@ -203,7 +203,7 @@ class Explainer:
         return self._sessions[targets_per_image]
 
     def _result(self, values: dict[str, NDArray[Any]]) -> Result:
-        methods = [m for m in self.methods]
+        methods = self.methods
         maps = {m: values[f"heatmap.{m}" if m in MAP_METHODS else m] for m in methods}
         raw = {name[4:]: values[name] for name in values if name.startswith("raw.")}
         layers = self._facts["layer"]

@@ -90,7 +90,11 @@ class PhotoExplainer:
         result = replace(result, labels=[[self.name(int(t)) for t in row] for row in result.targets])
         geometry = self.preprocessing.geometry((photo.shape[0], photo.shape[1]))
         return PhotoExplanation(
-            result, photo, self.preprocessing.view(photo), geometry, self._top(result),
+            result,
+            photo,
+            self.preprocessing.view(photo),
+            geometry,
+            self._top(result),
             self.preprocessing.color,
         )
 

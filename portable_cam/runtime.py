@@ -20,7 +20,10 @@ except ImportError as error:
     ) from error
 
 Provider: TypeAlias = str | tuple[str, dict[str, Any]]
-_DEVICES: dict[str, list[Provider]] = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+_DEVICES: dict[str, list[Provider]] = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+}
 _DTYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(int64)": np.int64, "tensor(int32)": np.int32,
@@ -132,7 +135,7 @@ def _providers_of(device: str) -> list[Provider]:
 
 def _serialize(model: onnx.ModelProto) -> bytes:
     try:
-        return model.SerializeToString()
+        return bytes(model.SerializeToString())
     except Exception as error:  # protobuf's own limit of 2 GiB
         raise ModelError(f"the explanation graph cannot be serialised: {_first_line(error)}") from error
 

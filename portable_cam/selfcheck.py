@@ -16,7 +16,12 @@ from portable_cam.export.explanation import build_explanation
 from portable_cam.export.load import ModelLike, load
 from portable_cam.runtime import Session
 
-_STEPS = (1e-2, 3e-3, 1e-3, 3e-4)  # relative to the picture's size; the best counts: kinks and rounding err opposite ways
+_STEPS = (
+    1e-2,
+    3e-3,
+    1e-3,
+    3e-4,
+)  # relative to the picture's size; the best counts: kinks and rounding err opposite ways
 _TOLERANCE = 0.05  # a wrong rule is off by tens of per cent; kinks on the way cost a few
 
 
@@ -58,7 +63,9 @@ def self_check(model: ModelLike, explanation: onnx.ModelProto, output: str | Non
     )
     feeds["targets"] = ours["explained"]
     analytic, numeric = _directional(model, explained, image, feeds, output, seed)
-    agrees = analytic is None or numeric is None or abs(analytic - numeric) <= _TOLERANCE * max(abs(analytic), abs(numeric))
+    agrees = (
+        analytic is None or numeric is None or abs(analytic - numeric) <= _TOLERANCE * max(abs(analytic), abs(numeric))
+    )
     return Proof(forward, analytic, numeric, forward < 1e-3 and agrees)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from portable_cam.export.builder import known_dims, rank_of, static_dim
+from portable_cam.export.builder import Attribute, known_dims, rank_of, static_dim
 from portable_cam.export.rules.registry import Gradient, Vjp, register
 
 
@@ -90,7 +90,7 @@ def conv(v: Vjp) -> Sequence[Gradient]:
 def transposed_conv(v: Vjp, g: ir.Value, weight: ir.Value, window: Window) -> ir.Value:
     """The adjoint of the convolution that made ``g``'s shape from the shape of ``v.x``."""
     b, dims, spatial = v.b, known_dims(v.x), len(window.kernel)
-    attributes = {
+    attributes: dict[str, Attribute] = {
         "kernel_shape": window.kernel, "strides": window.strides, "dilations": window.dilations, "group": window.group,
     }  # fmt: skip
     if window.begin is None or window.end is None:
@@ -119,7 +119,7 @@ def transposed_conv(v: Vjp, g: ir.Value, weight: ir.Value, window: Window) -> ir
         (size + p + q - r) % s
         for size, p, q, r, s in zip(sizes, window.begin, window.end, window.reach, window.strides, strict=True)
     ]
-    padding = {"output_padding": rest} if any(rest) else {}
+    padding: dict[str, Attribute] = {"output_padding": rest} if any(rest) else {}
     return b.enter_blocked_layout(
         b.op("ConvTranspose", g, weight, pads=window.pads, **padding, **attributes), v.x
     )
@@ -247,7 +247,7 @@ def conv_transpose(v: Vjp) -> Sequence[Gradient]:
     """The adjoint of a transposed convolution is the convolution with the same weights and attributes."""
     b, weight = v.b, v.input(1)
     window = _transposed_window(v, read_window(v, weight))
-    attributes = {
+    attributes: dict[str, Attribute] = {
         "kernel_shape": window.kernel, "strides": window.strides, "dilations": window.dilations, "group": window.group,
     }  # fmt: skip
     to_x: Gradient = None

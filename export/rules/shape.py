@@ -148,8 +148,7 @@ def pad(v: Vjp) -> Sequence[Gradient]:
         if any(amount):
 
             def extend(identity: ir.Value, amount: list[int] = amount) -> ir.Value:
-                node = b.op("Pad", identity, b.ints(amount), mode=mode)
-                return node
+                return b.op("Pad", identity, b.ints(amount), mode=mode)
 
             gradient = apply_adjoint(v, gradient, axis, extend)
     return [gradient]
