@@ -45,7 +45,7 @@ def _counts(node: ir.Node, policy: ReluPolicy) -> bool:
 
 def _is_self_gated(node: ir.Node) -> bool:
     """x times a function of x that ends in a Sigmoid, HardSigmoid, Tanh or Erf: SiLU, HardSwish, GELU and Mish as
-    exporters write them out. A constant factor after the product does not change the sign of the gradient that arrives."""
+    exporters write them out. A constant factor after the product does not change the arriving gradient's sign."""
     if node.op_type != "Mul":
         return False
     operands = [value for value in node.inputs if value is not None and value.producer() is not None]

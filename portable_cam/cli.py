@@ -211,9 +211,9 @@ def export(
         _err.print(f"self-check: {proof.describe()}", highlight=False, markup=False)
     target_file.parent.mkdir(parents=True, exist_ok=True)
     target_file.write_bytes(proto.SerializeToString())
-    _out.print(f"{target_file}: {target_file.stat().st_size / 1e6:.1f} MB, inputs "
-               f"{', '.join(i.name for i in proto.graph.input)}, outputs {', '.join(o.name for o in proto.graph.output)}",
-               highlight=False, markup=False)  # fmt: skip
+    inputs, outputs = (", ".join(value.name for value in side) for side in (proto.graph.input, proto.graph.output))
+    size = target_file.stat().st_size / 1e6
+    _out.print(f"{target_file}: {size:.1f} MB, inputs {inputs}, outputs {outputs}", highlight=False, markup=False)
 
 
 @app.command()
