@@ -179,7 +179,7 @@ class Preprocessing:
         if unknown or "size" not in given:
             raise PreprocessError(f"the preprocessing has unknown keys: {', '.join(unknown)}" if unknown
                                   else "the preprocessing lacks 'size', the (H, W) of the model's input")  # fmt: skip
-        return cls(**given)
+        return cls(**read_sidecar(given, "the preprocessing"))
 
 
 def resolve(

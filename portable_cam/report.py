@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -169,26 +169,26 @@ def sheet(
         """Axes with their top-left corner at (x, y) inches from the sheet's."""
         return figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
 
-    def write(x: float, y: float, text: str, chars: int, **style: Any) -> None:
-        text = textwrap.shorten(text, chars, placeholder="…") if len(text) > chars else text
-        figure.text(x / width, 1 - y / height, text, parse_math=False, va="baseline", color=_INK, **style)
+    def write(x: float, y: float, text: str, room: float, **style: Any) -> None:
+        artist = figure.text(x / width, 1 - y / height, text, parse_math=False, va="baseline", color=_INK, **style)
+        _fit(artist, room * figure.dpi)
 
     if heading:
-        write(margin, 0.4, heading, int(width * 9.5), fontsize=13, fontweight="bold")
-    write(margin, head + strip - 0.1, "photo", 30, fontsize=9)
+        write(margin, 0.4, heading, width - 2 * margin, fontsize=13, fontweight="bold")
+    write(margin, head + strip - 0.1, "photo", left, fontsize=9)
     _show(place(margin, head + strip, left, photo_tall), image)
     if top:
         _bars(place(margin, head + strip + photo_tall + 0.28, left, bars - 0.4), top, {row["title"] for row in rows})
     _key(place(margin, height - margin - 0.12, left, 0.12))
-    write(margin, height - margin - 0.2, "evidence: none to most  (signed maps: grey is 0)", 60, fontsize=7.5)
+    write(margin, height - margin - 0.2, "evidence: none to most  (signed maps: grey is 0)", left, fontsize=7.5)
     start = margin + left + 0.35
     for r, row in enumerate(rows):
         y = head + r * (strip + tall + 0.1)
         score = "" if row["score"] is None else f"   score {_short(row['score'])}"
-        write(start, y + 0.24, f"{row['title']}{score}", int(columns * side * 9), fontsize=11, fontweight="bold")
+        write(start, y + 0.24, f"{row['title']}{score}", width - margin - start, fontsize=11, fontweight="bold")
         for c, (name, picture) in enumerate(row["panels"]):
             x = start + c * (side + gap)
-            write(x, y + strip - 0.1, TITLES.get(name, name), 28, fontsize=9)
+            write(x, y + strip - 0.1, TITLES.get(name, name), side, fontsize=9)
             _show(place(x, y + strip, side, tall), picture)
     path = Path(path)
     try:
@@ -271,6 +271,15 @@ def _key(axes: Axes) -> None:
     axes.set_axis_off()
 
 
+def _fit(artist: Text, pixels: float) -> None:
+    """Cut a text's end off until it is no wider than this."""
+    text = artist.get_text()
+    keep = len(text)
+    while keep > 1 and (wide := artist.get_window_extent().width) > pixels:
+        keep = min(keep - 1, int(keep * pixels / wide))
+        artist.set_text(f"{text[:keep].rstrip()}…")
+
+
 def _bars(axes: Axes, top: Sequence[tuple[str, float]], explained: set[str]) -> None:
     """The top classes as bars, the name above the bar's line, the score at the right."""
     scores = [score for _, score in top]
@@ -280,8 +289,9 @@ def _bars(axes: Axes, top: Sequence[tuple[str, float]], explained: set[str]) -> 
         axes.barh(
             i, max(score, 0) / longest, height=0.82, color=_BAR_HERE if here else _BAR, alpha=0.38 if here else 0.6
         )
-        axes.text(0.015, i, textwrap.shorten(name, 26, placeholder="…"), va="center", fontsize=8.5, color=_INK,
-                  fontweight="bold" if here else "normal", parse_math=False)  # fmt: skip
+        label = axes.text(0.015, i, name, va="center", fontsize=8.5, color=_INK,
+                          fontweight="bold" if here else "normal", parse_math=False)  # fmt: skip
+        _fit(label, 0.82 * axes.get_window_extent().width)
         axes.text(1.0, i, _short(score), va="center", ha="right", fontsize=8.5, color=_INK if here else _FAINT)
     axes.set_xlim(0, 1)
     axes.set_ylim(len(top) - 0.5, -0.5)

@@ -20,6 +20,8 @@ FIELDS = frozenset({
     "color", "scale", "mean", "std", "layout", "dtype", "guessed", "preset",
 })  # fmt: skip
 
+_WORDS = ("resize", "pad_position", "interpolation", "color", "layout", "dtype", "preset")
+
 _HF_MARKS = frozenset({"image_mean", "image_std", "do_rescale", "rescale_factor", "crop_size", "do_center_crop",
                        "do_resize", "do_normalize", "image_processor_type", "feature_extractor_type"})  # fmt: skip
 _HF_ALSO = frozenset({
@@ -65,6 +67,12 @@ def read_sidecar(source: str | Path | Mapping[str, Any], name: str | None = None
     if content.keys() & _HF_MARKS:
         return _from_hugging_face(content, name)
     _known(content, FIELDS, name)
+    for key in _WORDS:
+        if key in content and not isinstance(content[key], str):
+            raise PreprocessError(f"{name}: {key} {content[key]!r} is not a word")
+    guessed = content.get("guessed", [])
+    if not isinstance(guessed, list) or not set(map(str, guessed)) <= FIELDS:
+        raise PreprocessError(f"{name}: guessed {guessed!r} is not a list of fields")
     return content
 
 
@@ -112,7 +120,7 @@ def _from_hugging_face(content: Mapping[str, Any], name: str) -> dict[str, Any]:
             raise PreprocessError(f"{name} normalises, but lacks image_mean or image_std: add them")
         fields |= {"mean": content["image_mean"], "std": content["image_std"]}
     if (resample := content.get("resample")) is not None:
-        if resample not in range(len(_PIL_FILTERS)):
+        if type(resample) is not int or resample not in range(len(_PIL_FILTERS)):
             raise PreprocessError(f"{name}: resample {resample!r} is not one of Pillow's filters 0 to 4")
         fields["interpolation"] = _PIL_FILTERS[resample]
     if content.get("do_pad"):
@@ -127,6 +135,9 @@ def _hf_size(content: Mapping[str, Any], name: str) -> dict[str, Any]:
     size, crop = content.get("size"), content.get("crop_size")
     cropped = bool(content.get("do_center_crop"))
     shortest = size.get("shortest_edge") if isinstance(size, Mapping) else size if cropped else None
+    crop_pct = content.get("crop_pct", 1)
+    if not isinstance(shortest, int | None) or not isinstance(crop_pct, int | float) or not 0 < crop_pct <= 1:
+        raise PreprocessError(f"{name}: size {size!r} or crop_pct {crop_pct!r} is not what transformers writes")
     if cropped and crop is not None:
         if isinstance(size, Mapping) and shortest is None and _square(size, name) != _square(crop, name):
             raise PreprocessError(f"{name} stretches to {dict(size)} and then crops, which is not understood here: "
@@ -136,7 +147,7 @@ def _hf_size(content: Mapping[str, Any], name: str) -> dict[str, Any]:
     if isinstance(size, Mapping) and shortest is not None:
         # ConvNeXt: below 384 pixels the photo is resized to size / crop_pct and cropped, from there on stretched
         if shortest < 384 and "crop_pct" in content:
-            return {"size": shortest, "resize": "shortest+crop", "resize_to": int(shortest / content["crop_pct"])}
+            return {"size": shortest, "resize": "shortest+crop", "resize_to": int(shortest / crop_pct)}
         return {"size": shortest, "resize": "stretch" if "crop_pct" in content else "shortest+crop",
                 **({} if "crop_pct" in content else {"resize_to": shortest})}  # fmt: skip
     return {} if size is None else {"size": _square(size, name), "resize": "stretch"}

@@ -12,7 +12,9 @@ from PIL import Image
 from portable_cam import assets
 from portable_cam.errors import InputError, PreprocessError
 from portable_cam.image import read_image
+from portable_cam.labels import Labels
 from portable_cam.preprocess import METADATA_KEY, PRESETS, Preprocessing, find_sidecar, resolve
+from portable_cam.sidecar import FIELDS
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NCHW, NHWC = (1, 3, 224, 224), (None, 224, 224, 3)
@@ -192,6 +194,20 @@ def test_bundled_model_guesses_nothing() -> None:
     assert prepared.describe() == "BGR 227x227, stretched, mean (104, 117, 123), NCHW float32"
 
 
+def test_bundled_model_sees_both_objects_of_the_bundled_photo() -> None:
+    """The whole road of the demo: a wrong colour order, scale or size would lose one of the two."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(assets.model(), providers=["CPUExecutionProvider"])
+    prepared = resolve(
+        session.get_inputs()[0].shape, session.get_inputs()[0].type, sidecar=find_sidecar(assets.model())
+    )
+    (scores,) = session.run(None, {session.get_inputs()[0].name: prepared(read_image(assets.photo()))})
+    names = Labels.default(scores.shape[1])
+    assert names is not None
+    assert {names[int(i)] for i in np.argsort(-scores[0])[:2]} == {"tiger cat", "coffee mug"}
+    assert np.sort(scores[0])[-2] > 0.2
+
+
 def test_describe() -> None:
     assert resolve(NCHW, "float32", preset="imagenet").describe() == (
         "RGB 224x224, resize 256 + centre crop, /255, mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225), "
@@ -337,11 +353,33 @@ def test_bad_sidecar_is_named(content: bytes, tmp_path: Path) -> None:
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("hugging_face", [False, True], ids=["ours", "hugging-face"])
+@pytest.mark.parametrize(
+    "value", [None, True, -1, 0, 1e400, "x", [], [1], ["x"], {}, {"shortest_edge": "x"}, [[1]]], ids=repr
+)
+def test_no_value_of_a_sidecar_breaks_out(value: Any, hugging_face: bool) -> None:
+    """Whatever stands in a sidecar, the outcome is a preprocessing or an error of ours."""
+    base: dict[str, Any] = {"image_mean": MEAN, "image_std": STD, "size": 224} if hugging_face else {}
+    keys = {"image_mean", "size", "crop_size", "rescale_factor", "crop_pct", "resample"} if hugging_face else FIELDS
+    refused = 0
+    for key in keys:
+        for more in ({}, {"do_center_crop": True} if hugging_face else {"resize": "shortest+crop"}):
+            try:
+                x = resolve(NCHW, "float32", sidecar=base | more | {key: value})(np.zeros((9, 9, 3), np.uint8))
+            except PreprocessError:
+                refused += 1
+            else:
+                assert np.isfinite(x).all()
+    assert refused > 0
+
+
 def test_from_json_errors() -> None:
     with pytest.raises(PreprocessError, match="lacks 'size'"):
         Preprocessing.from_json({})
     with pytest.raises(PreprocessError, match="unknown keys: bogus"):
         Preprocessing.from_json({"size": 3, "bogus": 1})
+    with pytest.raises(PreprocessError, match="guessed 5 is not a list"):
+        Preprocessing.from_json({"size": 3, "guessed": 5})
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures and files: what they show, and that nothing in the data can spoil them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from portable_cam import assets
+from portable_cam.errors import InputError, OptionError
+from portable_cam.image import read_image
+from portable_cam.report import NOT_A_NUMBER, Row, colorize, overlay, save, sheet, signed_picture
+
+
+def lightness(rgb: np.ndarray) -> np.ndarray:
+    """CIE L* of sRGB."""
+    linear = np.where(rgb <= 10, rgb / 255 / 12.92, ((rgb / 255 + 0.055) / 1.055) ** 2.4)
+    y = linear @ (0.2126, 0.7152, 0.0722)
+    return np.where(y > 0.008856, 116 * np.cbrt(y) - 16, 903.3 * y)
+
+
+def test_colour_map_is_perceptually_uniform() -> None:
+    colours = colorize(np.linspace(0, 1, 256)[None])[0]
+    light = lightness(colours.astype(np.float64))
+    steps = np.diff(light[::8])
+    assert (steps > 0).all(), "lightness only rises"
+    assert steps.max() < 2 * steps.mean(), "and evenly, or it would draw edges that are not in the map"
+    assert light[0] < 5
+    assert light[-1] > 95
+
+
+def test_colorize_clips_and_marks_nan() -> None:
+    picture = colorize(np.array([[-3.0, 0.0, 1.0, 9.0, np.nan, np.inf]], np.float32))
+    assert picture.dtype == np.uint8
+    assert (picture[0, 0] == picture[0, 1]).all()
+    assert (picture[0, 2] == picture[0, 3]).all()
+    assert (picture[0, 5] == picture[0, 2]).all()
+    assert tuple(picture[0, 4]) == NOT_A_NUMBER
+    assert tuple(colorize(np.full((1, 1), 0.5))[0, 0]) != NOT_A_NUMBER
+    with pytest.raises(InputError, match=r"\(H, W\), not \(1, 2, 3\)"):
+        colorize(np.zeros((1, 2, 3)))
+
+
+def test_overlay_blends() -> None:
+    photo = np.full((2, 2, 3), 100, np.uint8)
+    map01 = np.array([[0, 1], [0.3, 0.6]])
+    assert (overlay(photo, map01, 0) == photo).all()
+    np.testing.assert_array_equal(overlay(photo, map01, 1), colorize(map01))
+    half = overlay(photo, map01).astype(float)
+    np.testing.assert_allclose(half, (photo + colorize(map01).astype(float)) / 2, atol=0.5)
+    with pytest.raises(InputError, match=r"the map is \(3, 2\)"):
+        overlay(photo, np.zeros((3, 2)))
+    with pytest.raises(OptionError, match="alpha 2"):
+        overlay(photo, map01, 2)
+
+
+def test_signed_picture_keeps_sign_channel_and_scale() -> None:
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(0, 1e-4, (3, 50, 60)).astype(np.float32)
+    gradients[0, 0, 0], gradients[0, 0, 1] = 50, -50  # outliers must not leave the rest grey
+    picture = signed_picture(gradients)
+    assert picture.shape == (50, 60, 3)
+    inner = np.abs(gradients.transpose(1, 2, 0)) > 3e-5
+    assert ((picture > 128) == (gradients.transpose(1, 2, 0) > 0))[inner].all()
+    assert picture[0, 0, 0] == 255
+    assert picture[0, 1, 0] == 0
+    assert picture[1:].std() > 30
+    np.testing.assert_array_equal(signed_picture(gradients.transpose(1, 2, 0)), picture)
+    np.testing.assert_array_equal(signed_picture(gradients[::-1], color="bgr"), picture)
+    np.testing.assert_array_equal(signed_picture(gradients * 1000), picture)
+
+
+def test_signed_picture_layout_where_the_shape_is_ambiguous() -> None:
+    gradients = np.zeros((3, 4, 3), np.float32)
+    gradients[2] = 1
+    assert signed_picture(gradients, "nchw").shape == (4, 3, 3)
+    assert signed_picture(gradients, "nhwc").shape == (3, 4, 3)
+    assert (signed_picture(gradients, "nchw")[:, :, 2] == 255).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_flat_and_nan_gradients_are_grey(channels: int) -> None:
+    assert set(np.unique(signed_picture(np.zeros((channels, 4, 4), np.float32)))) == {128}
+    broken = np.full((channels, 4, 4), np.nan, np.float32)
+    broken[0, 0, 0] = np.inf
+    assert set(np.unique(signed_picture(broken))) == {128}
+
+
+def test_sparse_gradients_are_seen() -> None:
+    gradients = np.zeros((1, 50, 50), np.float32)
+    gradients[0, 25, 25] = -1e-30
+    picture = signed_picture(gradients)
+    assert (picture[25, 25] == 0).all()
+    assert (picture == 128).sum() == picture.size - 3
+
+
+def test_signed_picture_needs_channels() -> None:
+    for shape in ((4, 5, 6), (5, 6), (1, 3, 5, 6)):
+        with pytest.raises(InputError, match="1 or 3 channels"):
+            signed_picture(np.zeros(shape))
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return read_image(assets.photo())
+
+
+def rows(photo: np.ndarray, targets: int, panels: int) -> list[Row]:
+    map01 = np.linspace(0, 1, photo.shape[0] * photo.shape[1]).reshape(photo.shape[:2])
+    return [
+        Row(title=f"class $n_{t}$ {{x}}", score=1.5 * t, panels=[("gradcam", overlay(photo, map01))] * panels)
+        for t in range(targets)
+    ]
+
+
+@pytest.mark.parametrize(("targets", "panels", "top"), [(1, 1, 0), (2, 4, 5), (3, 2, 5)])
+def test_sheet(photo: np.ndarray, targets: int, panels: int, top: int, tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "sheet.png"
+    best = [(f"class {i}" * 9, [0.5, 0.0, -2.0, 1e-9, 1234.5][i]) for i in range(top)]
+    assert sheet(photo, rows(photo, targets, panels), path, "a heading " * 40, best) == path
+    drawn = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    edge = np.concatenate([drawn[:15].reshape(-1, 3), drawn[-15:].reshape(-1, 3), drawn[:, :15].reshape(-1, 3)])
+    assert (edge == 255).all(), "nothing runs over the margin"
+    assert (drawn[:, -15:] == 255).all()
+    coloured = (drawn.max(2) - drawn.min(2) > 60).mean(0) > 0.2
+    assert coloured.sum() > 0.4 * drawn.shape[1], "photo and panels fill the width"
+
+
+def test_sheet_shows_the_pictures_as_they_are(photo: np.ndarray, tmp_path: Path) -> None:
+    plain = np.full((40, 40, 3), (12, 200, 99), np.uint8)
+    path = sheet(
+        photo, [Row(title="t", score=None, panels=[("a", plain), ("b", plain[:, :, ::-1])])], tmp_path / "s.png"
+    )
+    drawn = np.asarray(Image.open(path).convert("RGB"))
+    for colour in ((12, 200, 99), (99, 200, 12)):
+        area = (drawn == colour).all(2).sum()
+        assert area > 0.9 * (2.3 * 150) ** 2
+
+
+def test_sheet_errors(photo: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="at least one target"):
+        sheet(photo, [], tmp_path / "s.png")
+    with pytest.raises(OptionError, match="cannot write the sheet"):
+        sheet(photo, rows(photo, 1, 1), tmp_path / "s.notaformat")
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match="cannot write the sheet"):
+        sheet(photo, rows(photo, 1, 1), tmp_path / "file" / "s.png")
+
+
+def test_save(photo: np.ndarray, tmp_path: Path) -> None:
+    array = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    document = {
+        "score": np.float32(0.5), "target": np.int64(3), "none": None, "ok": np.bool_(True), 7: {"a"},
+        "values": np.array([1.0, np.nan, np.inf]), "path": Path("x"), "text": "Ägyptisch",
+    }  # fmt: skip
+    written = save(tmp_path / "out", "photo", pictures={"../a/b": photo}, arrays={"gradcam": array}, document=document)
+    assert [p.name for p in written] == ["photo._a_b.png", "photo.gradcam.npy", "photo.json"]
+    assert all(p.parent == tmp_path / "out" for p in written), "no name leads out of the folder"
+    np.testing.assert_array_equal(np.asarray(Image.open(written[0])), photo)
+    np.testing.assert_array_equal(np.load(written[1]), array)
+    assert json.loads(written[2].read_text(encoding="utf-8")) == {
+        "score": 0.5, "target": 3, "none": None, "ok": True, "7": ["a"],
+        "values": [1.0, None, None], "path": "x", "text": "Ägyptisch",
+    }  # fmt: skip
+
+
+def test_save_only_what_was_asked_for(photo: np.ndarray, tmp_path: Path) -> None:
+    everything = {"pictures": {"a": photo}, "arrays": {"a": photo}, "document": {}}
+    for form in ("png", "npy", "json"):
+        assert {p.suffix for p in save(tmp_path / form, "x", formats=[form], **everything)} == {f".{form}"}
+    with pytest.raises(OptionError, match="'gif' is unknown: choose from png, npy, json"):
+        save(tmp_path, "x", formats=["png", "gif"])
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match="cannot write to"):
+        save(tmp_path / "file", "x", **everything)
+
+
+def test_no_pyplot() -> None:
+    code = "import sys, portable_cam.report; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_bundled_files_are_all_named_in_the_notice() -> None:
+    notice = (Path(__file__).parents[1] / "NOTICE").read_text(encoding="utf-8")
+    folder = assets.model().parent
+    bundled = [p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".py"]
+    assert set(assets.PHOTOS) <= set(bundled)
+    assert len(bundled) >= 8
+    assert [name for name in bundled if name not in notice] == []
+    with pytest.raises(OptionError, match="no bundled photo"):
+        assets.photo("../NOTICE")
