@@ -103,11 +103,15 @@ def check_vjp(
         fine = precision is np.float64 and all(g.dtype != np.float16 for g in gradients.values())
         tolerance = 1e-4 if fine else 2e-3
     scale = max(float(np.linalg.norm(terms)), abs(numeric))
-    if not abs(analytic - numeric) <= tolerance * scale:
+    step = _STEP_FLOAT64 if precision is np.float64 else _STEP_FLOAT32
+    largest = max(float(np.abs(a).max(initial=0.0)) for a in (before[of], *(point[n] for n in wrt)))
+    rounding = 4 * float(np.finfo(precision).eps) * largest * float(np.linalg.norm(dy.astype(np.float64))) / step
+    allowed = tolerance * scale + rounding
+    if not abs(analytic - numeric) <= allowed:
         raise AssertionError(
             f"the gradient of '{of}' with respect to {', '.join(wrt)} is not the model's derivative: along a random "
             f"direction the gradient graph gives {analytic:.9g}, central differences in {precision.__name__} give "
-            f"{numeric:.9g} (they may differ by {tolerance * scale:.3g})"
+            f"{numeric:.9g} (they may differ by {allowed:.3g})"
         )
     return VjpCheck(analytic, numeric, gradients, precision)
 

@@ -515,7 +515,7 @@ BIG = 2**63 - 1
 for starts, ends, axes, steps in [
     ([1], [4], [0], None), ([0, 2], [BIG, 6], [0, 1], None), ([-3], [-1], [1], None), ([1], [BIG], [1], [3]), ([0], [7], [1], [2]),
     ([-1], [-BIG], [1], [-1]), ([6], [0], [1], [-2]), ([-1], [-100], [0], [-3]), ([4, 1], [0, 7], [0, 1], [-1, 2]), ([1, 2], [4, 6], None, None),
-    ([3], [3], [1], None), ([2], [100], [-1], [5]), ([0], [2**31 - 1], [1], None), ([5], [2], [1], [-7]),
+    ([3], [3], [1], None), ([0], [5], [1], [-1]), ([2], [100], [-1], [5]), ([0], [2**31 - 1], [1], None), ([5], [2], [1], [-7]),
 ]:  # fmt: skip
 
     def torch_slice(t: Any, *_: Any, s: Any = starts, e: Any = ends, a: Any = axes, p: Any = steps) -> Any:
@@ -824,7 +824,8 @@ def test_guided_rules(op: str, attributes: Any, extra: Any, function: Any, polic
     try:
         Session(model)
     except ModelError:
-        pytest.skip(f"ONNX Runtime has no {op} kernel of this type")
+        assert dtype == np.float64
+        return  # ONNX Runtime has no kernel of this type
     for used in ("relu", "relu+clip", "all"):
         session = Session(differentiate(model, "z2", ["x"], rule, used), threads=1)  # type: ignore[arg-type]
         dy = np.random.default_rng(6).standard_normal((4, 6)).astype(dtype)
@@ -868,31 +869,34 @@ class Lambda(torch.nn.Module):
 nn = torch.nn
 
 
-@pytest.mark.filterwarnings("ignore")
+class All(torch.nn.Module):
+    """Each module on its own convolution, the results side by side: exporting takes seconds, so it is done once."""
+
+    def __init__(self, modules: Sequence[Any]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Sequential(nn.Conv2d(3, 4, 3), module) for module in modules)
+
+    def forward(self, t: Any) -> list[Any]:
+        return [branch(t) for branch in self.branches]
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's exporter warns about itself
 @pytest.mark.parametrize("opset", [18, 20])
 def test_policy_all_finds_smooth_activations_and_nothing_else(opset: int) -> None:
-    one = {
-        "SiLU": nn.SiLU(), "GELU": nn.GELU(), "tanh GELU": nn.GELU("tanh"), "HardSwish": nn.Hardswish(), "Mish": nn.Mish(),
-        "x * sigmoid(x)": Lambda(lambda t: t * torch.sigmoid(t)), "sigmoid(x) * x": Lambda(lambda t: torch.sigmoid(t) * t),
-        "x * relu6(x + 3) / 6": Lambda(lambda t: t * (F.relu6(t + 3) / 6)), "ReLU": nn.ReLU(),
-        "x / 2 (1 + erf)": Lambda(lambda t: 0.5 * t * (1 + torch.erf(t / math.sqrt(2)))),
-        "quick GELU": Lambda(lambda t: t * torch.sigmoid(1.702 * t)),
-    }  # fmt: skip
-    for name, module in one.items():
-        found = counted(nn.Sequential(nn.Conv2d(3, 4, 3), module, nn.Conv2d(4, 2, 1)), 1, 3, 8, 8, opset=opset)
-        assert len(found) == 1, f"{name}: {found}"
-    none = {
-        "squeeze-excite": SqueezeExcite(nn.Sigmoid, nn.Identity), "squeeze-excite, hard": SqueezeExcite(nn.Hardsigmoid, nn.Identity),
-        "gated by another branch": nn.Sequential(nn.Conv2d(4, 8, 1), nn.GLU(1)), "sigmoid": nn.Sigmoid(), "tanh": nn.Tanh(),
-        "spatial attention": Lambda(lambda t: t * torch.sigmoid(t.mean(1, keepdim=True))),
-        "centred attention": Lambda(lambda t: t * torch.sigmoid(t - t.mean((2, 3), keepdim=True))),
-        "square": Lambda(lambda t: t * t), "ReLU6 from -1": nn.Hardtanh(-1, 6),
-    }  # fmt: skip
-    for name, module in none.items():
-        found = counted(nn.Sequential(nn.Conv2d(3, 4, 3), module), 1, 3, 8, 8, opset=opset)
-        assert found == [], f"{name}: {found}"
-    both = counted(nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), SqueezeExcite(nn.Sigmoid, nn.SiLU)), 1, 3, 8, 8, opset=opset)
-    assert both == ["Mul", "Mul"]
+    one = [
+        nn.SiLU(), nn.GELU(), nn.GELU("tanh"), nn.Hardswish(), nn.Mish(), nn.ReLU(), nn.ReLU6(),
+        Lambda(lambda t: t * torch.sigmoid(t)), Lambda(lambda t: torch.sigmoid(t) * t), Lambda(lambda t: t * torch.sigmoid(1.702 * t)),
+        Lambda(lambda t: t * (F.relu6(t + 3) / 6)), Lambda(lambda t: t * torch.clamp(t / 6 + 0.5, 0, 1)),
+        Lambda(lambda t: 0.5 * t * (1 + torch.erf(t / math.sqrt(2)))), Lambda(lambda t: t * torch.tanh(F.softplus(t))),
+    ]  # fmt: skip
+    none = [
+        SqueezeExcite(nn.Sigmoid, nn.Identity), SqueezeExcite(nn.Hardsigmoid, nn.Identity), nn.GLU(1), nn.Sigmoid(), nn.Tanh(), nn.Hardsigmoid(),
+        Lambda(lambda t: t * torch.sigmoid(t.mean(1, keepdim=True))), Lambda(lambda t: t * torch.sigmoid(t - t.mean((2, 3), keepdim=True))),
+        SqueezeExcite(lambda: Lambda(lambda t: F.relu6(t + 3) / 6), nn.Identity), Lambda(lambda t: t * t), nn.Hardtanh(-1, 6),
+    ]  # fmt: skip
+    assert len(counted(All(one), 1, 3, 8, 8, opset=opset)) == len(one)
+    assert counted(All(none), 1, 3, 8, 8, opset=opset) == []
+    assert counted(nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), SqueezeExcite(nn.Sigmoid, nn.SiLU)), 1, 3, 8, 8, opset=opset) == ["Mul", "Mul"]
 
 
 # -- the walk ------------------------------------------------------------------------------------------------------
@@ -985,4 +989,6 @@ def test_check_vjp_sees_a_wrong_rule(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_widen_leaves_the_scales_of_resize() -> None:
     p = prepare(resize((1, 1, 2, 2), [1, 1, 2, 2], by="scales", mode="linear"), "inputs")
-    assert Session(widen(p.model)).run({"i0": p.feeds["i0"].astype(np.float64)})["o0"].dtype == np.float64
+    wide = widen(p.model)
+    assert wide.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.DOUBLE
+    assert wide.graph.initializer[0].data_type == onnx.TensorProto.FLOAT

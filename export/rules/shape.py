@@ -68,12 +68,12 @@ def slice_(v: Vjp) -> Sequence[Gradient]:
                     continue
                 break
             first, last, step = slice(start, end, step).indices(size)
-            if step < 0:
+            taken = len(range(first, last, step))
+            if not taken:
+                first = 0
+            elif step < 0:
                 gradient = _reversed(v, gradient, axis)
-                taken = len(range(first, last, step))
                 first, step = first + (taken - 1) * step, -step
-            else:
-                taken = len(range(first, last, step))
             if step > 1 and taken > 1:
                 gradient = _interleave(v, gradient, axis, step)
             pads[axis] = first
