@@ -67,7 +67,23 @@ def _convert(proto: onnx.ModelProto) -> onnx.ModelProto:
     current = next(o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"})
     if current != OPSET:
         proto = version_converter.convert_version(proto, OPSET)
+    if current < 11:
+        _keep_old_resize(proto)
     return _inline(proto, lambda op_type: op_type not in RULES and op_type not in NO_GRADIENT)
+
+
+def _keep_old_resize(proto: onnx.ModelProto) -> None:
+    """Upsample and Resize before opset 11 had no coordinate modes and were asymmetric; the converter leaves the newer
+    default, half_pixel, standing. Their nearest neighbour lies below when enlarging, and above when shrinking."""
+    constants = {t.name: t for t in proto.graph.initializer}
+    constants |= {n.output[0]: a.t for n in proto.graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"}
+    for node in proto.graph.node:
+        if node.op_type == "Resize" and not any(a.name == "coordinate_transformation_mode" for a in node.attribute):
+            scales = constants.get(node.input[2]) if len(node.input) > 2 else None
+            shrinks = scales is not None and bool((onnx.numpy_helper.to_array(scales) < 1).any())
+            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            if not any(a.name == "nearest_mode" for a in node.attribute):
+                node.attribute.append(onnx.helper.make_attribute("nearest_mode", "ceil" if shrinks else "floor"))
 
 
 def _inline(proto: onnx.ModelProto, wanted: Callable[[str], bool]) -> onnx.ModelProto:

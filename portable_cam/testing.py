@@ -132,6 +132,7 @@ def directional_derivative(
     Returns:
         The number, and the type the model was evaluated in.
     """
+
     def difference(session: Session, kind: type[np.floating[Any]] | None, step: float) -> tuple[float, bool]:
         ends = []
         for sign in (1, -1):

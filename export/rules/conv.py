@@ -53,8 +53,22 @@ def read_window(v: Vjp, weight: ir.Value) -> Window:
     if auto_pad == "VALID":
         begin = end = [0] * spatial
     elif auto_pad.startswith("SAME"):
+        if v.node.op_type == "Conv":
+            _refuse_wide_steps(v, kernel, strides, dilations)
         begin, end = _same_pads(known_dims(v.x), kernel, strides, dilations, upper=auto_pad == "SAME_UPPER")
     return Window(kernel, strides, dilations, begin, end, v.int_attr("group", 1))
+
+
+def _refuse_wide_steps(v: Vjp, kernel: list[int], strides: list[int], dilations: list[int]) -> None:
+    """Under auto_pad SAME the windows may end 3 or more elements before the border, where the stride steps over so many.
+    The standard says nothing then; ONNX Runtime begins with the second element, by a rule of its own."""
+    dims = known_dims(v.x)
+    for axis, (k, s, d) in enumerate(zip(kernel, strides, dilations, strict=True)):
+        size = None if dims is None else dims[axis + 2]
+        span = d * (k - 1) + 1
+        left_over = s - span if size is None else size - (-(-size // s) - 1) * s - span
+        if left_over > 2:
+            raise v.unsupported(f"auto_pad SAME with a stride of {s} over a kernel of {span}: give it explicit pads")
 
 
 def _same_pads(
@@ -137,8 +151,9 @@ def _by_phases(
     """
     assert window.begin is not None
     b, s = v.b, window.strides[0]
-    if window.strides != [s, s] or window.dilations != [1, 1] or any(size % s for size in sizes):
+    if window.strides != [s, s] or window.dilations != [1, 1]:
         return None
+    rows_per_phase = [-(-size // s) for size in sizes]
     plan = []  # per axis and phase: first tap, number of taps, pad before, pad after
     for axis in (0, 1):
         rows = []
@@ -146,7 +161,7 @@ def _by_phases(
             k0 = (r + window.begin[axis]) % s
             taps = len(range(k0, window.kernel[axis], s))
             before = taps - 1 - (r + window.begin[axis] - k0) // s
-            after = sizes[axis] // s - outs[axis] + taps - 1 - before
+            after = rows_per_phase[axis] - outs[axis] + taps - 1 - before
             if taps and min(before, after) < 0:
                 return None
             rows.append((k0, taps, before, after))
@@ -159,6 +174,8 @@ def _by_phases(
                 continue
             steps = b.ints([s, s])
             kernel = b.op("Slice", weight, b.ints([y0, x0]), b.ints([2**62] * 2), b.ints([2, 3]), steps)
+            if weight.shape is not None:
+                kernel.shape = ir.Shape([*weight.shape.dims[:2], y_taps, x_taps])
             part = Window([y_taps, x_taps], [1, 1], [1, 1], [top, left], [bottom, right], window.group)
             flipped = _flipped(v, kernel, part)
             parts.append(b.op("Conv", g, flipped, kernel_shape=part.kernel, pads=part.pads, group=part.group))
@@ -167,7 +184,10 @@ def _by_phases(
         return None
     zeros = b.op("Sub", written, written) if None in parts else None
     channels = b.op("Concat", *(part if part is not None else zeros for part in parts), axis=1)
-    return b.enter_blocked_layout(b.op("DepthToSpace", channels, blocksize=s), v.x)
+    whole = b.op("DepthToSpace", channels, blocksize=s)
+    if any(size % s for size in sizes):
+        whole = b.op("Slice", whole, b.ints([0, 0]), b.ints(sizes), b.ints([2, 3]))
+    return b.enter_blocked_layout(whole, v.x)
 
 
 def _crop_same(v: Vjp, full: ir.Value, window: Window) -> ir.Value:
