@@ -71,7 +71,9 @@ def _keeps_images_apart(
     first = node.inputs[0]
     if node.domain not in {"", "ai.onnx"} or first is None:
         return False
-    if op in {"Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization", "PRelu", "GroupNormalization"}:
+    if op == "PRelu":
+        return first in carries and len(ranks) == 1 and _broadcasts_over_batch(others[0], rank)
+    if op in {"Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization", "GroupNormalization"}:
         return first in carries and len(ranks) == 1
     if op in _ELEMENTWISE:
         return set(ranks) == {rank} and all(_broadcasts_over_batch(v, rank) for v in others)
@@ -88,7 +90,9 @@ def _keeps_images_apart(
     if op == "Gather":
         return axis % rank != 0 and len(ranks) == 1
     if op == "Gemm":
-        return not node.attributes.get_int("transA", 0) and len(ranks) == 1
+        return not node.attributes.get_int("transA", 0) and len(ranks) == 1 and all(
+            _broadcasts_over_batch(bias, rank) for bias in others[1:]
+        )  # fmt: skip
     if op == "MatMul":
         by_constant = len(ranks) == 1 and len(known_dims(others[0]) or []) <= 2
         return rank >= 2 and (by_constant or (ranks == [rank, rank] and rank > 2))

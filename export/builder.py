@@ -60,6 +60,10 @@ class Builder:
         self.graph.append(node)
         return node.outputs
 
+    def made(self, node: ir.Node) -> bool:
+        """Whether this builder appended the node."""
+        return node.name is not None and node.name.startswith(f"{self._prefix}/")
+
     # -- constants -----------------------------------------------------------------------------------------------
 
     def constant(self, array: np.ndarray | float | Sequence[int], dtype: ir.DataType) -> ir.Value:

@@ -32,6 +32,8 @@ from portable_cam.export.targets import Class, Target
 MAP_METHODS = ("cam", "gradcam")
 INPUT_METHODS: dict[str, ReluRule] = {"gradient": "standard", "guided_backprop": "guided", "deconvnet": "deconvnet"}
 METHODS = (*MAP_METHODS, *INPUT_METHODS, "guided_gradcam")
+_OUR_NAMES = frozenset({"targets", "target", "scores", "explained", *METHODS})
+_OUR_PREFIXES = ("heatmap.", "raw.", "range.", "activations.", "gradients.", "weights.")
 _TOP = 16  # how far down the ranking a negative target can point
 
 
@@ -103,6 +105,8 @@ def build_explanation(
     layers = _choose_layers(graph, scores.value, chosen, layer)
     guided = guided_nodes(graph, relu_policy)
     own_outputs = list(graph.outputs)
+    names = {"layer": [value.name for value in layers], "scores": scores.value.name}
+    renamed = _free_our_names(graph)
     plan = _Plan(
         graph, Builder(graph), chosen, layers, target, scores.value, image, profile,
         -1 if sign == "negative" else 1, guided, details,
@@ -116,20 +120,21 @@ def build_explanation(
         {
             "version": _version(),
             "source_sha256": fingerprint(model),
-            "layer": [value.name for value in layers],
+            "layer": names["layer"],
             "target": target.name,
             "methods": chosen,
             "profile": profile,
             "sign": sign,
             "relu_policy": relu_policy,
             "guided_nodes": [node.name for node in _guided_on_path(plan)] if _wants_guided(chosen) else [],
-            "scores": scores.value.name,
+            "scores": names["scores"],
             "classes": target.count(scores.value),
             "output": scores.output,
             "cut": scores.cut,
             "image": image.name,
             "channel_axis": channel_axis(image),
             "preprocessing": preprocessing,
+            "renamed": renamed or None,
         },
     )
     return ir.to_proto(normal)
@@ -183,8 +188,8 @@ def _write(plan: _Plan, targets_per_image: int | None) -> None:
     names, values = list(per_target), list(per_target.values())
     stacked = single_target(b, values) if targets_per_image == 1 else scan_targets(graph, b, resolved, index, values)
     everything = dict(zip(names, stacked, strict=True))
-    _emit(plan, "scores", everything.pop("scores"))
-    _emit(plan, "explained", resolved)
+    _emit(plan, "scores", everything.pop("scores"), [])
+    _emit(plan, "explained", resolved, [])
     _finish(plan, resolved, everything)
 
 
@@ -260,17 +265,19 @@ def _finish(plan: _Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None
         end = find_cam_end(plan.scores)
         maps = heads.as_float32(b, cam_maps(b, end, targets))
         _maps(plan, "cam", [maps if plan.sign > 0 else b.op("Neg", maps)], size, shown=True)
+    picture = known_dims(plan.image) or []
     for name in INPUT_METHODS:
         if name in plan.methods:
-            _emit(plan, name, values[name])
+            _emit(plan, name, values[name], picture[1:])
     if "guided_gradcam" in plan.methods:
         assert wide is not None
-        _emit(plan, "guided_gradcam", heads.guided_product(b, values["guided_backprop"], wide, axis))
+        _emit(plan, "guided_gradcam", heads.guided_product(b, values["guided_backprop"], wide, axis), picture[1:])
     if plan.details:
         for i, layer in enumerate(plan.layers):
-            _emit(plan, f"activations.{layer.name}", activations[i])
+            dims = (known_dims(layer) or [None] * 4)[1:]
+            _emit(plan, f"activations.{layer.name}", activations[i], dims, per_target=False)
             if f"gradients.{i}" in values:
-                _emit(plan, f"gradients.{layer.name}", values[f"gradients.{i}"])
+                _emit(plan, f"gradients.{layer.name}", values[f"gradients.{i}"], dims)
 
 
 def _maps(plan: _Plan, method: str, signed: list[ir.Value], size: ir.Value, *, shown: bool) -> ir.Value:
@@ -282,20 +289,54 @@ def _maps(plan: _Plan, method: str, signed: list[ir.Value], size: ir.Value, *, s
         return wide
     if plan.profile == "captum" and len(raw) > 1:
         raise OptionError("the profile captum gives a map per layer: explain one layer at a time")
-    _emit(plan, f"heatmap.{method}", final)
+    layers = plan.layers if method == "gradcam" else [find_cam_end(plan.scores).activation]
+    small = [(known_dims(layer) or [None] * 4)[2:] for layer in layers]
+    picture, axis = known_dims(plan.image) or [None] * 4, channel_axis(plan.image)
+    shape = small[0] if plan.profile == "captum" else picture[2:] if axis == 1 else picture[1:3]
+    _emit(plan, f"heatmap.{method}", final, shape)
     for i, maps in enumerate(raw):
         suffix = method if len(raw) == 1 else f"{method}.{plan.layers[i].name}"
-        _emit(plan, f"raw.{suffix}", maps)
-    _emit(plan, f"range.{method}", heads.range_of(b, signed[0] if len(signed) == 1 else final))
+        _emit(plan, f"raw.{suffix}", maps, small[i])
+    _emit(plan, f"range.{method}", heads.range_of(b, signed[0] if len(signed) == 1 else final), [2])
     if method == "cam":
-        _emit(plan, "cam", final)
+        _emit(plan, "cam", final, shape)
     return wide
 
 
-def _emit(plan: _Plan, name: str, value: ir.Value) -> None:
-    if any(existing.name == name for existing in plan.graph.outputs):
-        raise ModelError(f"the model has a tensor named '{name}', which is an output of the explanation: rename it")
-    add_output(plan.graph, plan.builder, value, name, None)
+def _emit(plan: _Plan, name: str, value: ir.Value, dims: Sequence[int | None], *, per_target: bool = True) -> None:
+    """Make ``value`` an output, (N, K, dims) or (N, dims)."""
+    targets = next(v for v in plan.graph.inputs if v.name == "targets")
+    assert targets.shape is not None
+    first = targets.shape.dims if per_target else targets.shape.dims[:1]
+    add_output(plan.graph, plan.builder, value, name, ir.Shape([*first, *dims]))
+
+
+def _free_our_names(graph: ir.Graph) -> dict[str, str]:
+    """Rename the model's tensors that have the name of an input or output of an explanation, as many a model has an
+    output ``scores``: to ``model.scores``. Returns the old names by the new ones.
+
+    Raises:
+        ModelError: It is an input, whose name is part of how the model is called.
+    """
+    renamed: dict[str, str] = {}
+    taken = {value.name for node in ir.traversal.RecursiveGraphIterator(graph) for value in node.outputs}
+    taken.update(value.name for value in (*graph.inputs, *graph.initializers.values()))
+    for name in sorted(str(n) for n in taken):
+        if name not in _OUR_NAMES and not name.startswith(_OUR_PREFIXES):
+            continue
+        value = ir.convenience.create_value_mapping(graph, include_subgraphs=False).get(name)
+        if value is None:
+            continue
+        if any(value is given for given in graph.inputs):
+            raise ModelError(
+                f"the model's input '{name}' has the name of an input or output of the explanation: rename it"
+            )
+        new = f"model.{name}"
+        while new in taken:
+            new += "_"
+        value.name = new
+        renamed[new] = name
+    return renamed
 
 
 def _wants_guided(methods: Sequence[str]) -> bool:

@@ -43,6 +43,7 @@ def normalize(model: ModelLike) -> ir.Model:
 
 
 def _normalized(model: ir.Model) -> ir.Model:
+    _open_negative_dims(model.graph)
     model.ir_version = max(_IR_VERSION, model.ir_version)  # an older one takes no initialiser that is not an input
     passes.RemoveInitializersFromInputsPass()(model)
     passes.InlinePass()(model)
@@ -58,6 +59,13 @@ def _normalized(model: ir.Model) -> ir.Model:
             value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
     model.ir_version = _IR_VERSION
     return model
+
+
+def _open_negative_dims(graph: ir.Graph) -> None:
+    """A size below zero, as PaddlePaddle writes for an open batch, becomes an open dimension."""
+    for value in (*graph.inputs, *graph.outputs, *(v for node in graph for v in node.outputs)):
+        if value.shape is not None and any(isinstance(d, int) and d < 0 for d in value.shape.dims):
+            value.shape = ir.Shape([None if isinstance(d, int) and d < 0 else d for d in value.shape.dims])
 
 
 def _convert(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -76,7 +84,9 @@ def _keep_old_resize(proto: onnx.ModelProto) -> None:
     """Upsample and Resize before opset 11 had no coordinate modes and were asymmetric; the converter leaves the newer
     default, half_pixel, standing. Their nearest neighbour lies below when enlarging, and above when shrinking."""
     constants = {t.name: t for t in proto.graph.initializer}
-    constants |= {n.output[0]: a.t for n in proto.graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"}
+    for node in proto.graph.node:
+        if node.op_type == "Constant":
+            constants |= {node.output[0]: a.t for a in node.attribute if a.name == "value"}
     for node in proto.graph.node:
         if node.op_type == "Resize" and not any(a.name == "coordinate_transformation_mode" for a in node.attribute):
             scales = constants.get(node.input[2]) if len(node.input) > 2 else None

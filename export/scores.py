@@ -53,7 +53,7 @@ def find_scores(graph: ir.Graph, output: str | None = None) -> Scores:
         return Scores(value, output, None)
     found = [cut_before(value) for value in graph.outputs]
     vectors = [s for s in found if s.value.dtype in FLOATS and _is_vector(s.value)]
-    if len(vectors) == 1:
+    if vectors and all(s.value is vectors[0].value for s in vectors):  # logits, and their softmax beside them
         return vectors[0]
     listing = ", ".join(f"'{o.name}' {_text(o)}" for o in graph.outputs)
     if not vectors:

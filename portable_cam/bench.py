@@ -77,13 +77,13 @@ def bench(
         batch: Images per run; refused by a model with another fixed batch.
         seconds: How long the rounds go on, all cases together.
     """
-    plain = Session(plain_model(model), device=device, threads=threads)
+    plain = Session(plain_model(model), device=device, threads=threads, spin=False)
     sessions, built = {}, {}
     for name, methods in CASES.items():
         begin = time.perf_counter()
         graph = build_explanation(model, methods, output=output, targets_per_image=1)
         built[name] = time.perf_counter() - begin
-        sessions[name] = Session(graph, device=device, threads=threads)
+        sessions[name] = Session(graph, device=device, threads=threads, spin=False)
     feeds = random_feeds(plain, batch)
     targets = np.zeros((batch, 1), np.int64)
     runs: dict[str, Callable[[], Any]] = {"plain inference": partial(plain.run, feeds)}

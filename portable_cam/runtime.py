@@ -41,6 +41,8 @@ class Session:
         threads: CPU threads within an operator; None for ONNX Runtime's choice.
         optimize: False keeps ONNX Runtime from rearranging the graph (blocked layouts, fusions): slower, and rounding
             as in a plain implementation.
+        spin: False lets idle threads sleep at once. Where several sessions run in turn, the threads of the last one
+            would otherwise still be waiting busily, and slow the next one.
 
     Raises:
         DeviceError: The device or provider is not there, or the session did not get it.
@@ -49,7 +51,7 @@ class Session:
 
     def __init__(
         self, model: onnx.ModelProto | bytes, *, device: str = "cpu", providers: Sequence[Provider] | None = None,
-        threads: int | None = None, optimize: bool = True,
+        threads: int | None = None, optimize: bool = True, spin: bool = True,
     ) -> None:  # fmt: skip
         wanted = list(providers) if providers is not None else _providers_of(device)
         names = [p if isinstance(p, str) else p[0] for p in wanted]
@@ -64,6 +66,8 @@ class Session:
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
+        if not spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         data = model if isinstance(model, bytes) else _serialize(model)

@@ -60,8 +60,8 @@ def read_window(v: Vjp, weight: ir.Value) -> Window:
 
 
 def _refuse_wide_steps(v: Vjp, kernel: list[int], strides: list[int], dilations: list[int]) -> None:
-    """Under auto_pad SAME the windows may end 3 or more elements before the border, where the stride steps over so many.
-    The standard says nothing then; ONNX Runtime begins with the second element, by a rule of its own."""
+    """Under auto_pad SAME the windows may end 3 or more elements before the border, where the stride steps over so
+    many. The standard says nothing then; ONNX Runtime begins with the second element, by a rule of its own."""
     dims = known_dims(v.x)
     for axis, (k, s, d) in enumerate(zip(kernel, strides, dilations, strict=True)):
         size = None if dims is None else dims[axis + 2]
@@ -124,11 +124,6 @@ def transposed_conv(v: Vjp, g: ir.Value, weight: ir.Value, window: Window) -> ir
         )
         axes = b.ints(range(2, 2 + spatial))
         return b.op("Slice", out, b.ints([0] * spatial), b.op("Shape", v.x, start=2), axes)
-    outs = known_dims(v.y)
-    if window.group > 1 and spatial == 2 and outs is not None and outs[2] is not None and outs[3] is not None:
-        phased = _by_phases(v, g, weight, window, sizes, [outs[2], outs[3]])
-        if phased is not None:
-            return phased
     rest = [
         (size + p + q - r) % s
         for size, p, q, r, s in zip(sizes, window.begin, window.end, window.reach, window.strides, strict=True)
@@ -137,57 +132,6 @@ def transposed_conv(v: Vjp, g: ir.Value, weight: ir.Value, window: Window) -> ir
     return b.enter_blocked_layout(
         b.op("ConvTranspose", g, weight, pads=window.pads, **padding, **attributes), v.x
     )
-
-
-def _by_phases(
-    v: Vjp, g: ir.Value, weight: ir.Value, window: Window, sizes: list[int], outs: list[int]
-) -> ir.Value | None:
-    """The transposed convolution with stride s as s * s convolutions with stride 1, one for each position of an input
-    element within the stride, interleaved by DepthToSpace; the same number of products. For grouped convolutions, whose
-    ConvTranspose is slow on the CPU; for others the interleaving costs what the convolutions gain.
-
-    dX[s q + r] = sum_j dY[q + o - j] W[k0 + s j] with k0 = (r + p) mod s and o = (r + p - k0) / s. None where the
-    shapes do not allow it.
-    """
-    assert window.begin is not None
-    b, s = v.b, window.strides[0]
-    if window.strides != [s, s] or window.dilations != [1, 1]:
-        return None
-    rows_per_phase = [-(-size // s) for size in sizes]
-    plan = []  # per axis and phase: first tap, number of taps, pad before, pad after
-    for axis in (0, 1):
-        rows = []
-        for r in range(s):
-            k0 = (r + window.begin[axis]) % s
-            taps = len(range(k0, window.kernel[axis], s))
-            before = taps - 1 - (r + window.begin[axis] - k0) // s
-            after = rows_per_phase[axis] - outs[axis] + taps - 1 - before
-            if taps and min(before, after) < 0:
-                return None
-            rows.append((k0, taps, before, after))
-        plan.append(rows)
-    parts: list[ir.Value | None] = []
-    for y0, y_taps, top, bottom in plan[0]:
-        for x0, x_taps, left, right in plan[1]:
-            if not y_taps or not x_taps:
-                parts.append(None)
-                continue
-            steps = b.ints([s, s])
-            kernel = b.op("Slice", weight, b.ints([y0, x0]), b.ints([2**62] * 2), b.ints([2, 3]), steps)
-            if weight.shape is not None:
-                kernel.shape = ir.Shape([*weight.shape.dims[:2], y_taps, x_taps])
-            part = Window([y_taps, x_taps], [1, 1], [1, 1], [top, left], [bottom, right], window.group)
-            flipped = _flipped(v, kernel, part)
-            parts.append(b.op("Conv", g, flipped, kernel_shape=part.kernel, pads=part.pads, group=part.group))
-    written = next((part for part in parts if part is not None), None)
-    if written is None:
-        return None
-    zeros = b.op("Sub", written, written) if None in parts else None
-    channels = b.op("Concat", *(part if part is not None else zeros for part in parts), axis=1)
-    whole = b.op("DepthToSpace", channels, blocksize=s)
-    if any(size % s for size in sizes):
-        whole = b.op("Slice", whole, b.ints([0, 0]), b.ints(sizes), b.ints([2, 3]))
-    return b.enter_blocked_layout(whole, v.x)
 
 
 def _crop_same(v: Vjp, full: ir.Value, window: Window) -> ir.Value:

@@ -82,7 +82,7 @@ def _kept(v: Vjp, position: int, axis: int) -> bool:
 
 
 def _is_shape_of(value: ir.Value, x: ir.Value, first: int) -> bool:
-    """Whether ``value`` is the shape of ``x`` from axis ``first`` on: Shape(x, start) or Slice(Shape(x), start, ...)."""
+    """Whether ``value`` is the shape of ``x`` from axis ``first`` on: Shape(x, start), or a Slice of Shape(x)."""
     node = value.producer()
     if node is None:
         return False
@@ -90,6 +90,7 @@ def _is_shape_of(value: ir.Value, x: ir.Value, first: int) -> bool:
         return int(node.attributes.get_int("start", 0)) == first
     if node.op_type == "Slice" and len(node.inputs) < 5 and node.inputs[0] is not None:
         start, shape = constant_of(node.inputs[1]), node.inputs[0].producer()
-        whole = shape is not None and shape.op_type == "Shape" and shape.inputs[0] is x and "start" not in shape.attributes
-        return bool(whole and start is not None and int(start.reshape(-1)[0]) == first)
+        if shape is None or shape.op_type != "Shape" or shape.inputs[0] is not x or "start" in shape.attributes:
+            return False
+        return start is not None and int(start.reshape(-1)[0]) == first
     return False

@@ -157,7 +157,8 @@ def pad(v: Vjp) -> Sequence[Gradient]:
             if not cut:
                 return [v.g]
             ends = [-after if after else 2**62 for _, _, after in cut]
-            return [b.op("Slice", v.g, b.ints([c[1] for c in cut]), b.ints(ends), b.ints([c[0] for c in cut]))]
+            cropped = b.op("Slice", v.g, b.ints([c[1] for c in cut]), b.ints(ends), b.ints([c[0] for c in cut]))
+            return [b.enter_blocked_layout(cropped, v.x)]
         negative = b.op("Neg", v.input(1))
         return [b.op("Pad", v.g, negative, *([None] if axes_input else []), *axes_input)]
     if pads is None:
