@@ -85,8 +85,9 @@ def _keep_old_resize(proto: onnx.ModelProto) -> None:
     default, half_pixel, standing. Their nearest neighbour lies below when enlarging, and above when shrinking."""
     constants = {t.name: t for t in proto.graph.initializer}
     for node in proto.graph.node:
-        if node.op_type == "Constant":
-            constants |= {node.output[0]: a.t for a in node.attribute if a.name == "value"}
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value":
+                constants[node.output[0]] = attribute.t
     for node in proto.graph.node:
         if node.op_type == "Resize" and not any(a.name == "coordinate_transformation_mode" for a in node.attribute):
             scales = constants.get(node.input[2]) if len(node.input) > 2 else None

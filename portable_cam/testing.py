@@ -32,7 +32,7 @@ _STEP_FLOAT32 = 2.0**-5  # rounding 2e-6; the extrapolation takes the truncation
 
 
 class VjpCheck(NamedTuple):
-    """What :func:`check_vjp` found: the two inner products, the gradients, and the type the differences were taken in."""
+    """What :func:`check_vjp` found: the two inner products, the gradients, the type the differences were taken in."""
 
     analytic: float
     numeric: float

@@ -560,7 +560,7 @@ BIG = 2**63 - 1
 for starts, ends, axes, steps in [
     ([1], [4], [0], None), ([0, 2], [BIG, 6], [0, 1], None), ([-3], [-1], [1], None), ([1], [BIG], [1], [3]), ([0], [7], [1], [2]),
     ([-1], [-BIG], [1], [-1]), ([6], [0], [1], [-2]), ([-1], [-100], [0], [-3]), ([4, 1], [0, 7], [0, 1], [-1, 2]), ([1, 2], [4, 6], None, None),
-    ([3], [3], [1], None), ([0], [5], [1], [-1]), ([-9], [-BIG], [1], [-1]), ([2], [100], [-1], [5]), ([0], [2**31 - 1], [1], None), ([5], [2], [1], [-7]),
+    ([3], [3], [1], None), ([0], [5], [1], [-1]), ([2], [100], [-1], [5]), ([0], [2**31 - 1], [1], None), ([5], [2], [1], [-7]),
 ]:  # fmt: skip
 
     def torch_slice(t: Any, *_: Any, s: Any = starts, e: Any = ends, a: Any = axes, p: Any = steps) -> Any:
@@ -587,6 +587,8 @@ CASES += [
     Case("Slice", [x(5, 8), late([1], np.int32), late([4], np.int32), const([1], np.int32)], {}, lambda t, *_: t[:, 1:4], linear=[0], note="int32 late"),
     Case("Slice", [x(5, 8), late([1], np.int32), late([7], np.int32), const([1], np.int32), const([2], np.int32)], {}, lambda t, *_: t[:, 1:7:2], linear=[0], note="int32 late, step"),
     Case("Slice", [x(2, 3, 6, 6), const([0, 1]), const([BIG, BIG]), const([2, 3]), const([2, 2])], {}, lambda t, *_: t[:, :, ::2, 1::2], linear=[0], note="focus"),
+    Case("Slice", [x(5, 8), const([-9]), const([-BIG]), const([1]), const([-1])], {}, lambda t, *_: t[:, :1], linear=[0], note="from before the first, backwards"),
+    Case("Slice", [x(5, 8), late([-9]), late([-BIG]), const([1]), const([-1])], {}, lambda t, *_: t[:, :1], linear=[0], note="from before the first, backwards, late"),
     Case("Slice", [x(9), const([1]), const([8]), const([0]), const([3])], {}, lambda t, *_: t[1:8:3], linear=[0], note="rank 1"),
 ]  # fmt: skip
 
