@@ -94,7 +94,8 @@ def measure(name: str, subject: Subject, batch: int, seconds: float, threads: in
         begin = perf_counter()
         graph = build_explanation(subject.path, names, targets_per_image=1)
         built[method, "portable_cam"] = perf_counter() - begin
-        runs[method, "portable_cam"] = partial(Session(graph, threads=threads, spin=False).run, {**feeds, "targets": targets})
+        session = Session(graph, threads=threads, spin=False)
+        runs[method, "portable_cam"] = partial(session.run, {**feeds, "targets": targets})
     x = torch.from_numpy(pixels)
     for method, makers in peers.PEERS.items():
         for peer, make in makers.items():
@@ -114,7 +115,7 @@ def measure(name: str, subject: Subject, batch: int, seconds: float, threads: in
                 round(ratio(times[key], base), 3),
                 len(times[key]),
                 built.get((method, implementation)),
-            )  # fmt: skip
+            )
         )
     return rows
 
@@ -145,8 +146,8 @@ def table(rows: list[Row], facts: dict[str, str]) -> str:
     """The README's table: milliseconds per batch, and the share of plain inference."""
     lines = [
         f"{facts['cpu']}, {facts['threads']} threads, ONNX Runtime {facts['onnxruntime']}, torch {facts['torch']}, "
-        f"Captum {facts['captum']}, torch-cam {facts['torchcam']}; {facts['date']}, commit {facts['commit']}. Median ms "
-        "per batch, in brackets the multiple of plain inference in the same round; `python -m benchmarks.run`.",
+        f"Captum {facts['captum']}, torch-cam {facts['torchcam']}; {facts['date']}, commit {facts['commit']}. Median "
+        "ms per batch, in brackets the multiple of plain inference in the same round; `python -m benchmarks.run`.",
         "",
         "| model | batch | plain inference | method | portable_cam | Captum | torch-cam |",
         "|---|---|---|---|---|---|---|",
