@@ -706,6 +706,8 @@ CASES += [
     resize((2, 3, 4, 5), [1, 1, 2, 2], {"mode": "bilinear"}, "scales", mode="linear"), resize((2, 3, 8, 7), [2, 3, 4, 3], {"mode": "bilinear", "antialias": True}, mode="linear", antialias=1, exclude_outside=1),
     resize((2, 3, 8, 7), [2, 3, 3, 5], {"mode": "bicubic", "antialias": True}, mode="cubic", antialias=1, cubic_coeff_a=-0.5, exclude_outside=1),
     resize((2, 3, 4, 5), [2, 3, 7, 3], None, mode="cubic", exclude_outside=1), resize((2, 3, 4, 5), [2, 3, 7, 3], None, mode="cubic", cubic_coeff_a=-0.5),
+    resize((1, 2, 2, 2), [1, 1, 0.5, 1.3], None, "scales", mode="cubic"), resize((1, 1, 4, 4), [1, 1, 1.1, 2.0], None, "scales", mode="linear"),
+    Case("Resize", [x(1, 1, 2, 2), NONE, const([1, 1, 1.3, 1.3], np.float32)], {"mode": "linear"}, linear=[0], dynamic="static", note="copied, scales near 1"),
     resize((2, 3, 6), [2, 3, 9], {"mode": "linear"}, mode="linear"), resize((2, 3, 4, 5), [7, 9], {"mode": "bilinear"}, mode="linear", axes=[2, 3]),
     resize((2, 3, 4, 5), [1.5, 2], {"mode": "bilinear"}, "scales", mode="linear", axes=[-2, -1]),
     resize((2, 4, 5, 3), [2, 7, 9, 3], None, mode="linear"), resize((2, 4, 5, 3), [1, 2, 1.5, 1], None, "scales", mode="nearest", coordinate_transformation_mode="asymmetric"),

@@ -32,6 +32,8 @@ def resize(v: Vjp) -> Sequence[Gradient]:
     by_scale = v.optional(2) is not None and known_dims(v.input(2)) != [0]  # an empty tensor stands for none
     constant_scales = constant_of(v.input(2)) if by_scale else None
     known_scales = None if constant_scales is None else constant_scales.tolist()
+    if source is not None and source == result and None not in source:
+        return [v.g]  # ONNX Runtime copies then, even where a scale is not quite 1
     gradient = v.g
     for i, axis in enumerate(axes):
         if known_scales is not None and known_scales[i] == 1:
@@ -42,16 +44,19 @@ def resize(v: Vjp) -> Sequence[Gradient]:
             continue
 
         def stretch(identity: ir.Value, i: int = i, axis: int = axis) -> ir.Value:
+            if by_scale:
+                # (n, n) -> (1, n, 1, n) -> (1, n, 2, m), both rows the same -> (n, m). The second row is there so that
+                # the size changes: ONNX Runtime would copy where a scale near 1 leaves it, which it may not have done
+                # along one axis of several.
+                picture = b.op("Unsqueeze", identity, b.ints([0, 2]))
+                scale = b.op("Slice", v.input(2), b.ints([i]), b.ints([i + 1]))
+                every = b.op("Concat", b.constant([1, 1, 2], ir.DataType.FLOAT), scale, axis=0)
+                rows = b.op("Resize", picture, None, every, **attributes)
+                return b.op("Squeeze", b.op("Slice", rows, b.ints([0]), b.ints([1]), b.ints([2])), b.ints([0, 2]))
             # (n, n) -> (1, 1, n, m) with the last axis resized -> (n, m)
             picture = b.op("Unsqueeze", identity, b.ints([0, 1]))
-            if by_scale:
-                scale = b.op("Slice", v.input(2), b.ints([i]), b.ints([i + 1]))
-                every = b.op("Concat", b.constant([1, 1, 1], ir.DataType.FLOAT), scale, axis=0)
-                out = b.op("Resize", picture, None, every, **attributes)
-            else:
-                sizes = b.op("Concat", b.ints([1, 1]), b.dim(v.x, axis), b.dim(v.y, axis), axis=0)
-                out = b.op("Resize", picture, None, None, sizes, **attributes)
-            return b.op("Squeeze", out, b.ints([0, 1]))
+            sizes = b.op("Concat", b.ints([1, 1]), b.dim(v.x, axis), b.dim(v.y, axis), axis=0)
+            return b.op("Squeeze", b.op("Resize", picture, None, None, sizes, **attributes), b.ints([0, 1]))
 
         gradient = apply_adjoint(v, gradient, axis, stretch)
     return [gradient]
