@@ -16,7 +16,7 @@ from portable_cam.errors import LayerError, ModelError, OptionError
 from portable_cam.export import heads
 from portable_cam.export.autodiff import ReluRule, backward
 from portable_cam.export.batch import free_batch
-from portable_cam.export.builder import FLOATS, Builder, static_dim
+from portable_cam.export.builder import FLOATS, Builder, known_dims, static_dim
 from portable_cam.export.cam import cam_maps, find_cam_end
 from portable_cam.export.differentiate import add_output
 from portable_cam.export.guided import ReluPolicy, guided_nodes

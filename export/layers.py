@@ -59,10 +59,8 @@ def channel_axis(image: ir.Value) -> int:
     """1 for (N, C, H, W), 3 for (N, H, W, C)."""
     dims = known_dims(image)
     assert dims is not None
-    if dims[1] in {1, 3, 4}:
-        return 1
-    if dims[3] in {1, 3, 4}:
-        return 3
+    if (dims[1] in {1, 3, 4}) != (dims[3] in {1, 3, 4}):
+        return 1 if dims[1] in {1, 3, 4} else 3
     first = next(iter(image.uses()), None)
     if first is not None and first.node.op_type == "Transpose":
         perm = first.node.attributes.get_ints("perm", None)

@@ -22,7 +22,7 @@ from portable_cam.preprocess import Preprocessing
 from portable_cam.result import Result
 from portable_cam.runtime import Provider, Session
 
-_JSON = frozenset({"layer", "methods", "guided_nodes", "classes", "channel_axis", "preprocessing"})
+_JSON = frozenset({"layer", "methods", "guided_nodes", "classes", "channel_axis", "preprocessing", "renamed"})
 _GUIDED = frozenset({"guided_backprop", "guided_gradcam", "deconvnet"})
 
 
@@ -208,8 +208,9 @@ class Explainer:
         raw = {name[4:]: values[name] for name in values if name.startswith("raw.")}
         layers = self._facts["layer"]
         ours = {"scores", "explained", "cam", *maps}
+        renamed = self._facts.get("renamed", {})
         outputs = {
-            name: value for name, value in values.items()
+            renamed.get(name, name): value for name, value in values.items()
             if name not in ours and not name.startswith(("heatmap.", "raw.", "range.", "activations.", "gradients."))
         }  # fmt: skip
         return Result(
@@ -273,10 +274,13 @@ def _flags(values: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[Any]])
             if flag not in found[n][k]:
                 found[n][k].append(flag)
 
+    for value in maps.values():
+        space = tuple(range(2, value.ndim))
+        mark("flat", value.min(axis=space) == value.max(axis=space))
     for name, value in values.items():
         if name.startswith("range."):
             low, high = value[..., 0], value[..., 1]
-            mark("flat", (low == high) | (high <= 0))
+            mark("flat", low == high)
             mark("all_negative", (high <= 0) & (low < 0))
             mark("nan", ~np.isfinite(value).all(axis=-1))
     for value in [*maps.values(), values["scores"]]:

@@ -1,19 +1,21 @@
-"""The graph proves itself: its forward outputs against the original model, its gradient against finite differences."""
+"""The graph proves itself: its forward outputs against the original model, its gradients against finite differences."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
 from portable_cam.bench import random_feeds
 from portable_cam.errors import ModelError
 from portable_cam.export.explanation import build_explanation
 from portable_cam.export.load import ModelLike, load
+from portable_cam.export.normalize import normalize
 from portable_cam.runtime import Session
 
 _STEPS = (
@@ -29,19 +31,24 @@ _TOLERANCE = 0.05  # a wrong rule is off by tens of per cent; kinks on the way c
 class Proof:
     """``forward``: greatest difference of the model's outputs, relative to their greatest value. ``analytic`` and
     ``numeric``: the derivative of the top class's score along a random direction; None if the picture has no
-    gradient."""
+    gradient. ``maps``: for each Grad-CAM map in the file, its peak and what finite differences say it should be."""
 
     forward: float
     analytic: float | None
     numeric: float | None
     passed: bool
+    maps: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def describe(self) -> str:
+        """One line for a person."""
         verdict = "passed" if self.passed else "FAILED"
         gradient = "no gradient to check"
         if self.analytic is not None and self.numeric is not None:
             gradient = f"directional derivative {self.analytic:.5g}, by finite differences {self.numeric:.5g}"
-        return f"{verdict}: forward outputs differ by {self.forward:.1e}, {gradient}"
+        peaks = "".join(
+            f", peak of {name} {a:.5g}, by finite differences {n:.5g}" for name, (a, n) in self.maps.items()
+        )
+        return f"{verdict}: forward outputs differ by {self.forward:.1e}, {gradient}{peaks}"
 
 
 def self_check(model: ModelLike, explanation: onnx.ModelProto, output: str | None = None, seed: int = 0) -> Proof:
@@ -53,20 +60,19 @@ def self_check(model: ModelLike, explanation: onnx.ModelProto, output: str | Non
         output: As given to ``build_explanation``.
     """
     original, explained = Session(ir.to_proto(load(model))), Session(explanation)
-    image = next(p.value for p in explanation.metadata_props if p.key == "portable_cam.image")
+    image = _fact(explanation, "image", "")
     feeds = random_feeds(explained, 1) | {"targets": np.full((1, 1), -1, np.int64)}
     ours = explained.run(feeds)
     theirs = original.run({name: value for name, value in feeds.items() if name != "targets"})
-    forward = max(
-        (float(np.abs(ours[k].astype(np.float64) - v).max() / (np.abs(v).max() + 1e-12)) for k, v in theirs.items()),
-        default=0.0,
-    )
+    renamed = {old: new for new, old in json.loads(_fact(explanation, "renamed", "{}")).items()}
+    pairs = [(ours[renamed.get(name, name)].astype(np.float64), value) for name, value in theirs.items()]
+    forward = max((float(np.abs(o - t).max() / (np.abs(t).max() + 1e-12)) for o, t in pairs), default=0.0)
     feeds["targets"] = ours["explained"]
     analytic, numeric = _directional(model, explained, image, feeds, output, seed)
-    agrees = (
-        analytic is None or numeric is None or abs(analytic - numeric) <= _TOLERANCE * max(abs(analytic), abs(numeric))
-    )
-    return Proof(forward, analytic, numeric, forward < 1e-3 and agrees)
+    maps = _peaks(model, explanation, feeds, ours)
+    slopes = [*maps.values()] + ([] if analytic is None or numeric is None else [(analytic, numeric)])
+    agrees = all(abs(a - n) <= _TOLERANCE * max(abs(a), abs(n)) for a, n in slopes)
+    return Proof(forward, analytic, numeric, forward < 1e-3 and agrees, maps)
 
 
 def record(explanation: onnx.ModelProto, proof: Proof) -> None:
@@ -75,12 +81,79 @@ def record(explanation: onnx.ModelProto, proof: Proof) -> None:
     entry.key, entry.value = "portable_cam.self_check", json.dumps(asdict(proof))
 
 
+def _fact(explanation: onnx.ModelProto, key: str, default: str) -> str:
+    return next((p.value for p in explanation.metadata_props if p.key == f"portable_cam.{key}"), default)
+
+
+def _peaks(
+    model: ModelLike, explanation: onnx.ModelProto, feeds: dict[str, Any], ours: dict[str, Any]
+) -> dict[str, tuple[float, float]]:
+    """The greatest value of each Grad-CAM map in the file, and the same by finite differences of the model alone.
+
+    A map's value at a place is the score's derivative along A's channels at that place, each spread over its mean:
+    sum_c mean(g_c) A_c[p] = d score(A + t D) / dt with D_c = A_c[p] / (h w) everywhere.
+    """
+    found = {}
+    for name in json.loads(_fact(explanation, "layer", "[]")):
+        raw = next((ours[n] for n in (f"raw.gradcam.{name}", "raw.gradcam") if n in ours), None)
+        if raw is None or not raw[0, 0].max() > 0:
+            continue
+        session = Session(_nudged(model, name, _fact(explanation, "scores", "")))
+        given = {k: v for k, v in feeds.items() if k != "targets"}
+        layer = session.run({**given, "nudge": np.zeros((1, 1, 1, 1), session.dtype("nudge"))}, ["nudge/layer"])
+        a = layer["nudge/layer"]
+        row, column = np.unravel_index(int(raw[0, 0].argmax()), raw[0, 0].shape)
+        direction = a[:1, :, row : row + 1, column : column + 1]
+
+        def score(step: float) -> float:
+            nudge = (step * direction).astype(direction.dtype)  # noqa: B023 - called in this round only
+            values = session.run({**given, "nudge": nudge}, ["nudge/scores"])["nudge/scores"]  # noqa: B023
+            return float(values.reshape(len(values), -1)[0, int(feeds["targets"][0, 0])])
+
+        area = a.shape[2] * a.shape[3]
+        sign = -1 if _fact(explanation, "sign", "") == "negative" else 1
+        slopes = [sign * (score(e) - score(-e)) / (2 * e * area) for e in _STEPS]
+        peak = float(raw[0, 0].max())
+        found[name] = (peak, min(slopes, key=lambda n: abs(n - peak)))
+    return found
+
+
+def _nudged(model: ModelLike, layer: str, scores: str) -> onnx.ModelProto:
+    """The model with ``nudge`` added to a layer for all that read it."""
+    normal = normalize(model)
+    graph = normal.graph
+    values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
+    value, score = values[layer], values[scores]
+    assert value.dtype is not None
+    nudge = ir.Value(name="nudge", type=ir.TensorType(value.dtype), shape=ir.Shape([None] * 4))
+    readers = list(value.uses())
+    add = ir.node("Add", [value, nudge], name="nudge/add")
+    add.outputs[0].name, add.outputs[0].type = "nudge/layer", value.type
+    for reader, index in readers:
+        reader.replace_input_with(index, add.outputs[0])
+    producer = value.producer()
+    assert producer is not None
+    graph.insert_after(producer, add)
+    end = ir.node("Identity", [score], name="nudge/end")
+    end.outputs[0].name, end.outputs[0].type = "nudge/scores", score.type
+    graph.append(end)
+    graph.inputs.append(nudge)
+    graph.outputs.clear()
+    graph.outputs.extend([add.outputs[0], end.outputs[0]])
+    passes.RemoveUnusedNodesPass()(normal)
+    return ir.to_proto(normal)
+
+
 def _directional(
     model: ModelLike, explained: Session, image: str, feeds: dict[str, Any], output: str | None, seed: int
 ) -> tuple[float | None, float | None]:
     """The score's derivative along a random direction: by the input gradient, and by central differences."""
-    try:
-        plain = Session(build_explanation(model, ("gradient",), output=output, targets_per_image=1))
+    try:  # the file's own gradient, where it has one
+        plain = (
+            explained
+            if "gradient" in explained.outputs
+            else Session(build_explanation(model, ("gradient",), output=output, targets_per_image=1))
+        )
     except ModelError:  # the picture has no gradient (an integer input, an operator without a rule before the layer)
         return None, None
     x = feeds[image]
