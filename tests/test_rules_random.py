@@ -55,9 +55,11 @@ def check(op: str, feeds: dict[str, np.ndarray], constants: dict[str, np.ndarray
 
 
 def apart(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """No two alike, so that no maximum changes within a step."""
+    """No two alike, and none near 0: no maximum and no sign changes within a step."""
     count = math.prod(shape)
-    return ((np.random.default_rng(seed).permutation(count) - count // 2) * 0.3 + 0.1).reshape(shape).astype(np.float32)
+    return (
+        ((np.random.default_rng(seed).permutation(count) - count // 2) * 0.3 + 0.15).reshape(shape).astype(np.float32)
+    )
 
 
 def normal(shape: tuple[int, ...], seed: int) -> np.ndarray:

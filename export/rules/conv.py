@@ -129,9 +129,7 @@ def transposed_conv(v: Vjp, g: ir.Value, weight: ir.Value, window: Window) -> ir
         for size, p, q, r, s in zip(sizes, window.begin, window.end, window.reach, window.strides, strict=True)
     ]
     padding: dict[str, Attribute] = {"output_padding": rest} if any(rest) else {}
-    return b.enter_blocked_layout(
-        b.op("ConvTranspose", g, weight, pads=window.pads, **padding, **attributes), v.x
-    )
+    return b.enter_blocked_layout(b.op("ConvTranspose", g, weight, pads=window.pads, **padding, **attributes), v.x)
 
 
 def _crop_same(v: Vjp, full: ir.Value, window: Window) -> ir.Value:
@@ -191,13 +189,9 @@ def _weight_gradient(v: Vjp, x: ir.Value, g: ir.Value, window: Window) -> ir.Val
 
     # x: (C, group * N, *size), one channel of each group a sample; g: (group * M, N, *out), the kernels
     image = groups_first(x, channels, [2, 1, 0])
-    image = b.op(
-        "Reshape", image, b.op("Concat", b.ints([channels // group, -1]), b.op("Shape", x, start=2), axis=0)
-    )
+    image = b.op("Reshape", image, b.op("Concat", b.ints([channels // group, -1]), b.op("Shape", x, start=2), axis=0))
     kernels = groups_first(g, filters, [1, 2, 0])
-    kernels = b.op(
-        "Reshape", kernels, b.op("Concat", b.ints([filters, -1]), b.op("Shape", g, start=2), axis=0)
-    )
+    kernels = b.op("Reshape", kernels, b.op("Concat", b.ints([filters, -1]), b.op("Shape", g, start=2), axis=0))
     gradient = b.op(
         "Conv", image, kernels, strides=window.dilations, dilations=window.strides, pads=window.pads, group=group
     )

@@ -89,4 +89,3 @@ def cumsum(v: Vjp) -> Sequence[Gradient]:
 @register("Trilu")
 def trilu(v: Vjp) -> Sequence[Gradient]:
     return [v.b.op("Trilu", v.g, v.optional(1), upper=v.int_attr("upper", 1)), None]
-

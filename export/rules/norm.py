@@ -166,5 +166,3 @@ def log_softmax(v: Vjp) -> ir.Value:
 def _axis(v: Vjp) -> int:
     """The node's ``axis`` attribute, the last axis by default, as a non-negative number."""
     return v.int_attr("axis", -1) % rank_of(v.x)
-
-

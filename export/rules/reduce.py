@@ -58,9 +58,7 @@ def reduce_extremum(v: Vjp) -> Sequence[Gradient]:
     b = v.b
     taken = b.op("Cast", b.op("Equal", v.x, _keepdims(v, v.y)), to=int(_dtype(v)))
     axes = v.optional(1)
-    count = b.op(
-        "ReduceSum", taken, axes, keepdims=1, noop_with_empty_axes=v.int_attr("noop_with_empty_axes", 0)
-    )
+    count = b.op("ReduceSum", taken, axes, keepdims=1, noop_with_empty_axes=v.int_attr("noop_with_empty_axes", 0))
     return [b.op("Mul", b.op("Div", _keepdims(v, v.g), count), taken), None]
 
 

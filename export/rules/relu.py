@@ -193,5 +193,3 @@ def shrink(v: Vjp) -> ir.Value:
 def _dtype(v: Vjp) -> ir.DataType:
     assert v.x.dtype is not None
     return v.x.dtype
-
-

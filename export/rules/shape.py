@@ -216,5 +216,3 @@ def center_crop_pad(v: Vjp) -> Sequence[Gradient]:
         before = difference // 2 if difference >= 0 else -(-difference // 2)
         pads[axis], pads[rank + axis] = before, difference - before
     return [b.op("Pad", v.g, b.ints(pads))]
-
-
