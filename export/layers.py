@@ -149,6 +149,11 @@ def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str] | N
             raise LayerError(f"layer '{name}' has shape {value.shape}: a map needs (N, C, height, width)")
         if value.dtype not in FLOATS:
             raise LayerError(f"layer '{name}' is of type {value.dtype}, not floating point")
+        if score not in depends_on(list(graph), [value]):
+            raise LayerError(
+                f"layer '{name}' does not lead to the scores '{score.name}' in a differentiable way: choose one that "
+                "does, `portable-cam layers MODEL` lists them"
+            )
         chosen.append(value)
     if not chosen:
         raise LayerError("the list of layers is empty")

@@ -27,10 +27,11 @@ def load(model: ModelLike) -> ir.Model:
     if isinstance(model, ir.Model):
         return ir.from_proto(ir.to_proto(model))
     if isinstance(model, onnx.ModelProto):
+        _refuse_external(model, "the given ModelProto")
         return _from_proto(model, "the given ModelProto")
     if isinstance(model, bytes | bytearray | memoryview):
         proto = _parse(bytes(model), "the given bytes")
-        _refuse_external(proto)
+        _refuse_external(proto, "the given bytes")
         return _from_proto(proto, "the given bytes")
     if not isinstance(model, str | Path):
         raise ModelError(
@@ -93,10 +94,10 @@ def _external_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
     ]
 
 
-def _refuse_external(proto: onnx.ModelProto) -> None:
+def _refuse_external(proto: onnx.ModelProto, name: str) -> None:
     for tensor in _external_tensors(proto):
         raise ExternalDataError(
-            f"tensor '{tensor.name}' is stored outside the given bytes: give the path of the model file instead"
+            f"tensor '{tensor.name}' is stored outside {name}: give the path of the model file instead"
         )
 
 

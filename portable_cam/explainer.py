@@ -151,7 +151,13 @@ class Explainer:
         width = self.classes
         if targets is not None and width is not None and asked.size and asked.max() >= width:
             raise TargetError(f"target {asked.max()} is out of range: the model has {width} classes, 0 to {width - 1}")
-        return self._run(feeds, asked)
+        try:
+            return self._run(feeds, asked)
+        except InputError:
+            if width is not None or targets is None:
+                raise
+            self._run(feeds, np.full((count, 1), -1, np.int64))  # if this fails too, it was not the targets
+            raise TargetError(f"target {asked.max()} is out of range: the model has fewer classes") from None
 
     def top(self, x: ArrayLike | Mapping[str, ArrayLike], k: int) -> Result:
         """Explain the ``k`` classes with the highest scores of each image, best first."""
@@ -183,7 +189,7 @@ class Explainer:
         missing = [name for name in session.inputs if name not in named and name != "targets"]
         if missing:
             raise InputError(f"input '{missing[0]}' is missing: give a dict of all inputs")
-        feeds = {name: np.asarray(value) for name, value in named.items()}
+        feeds = {name: _array(name, value) for name, value in named.items()}
         image = feeds[self.image_name]
         fixed = session.inputs[self.image_name].shape
         if image.ndim == 4 and fixed[0] == 1 and len(image) > 1:  # run one by one
@@ -251,7 +257,10 @@ def explain(
 
 def check_targets(targets: ArrayLike, count: int) -> NDArray[np.int64]:
     """Targets as int64 (N, K)."""
-    array = np.asarray(targets)
+    try:
+        array = np.asarray(targets)
+    except ValueError:
+        raise TargetError("targets do not make an array: give as many for each image") from None
     if array.dtype.kind not in "iu":
         raise TargetError(f"targets are integers, not {array.dtype}; names need a labels file")
     if array.ndim == 0:
@@ -262,7 +271,16 @@ def check_targets(targets: ArrayLike, count: int) -> NDArray[np.int64]:
         raise TargetError(f"targets have shape (N,) or (N, K) with N = {count} images, not {tuple(np.shape(targets))}")
     if array.min(initial=0) < 0:
         raise TargetError(f"target {array.min()} is negative: classes count from 0")
+    if array.max(initial=0) > np.iinfo(np.int64).max:
+        raise TargetError(f"target {array.max()} is out of range")
     return array.astype(np.int64)
+
+
+def _array(name: str, value: ArrayLike) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise InputError(f"input '{name}' does not make an array: its rows differ in length") from None
 
 
 def _flags(values: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[Any]]) -> list[list[tuple[str, ...]]]:
