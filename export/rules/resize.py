@@ -34,6 +34,7 @@ def resize(v: Vjp) -> Sequence[Gradient]:
     known_scales = None if constant_scales is None else constant_scales.tolist()
     if source is not None and source == result and None not in source:
         return [v.g]  # ONNX Runtime copies then, even where a scale is not quite 1
+    copied = _may_be_copied(v, known_scales) if by_scale else None
     gradient = v.g
     for i, axis in enumerate(axes):
         if known_scales is not None and known_scales[i] == 1:
@@ -52,7 +53,11 @@ def resize(v: Vjp) -> Sequence[Gradient]:
                 scale = b.op("Slice", v.input(2), b.ints([i]), b.ints([i + 1]))
                 every = b.op("Concat", b.constant([1, 1, 2], ir.DataType.FLOAT), scale, axis=0)
                 rows = b.op("Resize", picture, None, every, **attributes)
-                return b.op("Squeeze", b.op("Slice", rows, b.ints([0]), b.ints([1]), b.ints([2])), b.ints([0, 2]))
+                matrix = b.op("Squeeze", b.op("Slice", rows, b.ints([0]), b.ints([1]), b.ints([2])), b.ints([0, 2]))
+                if copied is None:
+                    return matrix
+                assert matrix.dtype is not None
+                return b.op("Where", copied, b.op("EyeLike", matrix, dtype=int(matrix.dtype)), matrix)
             # (n, n) -> (1, 1, n, m) with the last axis resized -> (n, m)
             picture = b.op("Unsqueeze", identity, b.ints([0, 1]))
             sizes = b.op("Concat", b.ints([1, 1]), b.dim(v.x, axis), b.dim(v.y, axis), axis=0)
@@ -60,6 +65,23 @@ def resize(v: Vjp) -> Sequence[Gradient]:
 
         gradient = apply_adjoint(v, gradient, axis, stretch)
     return [gradient]
+
+
+def _may_be_copied(v: Vjp, scales: list[float] | None) -> ir.Value | None:
+    """A bool computed at run time: no axis changes its size, so that ONNX Runtime copies whatever the scales are. None
+    where one surely does."""
+    source, result = known_dims(v.x), known_dims(v.y)
+    if (
+        source
+        and result
+        and any(s != r for s, r in zip(source, result, strict=True) if s is not None and r is not None)
+    ):
+        return None
+    if scales is not None and any(s >= 2 or s <= 0.5 for s in scales):
+        return None
+    b = v.b
+    same = b.op("Cast", b.op("Equal", b.op("Shape", v.x), b.op("Shape", v.y)), to=int(ir.DataType.INT64))
+    return b.op("Cast", b.op("ReduceMin", same, keepdims=0), to=int(ir.DataType.BOOL))
 
 
 def _kept(v: Vjp, position: int, axis: int) -> bool:
