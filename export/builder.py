@@ -207,6 +207,7 @@ def static_shape(value: ir.Value) -> list[int] | None:
 
 
 def static_dim(value: ir.Value, axis: int) -> int | None:
+    """One dimension if it is known, else None."""
     dims = known_dims(value)
     return None if dims is None else dims[axis]
 
@@ -232,6 +233,7 @@ def constant_of(value: ir.Value | None) -> np.ndarray | None:
 
 
 def element_count(dims: Sequence[int | None]) -> int | None:
+    """How many elements, if all dimensions are known, else None."""
     return None if any(d is None for d in dims) else math.prod(d for d in dims if d is not None)
 
 

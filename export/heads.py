@@ -115,4 +115,5 @@ def _mean(b: Builder, maps: Sequence[ir.Value]) -> ir.Value:
 
 
 def as_float32(b: Builder, value: ir.Value) -> ir.Value:
+    """The value cast to float32, or itself if it is."""
     return value if value.dtype == ir.DataType.FLOAT else b.op("Cast", value, to=int(ir.DataType.FLOAT))

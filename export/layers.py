@@ -69,6 +69,7 @@ def channel_axis(image: ir.Value) -> int:
 
 
 def candidates(graph: ir.Graph, score: ir.Value) -> list[tuple[ir.Value, Layer]]:
+    """The candidates of a normalised graph, best first."""
     image = image_input(graph)
     nodes = list(graph)
     affected = depends_on(nodes, [image])

@@ -16,7 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 import portable_cam
-from portable_cam.errors import Error, ImageError
+from portable_cam.errors import Error, ImageError, InputError
 
 app = typer.Typer(
     help="Explain what a vision model saw, from its ONNX file alone.", no_args_is_help=True, add_completion=False,
@@ -118,9 +118,10 @@ def explain(
         try:
             explained = explainer(path, target)
             written = write_explanation(explained, folder, stem, chosen, heading=path.name)
-        except ImageError as error:  # one bad picture does not stop the others
+        except (ImageError, InputError) as error:  # one bad picture does not stop the others
             failed += 1
-            _err.print(f"error: {error}", style="red", highlight=False, markup=False)
+            named = "" if str(path) in str(error) else f"{path}: "
+            _err.print(f"error: {named}{error}", style="red", highlight=False, markup=False)
             continue
         record = {"image": str(path), **written}
         records.append(record)
@@ -199,7 +200,7 @@ def export(
     single_target: Annotated[bool, typer.Option(help="One target per image; no loop operator in the file.")] = False,
     check: Annotated[bool, typer.Option(help="Let the graph prove itself, and say so in its metadata.")] = True,
 ) -> None:
-    """The portable explainer: one ONNX file that any ONNX Runtime runs."""
+    """The portable explainer: one ONNX file that any ONNX Runtime runs. Exit status 1 if it fails its own check."""
     from portable_cam.export import build_explanation
     from portable_cam.selfcheck import record, self_check
 
@@ -214,6 +215,8 @@ def export(
     inputs, outputs = (", ".join(value.name for value in side) for side in (proto.graph.input, proto.graph.output))
     size = target_file.stat().st_size / 1e6
     _out.print(f"{target_file}: {size:.1f} MB, inputs {inputs}, outputs {outputs}", highlight=False, markup=False)
+    if check and not proof.passed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -244,12 +247,19 @@ def bench(
 
 
 def main() -> None:
-    """The entry point: every error of the project is one line on stderr and exit status 2."""
+    """The entry point: every error of the project, and every file that cannot be written, is one line on stderr and
+    exit status 2."""
     warnings.showwarning = _show_warning
     try:
         app()
     except Error as error:
         _err.print(f"error: {error}", style="red", highlight=False, markup=False)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _err.print(f"error: cannot write {error.filename}: {error.strerror}; choose another place with -o",
+                   style="red", highlight=False, markup=False)  # fmt: skip
         sys.exit(2)
 
 

@@ -101,9 +101,11 @@ def check_formats(text: str) -> tuple[str, ...]:
 
 def unique_stems(paths: Sequence[Path]) -> list[str]:
     """What each photo's files begin with: its name without suffix, and a number where that would repeat."""
-    seen: dict[str, int] = {}
-    stems = []
+    stems: dict[str, None] = {}
     for path in paths:
-        count = seen[path.stem] = seen.get(path.stem, 0) + 1
-        stems.append(path.stem if count == 1 else f"{path.stem}-{count}")
-    return stems
+        stem, count = path.stem, 1
+        while stem in stems:
+            count += 1
+            stem = f"{path.stem}-{count}"
+        stems[stem] = None
+    return list(stems)

@@ -1,0 +1,275 @@
+"""The command line: what goes to stdout and stderr, exit statuses, files."""
+
+import json
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from PIL import Image
+
+import portable_cam
+from portable_cam import assets
+from portable_cam.cli import main
+from portable_cam.output import unique_stems
+
+
+@dataclass
+class Outcome:
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command as a user runs it, in this process."""
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["portable-cam", *map(str, arguments)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(status, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def small(small_cnn: onnx.ModelProto, tmp_path: Path) -> Path:
+    path = tmp_path / "small.onnx"
+    path.write_bytes(small_cnn.SerializeToString())
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of three photos, the second truncated, and a text file."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for name in ("a.png", "b.jpg", "c.png"):
+        Image.fromarray(random.integers(0, 255, (16, 24, 3), np.uint8)).save(folder / name)
+    (folder / "b.jpg").write_bytes((folder / "b.jpg").read_bytes()[:300])
+    (folder / "notes.txt").write_text("not a photo")
+    return folder
+
+
+def test_version(run: Run) -> None:
+    outcome = run("--version")
+    assert (outcome.status, outcome.out, outcome.err) == (0, f"portable-cam {portable_cam.__version__}\n", "")
+
+
+def test_help_lists_the_commands(run: Run) -> None:
+    outcome = run("--help")
+    assert outcome.status == 0
+    for command in ("demo", "explain", "layers", "doctor", "export", "bench"):
+        assert command in outcome.out
+
+
+def test_demo(run: Run, tmp_path: Path) -> None:
+    begin = time.perf_counter()
+    outcome = run("demo", "-o", tmp_path / "new" / "folder")
+    assert time.perf_counter() - begin < 10
+    assert outcome.status == 0, outcome.err
+    first = outcome.out.splitlines()[0]
+    assert first.startswith("Explained why SqueezeNet 1.1 sees ")
+    assert " in cat_and_coffee.png: " in first
+    with Image.open(tmp_path / "new" / "folder" / "demo.png") as picture:
+        assert min(picture.size) > 400
+
+
+def test_explain(run: Run, tmp_path: Path) -> None:
+    outcome = run("explain", assets.model(), assets.photo("chelsea.png"), "-o", tmp_path / "out", "--target", "top2",
+                  "--methods", "gradcam,guided_backprop", "--format", "png,npy,json")  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    assert [line.split(":")[0] for line in outcome.out.splitlines()] == ["chelsea.png"] * 2
+    assert "preprocessing: " in outcome.err
+    assert "before the final Softmax" in outcome.err
+    assert "guessed" not in outcome.err  # a JSON lies beside the model
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"chelsea.sheet.png", "chelsea.gradcam.npy", "chelsea.guided_backprop.npy"} <= names
+    assert np.load(tmp_path / "out" / "chelsea.gradcam.npy").shape == (2, 227, 227)
+    assert np.load(tmp_path / "out" / "chelsea.guided_backprop.npy").shape == (2, 3, 227, 227)
+    (document,) = (path for path in (tmp_path / "out").iterdir() if path.suffix == ".json")
+    assert json.loads(document.read_text())["explained"][0]["target"] in range(281, 286)
+
+
+def test_one_bad_image_does_not_stop_the_others(run: Run, small: Path, photos: Path, tmp_path: Path) -> None:
+    outcome = run("explain", small, photos, "-o", tmp_path / "out", "--preset", "unit")
+    assert outcome.status == 1
+    assert [line.split(":")[0] for line in outcome.out.splitlines()] == ["a.png", "c.png"]
+    errors = [line for line in outcome.err.splitlines() if line.startswith("error")]
+    assert len(errors) == 1
+    assert "b.jpg" in errors[0]
+    assert (tmp_path / "out" / "c.sheet.png").is_file()
+
+
+def test_a_missing_image_among_good_ones(run: Run, small: Path, photos: Path, tmp_path: Path) -> None:
+    given = [photos / "a.png", photos / "absent.png", photos / "c.png"]
+    outcome = run("explain", small, *given, "-o", tmp_path / "out", "--preset", "unit", "--json", "--format", "npy")
+    assert outcome.status == 1
+    document = json.loads(outcome.out)
+    assert [Path(record["image"]).name for record in document["images"]] == ["a.png", "c.png"]
+    assert document["failed"] == 1
+    assert "absent.png" in outcome.err
+
+
+def test_json_is_pure(run: Run, small: Path, photos: Path, tmp_path: Path) -> None:
+    outcome = run(
+        "explain", small, photos / "a.png", "-o", tmp_path / "out", "--json", "--format", "json", "--target", "3,1"
+    )
+    assert outcome.status == 0
+    document = json.loads(outcome.out)
+    assert document["layer"] == "r2"
+    assert [entry["target"] for entry in document["images"][0]["explained"]] == [3, 1]
+    assert document["preprocessing"]
+    assert "warning: guessed" in outcome.err
+
+
+@pytest.mark.parametrize("command", ["layers", "doctor", "bench"])
+def test_json_of_the_other_commands(run: Run, small: Path, command: str) -> None:
+    more = ("--seconds", "0.2") if command == "bench" else ()
+    outcome = run(command, small, "--json", *more)
+    assert outcome.status == 0, outcome.err
+    content = json.loads(outcome.out)
+    if command == "layers":
+        assert content[0]["name"] == "r2"
+    elif command == "doctor":
+        assert content["explainable"] is True
+    else:
+        assert content[0]["name"] == "plain inference"
+        assert all(row["milliseconds"] > 0 for row in content)
+
+
+def test_tables(run: Run, small: Path) -> None:
+    assert "r2" in run("layers", small).out
+    assert "gradcam" in run("doctor", small).out
+    assert "Grad-CAM" in run("bench", small, "--seconds", "0.2", "--batch", "2").out
+
+
+def test_repeated_stems(run: Run, small: Path, photos: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(photos / "a.png", other / "a.png")
+    outcome = run("explain", small, photos / "a.png", other / "a.png", "-o", tmp_path / "out", "--format", "npy",
+                  "--preset", "unit")  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    assert {p.name for p in (tmp_path / "out").glob("*.npy")} == {"a.gradcam.npy", "a-2.gradcam.npy"}
+
+
+def test_stems_never_meet() -> None:
+    assert unique_stems([Path(p) for p in ("a.png", "a-2.png", "a.jpg", "b/a.png", "a-2.jpg")]) == [
+        "a", "a-2", "a-3", "a-4", "a-2-2",
+    ]  # fmt: skip
+
+
+def test_export_runs_in_bare_onnxruntime(run: Run, small: Path, tmp_path: Path) -> None:
+    file = tmp_path / "made" / "explainer.onnx"
+    outcome = run("export", small, "-o", file, "--methods", "gradcam,guided_gradcam")
+    assert outcome.status == 0, outcome.err
+    assert "self-check: passed" in outcome.err
+    onnx.checker.check_model(file, full_check=True)
+    session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    for k in (1, 3):
+        names = ["scores", "heatmap.gradcam", "guided_gradcam", "y"]
+        values = session.run(names, {"x": x, "targets": np.full((2, k), 1)})
+        assert [v.shape for v in values] == [(2, k), (2, k, 8, 8), (2, k, 3, 8, 8), (2, 5)]
+    assert "portable_cam.self_check" in session.get_modelmeta().custom_metadata_map
+    assert run("export", small, "-o", file, "--single-target", "--no-check").status == 0
+    assert all(node.op_type != "Scan" for node in onnx.load(file).graph.node)
+
+
+def test_export_of_a_file_that_fails_its_check(
+    run: Run, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from portable_cam import selfcheck
+
+    failed = selfcheck.Proof(0.0, 1.0, -1.0, False)
+    monkeypatch.setattr(selfcheck, "self_check", lambda *_, **__: failed)
+    outcome = run("export", small, "-o", tmp_path / "e.onnx")
+    assert outcome.status == 1
+    assert "FAILED" in outcome.err
+
+
+def test_unknown_label_lists_close_ones(run: Run, tmp_path: Path) -> None:
+    outcome = run("explain", assets.model(), assets.photo(), "-o", tmp_path, "--target", "expresso")
+    assert outcome.status == 2
+    assert outcome.out == ""
+    assert "error: no class of" in outcome.err
+    assert "espresso" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["layers", "MODEL", "--output", "nothing"], "output='nothing' is no tensor"),
+        (["explain", "MODEL", "PHOTO", "--methods", "magic"], "method 'magic' does not exist"),
+        (["explain", "MODEL", "PHOTO", "--layer", "nowhere"], "layer 'nowhere' is neither"),
+        (["explain", "MODEL", "PHOTO", "--format", "gif"], "format 'gif' does not exist"),
+        (["explain", "MODEL", "PHOTO", "--target", "99"], "target 99 is out of range"),
+        (["explain", "MODEL", "PHOTO", "--target", "cat"], "give a labels file"),
+        (["explain", "MODEL", "PHOTO", "--mean", "a,b"], "--mean takes numbers"),
+        (["explain", "MODEL", "PHOTO", "--size", "8by8"], "--size is HEIGHTxWIDTH"),
+        (["explain", "MODEL", "PHOTO", "--preset", "none"], "preset 'none' is unknown"),
+        (["explain", "MODEL", "PHOTO", "--device", "tpu"], "device is 'cpu' or 'cuda'"),
+        (["explain", "MODEL", "PHOTO", "-o", "MODEL"], "cannot write"),
+        (["explain", "PHOTO", "PHOTO"], "is not an ONNX model"),
+        (["explain", "MODEL"], "argument"),
+        (["explain", "MODEL", "PHOTO", "--nonsense"], "nonsense"),
+        (["bench", "MODEL", "--batch", "0"], "batch"),
+        (["nothing"], "nothing"),
+    ],
+)
+def test_wrong_use(run: Run, small: Path, photos: Path, arguments: list[str], message: str, tmp_path: Path) -> None:
+    known = {"MODEL": small, "PHOTO": photos / "a.png"}
+    given = [known.get(word, word) for word in arguments]
+    if "-o" not in given and given[0] == "explain":
+        given += ["-o", tmp_path / "out"]
+    outcome = run(*given)
+    assert outcome.status == 2
+    assert outcome.out == ""
+    assert message.lower() in " ".join(outcome.err.split()).lower()
+    assert "Traceback" not in outcome.err
+
+
+def test_doctor_on_a_model_that_cannot_be_explained(run: Run, small: Path) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N,3] x) => (float[N,3] y) {y=Relu(x)}'
+    )
+    small.write_bytes(model.SerializeToString())
+    outcome = run("doctor", small)
+    assert outcome.status == 1
+    assert "no image input" in outcome.out
+    assert json.loads(run("doctor", small, "--json").out)["explainable"] is False
+
+
+def test_no_node_counts_as_a_relu_is_a_warning(run: Run, small: Path, photos: Path, tmp_path: Path) -> None:
+    model = onnx.load(small)
+    for node in model.graph.node:
+        if node.op_type == "Relu":
+            node.op_type = "Tanh"
+    small.write_bytes(model.SerializeToString())
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        outcome = run("explain", small, photos / "a.png", "-o", tmp_path / "o", "--methods", "guided_backprop")
+    assert outcome.status == 0, outcome.err
+    assert "warning: no node counts as a ReLU" in outcome.err
