@@ -24,6 +24,7 @@ _STEPS = (
     1e-3,
     3e-4,
 )  # relative to the picture's size; the best counts: kinks and rounding err opposite ways
+_PLACES = 32  # where the gradient is taken on the way between the two pictures, should it have kinks
 _TOLERANCE = 0.05  # a wrong rule is off by tens of per cent; kinks on the way cost a few
 
 
@@ -71,7 +72,7 @@ def self_check(model: ModelLike, explanation: onnx.ModelProto, output: str | Non
     analytic, numeric = _directional(model, explained, image, feeds, output, seed)
     maps = _peaks(model, explanation, feeds, ours)
     slopes = [*maps.values()] + ([] if analytic is None or numeric is None else [(analytic, numeric)])
-    agrees = all(abs(a - n) <= _TOLERANCE * max(abs(a), abs(n)) for a, n in slopes)
+    agrees = all(_close(a, n) for a, n in slopes)
     return Proof(forward, analytic, numeric, forward < 1e-3 and agrees, maps)
 
 
@@ -158,10 +159,24 @@ def _directional(
         return None, None
     x = feeds[image]
     direction = np.random.default_rng(seed).standard_normal(x.shape).astype(x.dtype)
-    analytic = float((plain.run(feeds)["gradient"][0, 0].astype(np.float64) * direction[0]).sum())
+
+    def slope(picture: Any) -> float:
+        gradient = plain.run({**feeds, image: picture.astype(x.dtype)})["gradient"][0, 0]
+        return float((gradient.astype(np.float64) * direction[0]).sum())
 
     def score(picture: Any) -> float:
         return float(explained.run({**feeds, image: picture.astype(x.dtype)}, ["scores"])["scores"][0, 0])
 
     numbers = [(score(x + e * direction) - score(x - e * direction)) / (2 * e) for e in _STEPS]
-    return analytic, min(numbers, key=lambda n: abs(n - analytic))
+    analytic = slope(x)
+    numeric = min(numbers, key=lambda n: abs(n - analytic))
+    if _close(analytic, numeric):
+        return analytic, numeric
+    # a picture beside a kink (a ReLU at zero, a tie in a pool): the mean slope of the way is what the ends differ by
+    e = _STEPS[2]
+    way = (np.arange(_PLACES) + 0.5) / _PLACES * 2 - 1
+    return float(np.mean([slope(x + t * e * direction) for t in way])), numbers[2]
+
+
+def _close(analytic: float, numeric: float) -> bool:
+    return abs(analytic - numeric) <= _TOLERANCE * max(abs(analytic), abs(numeric))
