@@ -179,7 +179,7 @@ def test_doctor_and_layers(name: str, zoo: Path) -> None:
     assert list_layers(model_of(MODELS[name], zoo))[0].name == report.layers[0]
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if "fp16" not in name])
+@pytest.mark.parametrize("name", MODELS)
 def test_self_check(name: str, zoo: Path) -> None:
     path = model_of(MODELS[name], zoo)
     proof = self_check(path, pcam.export.build_explanation(path, ("gradcam",)))
