@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, get_args
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -14,7 +14,7 @@ import onnx_ir.passes.common as passes
 
 from portable_cam.errors import LayerError, ModelError, OptionError
 from portable_cam.export import heads
-from portable_cam.export.autodiff import ReluRule, backward
+from portable_cam.export.autodiff import backward
 from portable_cam.export.batch import free_batch
 from portable_cam.export.builder import FLOATS, Builder, known_dims, static_dim
 from portable_cam.export.cam import cam_maps, find_cam_end
@@ -23,15 +23,12 @@ from portable_cam.export.guided import ReluPolicy, guided_nodes
 from portable_cam.export.heads import Profile
 from portable_cam.export.layers import channel_axis, find_layers, image_input
 from portable_cam.export.load import ModelLike, fingerprint
+from portable_cam.export.methods import INPUT_METHODS, METHODS, check_options, wants_guided
 from portable_cam.export.normalize import normalize
 from portable_cam.export.per_target import scan_targets, single_target
 from portable_cam.export.scores import find_scores
 from portable_cam.export.targets import Class, Target
 
-#: Methods whose result is a heat map, and those whose result has the picture's own shape with the ReLU rule of each.
-MAP_METHODS = ("cam", "gradcam")
-INPUT_METHODS: dict[str, ReluRule] = {"gradient": "standard", "guided_backprop": "guided", "deconvnet": "deconvnet"}
-METHODS = (*MAP_METHODS, *INPUT_METHODS, "guided_gradcam")
 _OUR_NAMES = frozenset({"targets", "target", "scores", "explained", *METHODS})
 _OUR_PREFIXES = ("heatmap.", "raw.", "range.", "activations.", "gradients.", "weights.")
 _TOP = 16  # how far down the ranking a negative target can point
@@ -126,7 +123,7 @@ def build_explanation(
             "profile": profile,
             "sign": sign,
             "relu_policy": relu_policy,
-            "guided_nodes": [node.name for node in _guided_on_path(plan)] if _wants_guided(chosen) else [],
+            "guided_nodes": [node.name for node in _guided_on_path(plan)] if wants_guided(chosen) else [],
             "scores": names["scores"],
             "classes": target.count(scores.value),
             "output": scores.output,
@@ -138,25 +135,6 @@ def build_explanation(
         },
     )
     return ir.to_proto(normal)
-
-
-def check_options(
-    methods: Sequence[str], profile: str, sign: str, targets_per_image: int | None = None
-) -> tuple[str, ...]:
-    """The methods as a tuple, each once; :class:`OptionError` where an option is not one of those allowed."""
-    names = (methods,) if isinstance(methods, str) else tuple(dict.fromkeys(methods))
-    for name in names:
-        if name not in METHODS:
-            raise OptionError(f"method '{name}' does not exist; the methods are {', '.join(METHODS)}")
-    if not names:
-        raise OptionError(f"no method was given; the methods are {', '.join(METHODS)}")
-    if profile not in get_args(Profile):
-        raise OptionError(f"profile '{profile}' does not exist; the profiles are {', '.join(get_args(Profile))}")
-    if sign not in {"positive", "negative"}:
-        raise OptionError(f"sign is 'positive' or 'negative', not '{sign}'")
-    if targets_per_image not in {1, None}:
-        raise OptionError(f"targets_per_image is 1 or None (any number), not {targets_per_image}")
-    return names
 
 
 def _choose_layers(
@@ -337,10 +315,6 @@ def _free_our_names(graph: ir.Graph) -> dict[str, str]:
         value.name = new
         renamed[new] = name
     return renamed
-
-
-def _wants_guided(methods: Sequence[str]) -> bool:
-    return bool({"guided_backprop", "guided_gradcam", "deconvnet"} & set(methods))
 
 
 def _guided_on_path(plan: _Plan) -> list[ir.Node]:

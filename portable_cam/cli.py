@@ -202,9 +202,16 @@ def export(
 ) -> None:
     """The portable explainer: one ONNX file that any ONNX Runtime runs. Exit status 1 if it fails its own check."""
     from portable_cam.export import build_explanation
+    from portable_cam.photo import known_preprocessing
     from portable_cam.selfcheck import record, self_check
 
-    options: dict[str, Any] = {"output": output, "profile": profile, "relu_policy": relu_policy, "sign": sign}
+    options: dict[str, Any] = {
+        "preprocessing": known_preprocessing(model),
+        "output": output,
+        "profile": profile,
+        "relu_policy": relu_policy,
+        "sign": sign,
+    }
     proto = build_explanation(model, _names(methods), layer, targets_per_image=1 if single_target else None, **options)
     if check:
         proof = self_check(model, proto, output=output)

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from portable_cam.errors import InputError, TargetError
-from portable_cam.export.explanation import MAP_METHODS, build_explanation
+from portable_cam.export.explanation import build_explanation
 from portable_cam.export.guided import ReluPolicy
 from portable_cam.export.heads import Profile
 from portable_cam.export.load import ModelLike
+from portable_cam.export.methods import MAP_METHODS
 from portable_cam.export.targets import Target
 from portable_cam.labels import Labels
 from portable_cam.preprocess import Preprocessing

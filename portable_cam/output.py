@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from portable_cam import report
 from portable_cam.errors import OptionError
-from portable_cam.export.explanation import MAP_METHODS
+from portable_cam.export.methods import MAP_METHODS
 from portable_cam.kernels.reference import minmax, upsample_bilinear
 from portable_cam.photo import PhotoExplanation
 from portable_cam.report import FORMATS, Picture, Row

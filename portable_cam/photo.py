@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.explainer import Explainer
+from portable_cam.export.builder import known_dims
+from portable_cam.export.layers import image_input
+from portable_cam.export.normalize import normalize
 from portable_cam.geometry import Geometry
 from portable_cam.image import read_image
 from portable_cam.labels import Labels, parse_targets, read_labels
@@ -31,6 +35,17 @@ class PhotoExplanation:
     geometry: Geometry
     top: list[tuple[str, float]]
     color: str = "rgb"
+
+
+def known_preprocessing(model: str | Path) -> str | None:
+    """The preprocessing in a JSON file beside a model, as JSON for an explanation file's metadata; None if there is no
+    such file."""
+    sidecar = find_sidecar(model)
+    if sidecar is None:
+        return None
+    image = image_input(normalize(model).graph)
+    assert image.dtype is not None
+    return json.dumps(resolve(known_dims(image) or [], image.dtype.numpy(), sidecar=sidecar).to_json())
 
 
 class PhotoExplainer:
