@@ -17,6 +17,7 @@ import onnx_ir as ir
 from portable_cam.errors import ModelError, UnsupportedOperatorError
 from portable_cam.export.builder import FLOATS, Builder
 from portable_cam.export.rules import NO_GRADIENT, RULES, Vjp
+from portable_cam.export.rules.relu import OWN_RELU_RULES
 
 ReluRule: TypeAlias = Literal["standard", "guided", "deconvnet"]
 ONNX_DOMAINS = frozenset({"", "ai.onnx"})
@@ -71,6 +72,10 @@ def backward(
         if not any(needs) or node.op_type in NO_GRADIENT:
             continue
         rule = "standard" if node not in special else relu_rule
+        if rule != "standard" and node.op_type not in OWN_RELU_RULES:
+            # a smooth relative of ReLU, one node or the last of several: the arriving gradient is rectified and the
+            # node keeps its derivative
+            grads = [None if g is None else builder.op("Relu", g) for g in grads]
         answers = _apply(Vjp(builder, node, grads, needs, rule), nodes, wrt)
         for value, gradient, needed in zip(node.inputs, answers, needs, strict=True):
             if gradient is not None and needed and value is not None:

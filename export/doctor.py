@@ -131,7 +131,7 @@ def _methods(
     graph: ir.Graph, image: ir.Value | None, score: ir.Value | None, layers: list[ir.Value],
     obstacles: list[Obstacle], problems: list[str],
 ) -> dict[str, str]:  # fmt: skip
-    names = ("cam", "gradcam", "guided_backprop", "guided_gradcam", "gradient")
+    names = ("cam", "gradcam", "guided_backprop", "guided_gradcam", "gradient", "deconvnet")
     if image is None or score is None:
         return dict.fromkeys(names, problems[0] if problems else "no image input")
     reached = score in depends_on(list(graph), [image])
@@ -153,7 +153,7 @@ def _methods(
     except LayerError as error:
         cam = str(error)
     both = to_image if to_image != "yes" else gradcam
-    return dict(zip(names, (cam, gradcam, to_image, both, to_image), strict=True))
+    return dict(zip(names, (cam, gradcam, to_image, both, to_image, to_image), strict=True))
 
 
 def _text(value: ir.Value) -> str:

@@ -262,11 +262,11 @@ def _maps(plan: _Plan, method: str, signed: list[ir.Value], size: ir.Value, *, s
     """Write the outputs of one method of maps; returns the map that the guided product multiplies with."""
     b = plan.builder
     raw = signed if plan.profile == "captum" else [b.op("Relu", maps) for maps in signed]
+    if plan.profile == "captum" and len(raw) > 1:
+        raise OptionError("the profile captum gives a map per layer: explain one layer at a time")
     final, wide = heads.heat_map(b, raw, size, plan.profile)
     if not shown:
         return wide
-    if plan.profile == "captum" and len(raw) > 1:
-        raise OptionError("the profile captum gives a map per layer: explain one layer at a time")
     layers = plan.layers if method == "gradcam" else [find_cam_end(plan.scores).activation]
     small = [(known_dims(layer) or [None] * 4)[2:] for layer in layers]
     picture, axis = known_dims(plan.image) or [None] * 4, channel_axis(plan.image)

@@ -233,7 +233,7 @@ def explain(
     model: str | Path,
     image: Any,
     methods: Sequence[str] = ("gradcam",),
-    targets: str | int | Sequence[int] | None = None,
+    targets: str | int | Sequence[int | str] | None = None,
     *,
     labels: Labels | str | Path | None = None,
     preprocessing: Preprocessing | str | None = None,

@@ -47,11 +47,8 @@ def _pass_where_positive(v: Vjp, g: ir.Value) -> ir.Value:
     return v.b.op("Where", v.b.op("Greater", v.y, 0), g, v.b.constant(0, v.y.dtype))
 
 
-def _rectified(v: Vjp) -> ir.Value:
-    """The arriving gradient, rectified if this node is guided: the rule for activations that are not a ReLU, whose
-    own derivative is kept (policy ``all``)."""
-    return v.g if v.relu_rule == "standard" else v.b.op("Relu", v.g)
-
+#: Operators whose rule tells standard, guided and deconvnet apart itself; for others the walk rectifies the gradient.
+OWN_RELU_RULES = frozenset({"Relu", "Clip"})
 
 register("Relu", rule=lambda v: gate(v, v.relu_rule))
 
@@ -112,14 +109,14 @@ def _clip_from_zero(v: Vjp, upper: float) -> ir.Value:
 @register("LeakyRelu")
 def leaky_relu(v: Vjp) -> ir.Value:
     """Slope alpha where x < 0; alpha >= 0 makes the sign of y that of x."""
-    alpha, g = v.float_attr("alpha", 0.01), _rectified(v)
+    alpha, g = v.float_attr("alpha", 0.01), v.g
     side = v.y if alpha > 0 else v.x
     return v.b.op("Where", v.b.op("Greater", side, 0), g, v.b.op("Mul", g, alpha))
 
 
 @register("PRelu", broadcasts=True)
 def prelu(v: Vjp) -> Sequence[Gradient]:
-    b, g, slope = v.b, _rectified(v), v.input(1)
+    b, g, slope = v.b, v.g, v.input(1)
     positive = b.op("Greater", v.x, 0)
     assert v.x.dtype is not None
     to_slope = b.op("Where", positive, b.constant(0, v.x.dtype), b.op("Mul", g, v.x)) if v.needed(1) else None
@@ -130,7 +127,7 @@ def prelu(v: Vjp) -> Sequence[Gradient]:
 def thresholded_relu(v: Vjp) -> ir.Value:
     assert v.x.dtype is not None
     above = v.b.op("Greater", v.x, v.float_attr("alpha", 1.0))
-    return v.b.op("Where", above, _rectified(v), v.b.constant(0, v.x.dtype))
+    return v.b.op("Where", above, v.g, v.b.constant(0, v.x.dtype))
 
 
 @register("Elu", "Celu", "Selu")
@@ -140,7 +137,7 @@ def elu(v: Vjp) -> ir.Value:
     alpha = v.float_attr("alpha", 1.67326319217681884765625 if kind == "Selu" else 1.0)
     scale = v.float_attr("gamma", 1.05070102214813232421875) if kind == "Selu" else 1.0
     width = alpha if kind == "Celu" else 1.0
-    b, g = v.b, _rectified(v)
+    b, g = v.b, v.g
     exponent = v.x if width == 1 else b.op("Div", v.x, width)
     # min(x, 0): the branch that is not taken must not overflow to infinity, for infinity times zero is NaN
     falling = b.op("Mul", b.op("Exp", b.op("Min", exponent, 0)), scale * alpha / width)
@@ -151,7 +148,7 @@ def elu(v: Vjp) -> ir.Value:
 @register("Gelu")
 def gelu(v: Vjp) -> ir.Value:
     """x Phi(x): slope Phi(x) + x phi(x); in the tanh form u = sqrt(2/pi) (x + 0.044715 x^3)."""
-    b, x, g = v.b, v.x, _rectified(v)
+    b, x, g = v.b, v.x, v.g
     square = b.op("Mul", x, x)
     if v.str_attr("approximate", "none") == "none":
         cumulative = b.op("Mul", b.op("Add", b.op("Erf", b.op("Div", x, math.sqrt(2))), 1), 0.5)
@@ -168,7 +165,7 @@ def gelu(v: Vjp) -> ir.Value:
 @register("HardSwish")
 def hard_swish(v: Vjp) -> ir.Value:
     """x * clip(x / 6 + 1/2, 0, 1): slope 0 below -3, 1 above 3, x / 3 + 1/2 between."""
-    b, x, g = v.b, v.x, _rectified(v)
+    b, x, g = v.b, v.x, v.g
     between = b.op("Mul", g, b.op("Add", b.op("Div", x, 3), 0.5))
     zero = b.constant(0, _dtype(v))
     return b.op("Where", b.op("GreaterOrEqual", x, 3), g, b.op("Where", b.op("Greater", x, -3), between, zero))
@@ -177,7 +174,7 @@ def hard_swish(v: Vjp) -> ir.Value:
 @register("Mish")
 def mish(v: Vjp) -> ir.Value:
     """x tanh(softplus(x)): slope t + x (1 - t^2) sigmoid(x)."""
-    b, x, g = v.b, v.x, _rectified(v)
+    b, x, g = v.b, v.x, v.g
     t = b.op("Tanh", b.op("Softplus", x))
     tail = b.op("Mul", b.op("Sub", b.constant(1, _dtype(v)), b.op("Mul", t, t)), b.op("Sigmoid", x))
     return b.op("Mul", g, b.op("Add", t, b.op("Mul", x, tail)))
