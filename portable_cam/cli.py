@@ -133,7 +133,7 @@ def explain(
     if as_json:
         _print_json({"model": str(model), "preprocessing": prepared.to_json(), "layer": explainer.explainer.layer,
                      "images": records, "failed": failed})  # fmt: skip
-    else:
+    elif records:
         _err.print(f"written to {folder}", highlight=False, markup=False)
     if failed:
         raise typer.Exit(1)
