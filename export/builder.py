@@ -9,6 +9,8 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from portable_cam.errors import ModelError
+
 Operand: TypeAlias = ir.Value | float | int | None
 Attribute: TypeAlias = int | float | str | Sequence[int] | Sequence[float]
 
@@ -214,8 +216,6 @@ def static_dim(value: ir.Value, axis: int) -> int | None:
 
 def rank_of(value: ir.Value) -> int:
     """The rank; :class:`~portable_cam.errors.ModelError` if it is unknown."""
-    from portable_cam.errors import ModelError
-
     if value.shape is None:
         raise ModelError(
             f"tensor '{value.name}' has no known rank, even after shape inference: give the model's inputs their "

@@ -16,7 +16,7 @@ from portable_cam.errors import LayerError, ModelError, OptionError
 from portable_cam.export import heads
 from portable_cam.export.autodiff import backward
 from portable_cam.export.batch import free_batch
-from portable_cam.export.builder import FLOATS, Builder, known_dims, static_dim
+from portable_cam.export.builder import FLOATS, Builder, known_dims
 from portable_cam.export.cam import cam_maps, find_cam_end
 from portable_cam.export.differentiate import add_output
 from portable_cam.export.guided import ReluPolicy, guided_nodes
@@ -191,25 +191,23 @@ def _per_target(plan: _Plan, index: ir.Value) -> dict[str, ir.Value]:
     score.shape = ir.Shape([plan.image.shape[0] if plan.image.shape is not None else None])
     values = {"scores": heads.as_float32(b, score)}
     assert score.dtype is not None
-    seed = b.expand_like(b.constant([1], score.dtype), score) if None not in [static_dim(score, 0)] else b.op(
-        "Expand", b.constant([1], score.dtype), b.op("Shape", score)
-    )  # fmt: skip
+    seed = b.expand_like(b.constant([1], score.dtype), score)
     wanted = {rule for name, rule in INPUT_METHODS.items() if name in plan.methods}
     if "guided_gradcam" in plan.methods:
         wanted.add("guided")
     maps = bool({"gradcam", "guided_gradcam"} & set(plan.methods))
-    if (wanted or plan.details) and plan.image.dtype not in FLOATS and wanted:
+    if wanted and plan.image.dtype not in FLOATS:
         raise ModelError(
             f"the image input '{plan.image.name}' is of type {plan.image.dtype}: it has no gradient, so only cam and "
             "gradcam can explain this model"
         )
-    sources = list(plan.layers) if maps or (plan.details and plan.layers) else []
+    sources = list(plan.layers) if maps or plan.details else []
     # the plain gradient of the layers, and of the picture if asked for, in one walk
     plain = sources + ([plan.image] if "standard" in wanted else [])
     gradients = backward(graph, b, {score: seed}, plain) if plain else []
     for i, gradient in enumerate(gradients[: len(sources)]):
         if maps:
-            values[f"weights.{i}"] = heads.channel_weights(b, heads_input(b, gradient))
+            values[f"weights.{i}"] = heads.channel_weights(b, gradient)
         if plan.details:
             values[f"gradients.{i}"] = heads.as_float32(b, gradient)
     if "standard" in wanted:
@@ -219,15 +217,6 @@ def _per_target(plan: _Plan, index: ir.Value) -> dict[str, ir.Value]:
             (gradient,) = backward(graph, b, {score: seed}, [plan.image], rule, plan.guided)
             values[name] = heads.as_float32(b, gradient)
     return values
-
-
-def heads_input(b: Builder, gradient: ir.Value) -> ir.Value:
-    """A gradient in float32; a spread one stays recognisable as such."""
-    if gradient.dtype == ir.DataType.FLOAT or not gradient.meta.get("spread"):
-        return heads.as_float32(b, gradient)
-    small = gradient.producer().inputs[0]  # type: ignore[union-attr]
-    assert small is not None
-    return b.spread(heads.as_float32(b, small), gradient)
 
 
 def _finish(plan: _Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:

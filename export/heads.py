@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import onnx_ir as ir
 
-from portable_cam.export.builder import Builder, known_dims
+from portable_cam.export.builder import Builder, known_dims, static_dim
 
 Profile: TypeAlias = Literal["paper", "pytorch_grad_cam", "captum"]
 _SPACE = (2, 3)
@@ -19,14 +19,14 @@ _PGC_EPSILON = 1e-7  # pytorch_grad_cam/utils/image.py: scale_cam_image
 
 
 def channel_weights(b: Builder, gradient: ir.Value) -> ir.Value:
-    """The mean gradient over space, (N, C, h, w) -> (N, C); Selvaraju et al. 2017, equation 1."""
-    producer = gradient.producer()
-    if gradient.meta.get("spread") and producer is not None and producer.inputs[0] is not None:
-        # spatially constant, as before a global average pool: the map itself need not be written to be averaged
-        dims = known_dims(producer.inputs[0])
-        if dims is None or dims[2:] == [1, 1]:
-            return b.op("Squeeze", producer.inputs[0], b.ints(_SPACE))
-    return b.op("ReduceMean", gradient, b.ints(_SPACE), keepdims=0)
+    """The mean gradient over space in float32, (N, C, h, w) -> (N, C); Selvaraju et al. 2017, equation 1."""
+    producer, channels = gradient.producer(), static_dim(gradient, 1) if gradient.shape is not None else None
+    small = producer.inputs[0] if gradient.meta.get("spread") and producer is not None else None
+    if small is None or channels is None:
+        return b.op("ReduceMean", as_float32(b, gradient), b.ints(_SPACE), keepdims=0)
+    # constant along some axes, as before a global average pool: what is repeated need not be written to be averaged
+    mean = b.op("ReduceMean", as_float32(b, small), b.ints(_SPACE), keepdims=0)
+    return b.op("Expand", mean, b.ints([1, channels]))
 
 
 def weighted_sum(b: Builder, weights: ir.Value, activation: ir.Value, sign: int = 1) -> ir.Value:

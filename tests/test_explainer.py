@@ -808,3 +808,22 @@ def test_self_check_fails_on_a_wrong_forward_pass(small_cnn: onnx.ModelProto) ->
         if tensor.name == "w1":
             tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), "w1"))
     assert not self_check(small_cnn, proto).passed
+
+
+@pytest.mark.parametrize("axes", [[1], [2], [3], [1, 2], [2, 3]])
+def test_gradcam_of_a_layer_that_is_averaged_over_any_axes(axes: list[int]) -> None:
+    """The gradient is constant along the averaged axes, whichever they are: the weights are its mean over space."""
+    text = f"""<ir_version: 10, opset_import: ["" : 21]> g (float[N, 3, 6, 5] x) => (float[N, 4] y)
+        <int64[{len(axes)}] axes = {{{", ".join(map(str, axes))}}}>
+        {{ a = Conv(x, w) m = ReduceMean<keepdims = 1>(a, axes) f = Flatten(m) y = Gemm(f, v) }}"""
+    model = onnx.parser.parse_model(text)
+    random = np.random.default_rng(0)
+    width = int(np.prod([1 if i in axes else d for i, d in ((1, 8), (2, 6), (3, 5))]))
+    weights = {"w": random.standard_normal((8, 3, 1, 1)), "v": random.standard_normal((width, 4))}
+    for name, value in weights.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value.astype(np.float32), name))
+    result = pcam.Explainer(model, layer="a", details=True)(random.standard_normal((2, 3, 6, 5)), targets=[1, 2])
+    expected = pcam.kernels.reference.weighted_sum(
+        pcam.kernels.reference.channel_weights(result.gradients), result.activations
+    )
+    np.testing.assert_allclose(result.raw["gradcam"], expected, rtol=1e-4, atol=1e-5)
