@@ -16,11 +16,10 @@ import onnx_ir as ir
 
 from portable_cam.errors import ModelError, UnsupportedOperatorError
 from portable_cam.export.builder import FLOATS, Builder
-from portable_cam.export.rules import NO_GRADIENT, RULES, Vjp
+from portable_cam.export.rules import Vjp, has_no_gradient, rule_for
 from portable_cam.export.rules.relu import OWN_RELU_RULES
 
 ReluRule: TypeAlias = Literal["standard", "guided", "deconvnet"]
-ONNX_DOMAINS = frozenset({"", "ai.onnx"})
 
 
 def backward(
@@ -69,7 +68,7 @@ def backward(
         if all(g is None for g in grads):
             continue
         needs = [value is not None and value in affected for value in node.inputs]
-        if not any(needs) or node.op_type in NO_GRADIENT:
+        if not any(needs) or has_no_gradient(node):
             continue
         rule = "standard" if node not in special else relu_rule
         if rule != "standard" and node.op_type not in OWN_RELU_RULES:
@@ -91,7 +90,7 @@ def backward(
 def _apply(v: Vjp, nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> list[ir.Value | None]:
     """One answer for each input of the node, in the input's shape."""
     node = v.node
-    entry = RULES.get(node.op_type) if node.domain in ONNX_DOMAINS else None
+    entry = rule_for(node)
     if entry is None:
         raise UnsupportedOperatorError(_without_rule(node, nodes, wrt))
     answer = entry.rule(v)
@@ -117,7 +116,7 @@ def depends_on(nodes: Iterable[ir.Node], sources: Iterable[ir.Value]) -> set[ir.
     """The tensors that vary smoothly with one of ``sources``, these included."""
     reached = set(sources)
     for node in nodes:
-        if node.op_type in NO_GRADIENT and node.domain in ONNX_DOMAINS:
+        if has_no_gradient(node):
             continue
         if any(value in reached for value in node.inputs) or _captures(node, reached):
             reached.update(o for o in node.outputs if o.dtype is None or o.dtype in FLOATS)

@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from portable_cam.errors import Error, LayerError
-from portable_cam.export.autodiff import ONNX_DOMAINS, depends_on, path_to
+from portable_cam.export.autodiff import depends_on, path_to
 from portable_cam.export.batch import free_batch
 from portable_cam.export.builder import FLOATS
 from portable_cam.export.cam import find_cam_end
@@ -16,7 +16,7 @@ from portable_cam.export.guided import guided_nodes
 from portable_cam.export.layers import candidates, channel_axis, image_input
 from portable_cam.export.load import ModelLike, load
 from portable_cam.export.normalize import OPSET, normalize
-from portable_cam.export.rules import NO_GRADIENT, RULES
+from portable_cam.export.rules import has_no_gradient, rule_for
 from portable_cam.export.scores import find_scores
 
 
@@ -118,10 +118,10 @@ def find_obstacles(graph: ir.Graph, image: ir.Value, score: ir.Value) -> list[Ob
     for node in reversed(nodes):
         if not any(output in behind for output in node.outputs) or not any(v in affected for v in node.inputs):
             continue
-        if node.op_type in NO_GRADIENT and node.domain in ONNX_DOMAINS:
+        if has_no_gradient(node):
             continue
         behind.update(v for v in node.inputs if v is not None)
-        if node.op_type not in RULES or node.domain not in ONNX_DOMAINS:
+        if rule_for(node) is None:
             operator = f"{node.domain or 'ai.onnx'}::{node.op_type}"
             found.append(Obstacle(str(node.name), operator, " -> ".join(path_to(node, nodes, [image]))))
     return list(reversed(found))

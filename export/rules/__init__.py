@@ -13,9 +13,18 @@ from portable_cam.export.rules import (  # imported for their registrations
     resize,
     shape,
 )
-from portable_cam.export.rules.registry import NO_GRADIENT, RULES, Entry, Vjp, register
+from portable_cam.export.rules.registry import (
+    NO_GRADIENT,
+    RULES,
+    Entry,
+    Vjp,
+    has_no_gradient,
+    key_of,
+    register,
+    rule_for,
+)
 
 __all__ = [
-    "NO_GRADIENT", "RULES", "Entry", "Vjp", "conv", "elementwise", "index", "linear", "norm", "pool", "reduce",
-    "register", "relu", "resize", "shape",
+    "NO_GRADIENT", "RULES", "Entry", "Vjp", "conv", "elementwise", "has_no_gradient", "index", "key_of", "linear",
+    "norm", "pool", "reduce", "register", "relu", "resize", "rule_for", "shape",
 ]  # fmt: skip

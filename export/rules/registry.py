@@ -100,6 +100,10 @@ class Entry:
     broadcasts: bool = False
 
 
+#: Names under which the ONNX standard's own domain is imported.
+ONNX_DOMAINS = frozenset({"", "ai.onnx"})
+
+#: The rules by operator: the bare name for the ONNX standard, ``domain::name`` for any other domain (:func:`key_of`).
 RULES: dict[str, Entry] = {}
 
 #: Operators whose outputs do not vary smoothly with their inputs: gradient zero (or none) by definition. The walk
@@ -114,18 +118,36 @@ NO_GRADIENT = frozenset(
 )
 
 
+def key_of(domain: str, op_type: str) -> str:
+    """What an operator is called in :data:`RULES` and :data:`NO_GRADIENT`: ``Conv``, ``com.microsoft::QLinearAdd``."""
+    return op_type if domain in ONNX_DOMAINS else f"{domain}::{op_type}"
+
+
+def rule_for(node: ir.Node) -> Entry | None:
+    """The rule of a node's operator, if there is one."""
+    return RULES.get(key_of(node.domain, node.op_type))
+
+
+def has_no_gradient(node: ir.Node) -> bool:
+    """Whether the gradient of a node's operator is zero by definition."""
+    return key_of(node.domain, node.op_type) in NO_GRADIENT
+
+
 @overload
-def register(*op_types: str, rule: Rule, broadcasts: bool = False) -> None: ...
+def register(*op_types: str, rule: Rule, broadcasts: bool = False, domain: str = "") -> None: ...
 @overload
-def register(*op_types: str, broadcasts: bool = False) -> Callable[[Rule], Rule]: ...
-def register(*op_types: str, rule: Rule | None = None, broadcasts: bool = False) -> Callable[[Rule], Rule] | None:
-    """Register a rule for one or several operators of the ONNX standard, as a call or as a decorator."""
+def register(*op_types: str, broadcasts: bool = False, domain: str = "") -> Callable[[Rule], Rule]: ...
+def register(
+    *op_types: str, rule: Rule | None = None, broadcasts: bool = False, domain: str = ""
+) -> Callable[[Rule], Rule] | None:
+    """Register a rule for one or several operators of a domain, the ONNX standard's if none is named, as a call or as
+    a decorator."""
 
     def add(function: Rule) -> Rule:
-        for op_type in op_types:
-            if op_type in RULES or op_type in NO_GRADIENT:
-                raise ValueError(f"a rule for {op_type} is registered twice")
-            RULES[op_type] = Entry(function, broadcasts)
+        for key in (key_of(domain, op_type) for op_type in op_types):
+            if key in RULES or key in NO_GRADIENT:
+                raise ValueError(f"a rule for {key} is registered twice")
+            RULES[key] = Entry(function, broadcasts)
         return function
 
     if rule is None:
