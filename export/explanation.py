@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -17,7 +17,7 @@ from portable_cam.export import heads
 from portable_cam.export.autodiff import backward
 from portable_cam.export.batch import free_batch
 from portable_cam.export.builder import FLOATS, Builder, known_dims
-from portable_cam.export.cam import cam_maps, find_cam_end
+from portable_cam.export.cam import CamEnd, cam_maps, find_cam_end
 from portable_cam.export.differentiate import add_output
 from portable_cam.export.guided import ReluPolicy, guided_nodes
 from portable_cam.export.heads import Profile
@@ -26,8 +26,7 @@ from portable_cam.export.load import ModelLike, fingerprint
 from portable_cam.export.methods import INPUT_METHODS, METHODS, check_options, wants_guided
 from portable_cam.export.normalize import normalize
 from portable_cam.export.per_target import scan_targets, single_target
-from portable_cam.export.scores import find_scores
-from portable_cam.export.targets import Class, Target
+from portable_cam.export.targets import Class, Extra, Target
 
 _OUR_NAMES = frozenset({"targets", "target", "scores", "explained", *METHODS})
 _OUR_PREFIXES = ("heatmap.", "raw.", "range.", "activations.", "gradients.", "weights.")
@@ -43,7 +42,7 @@ class _Plan:
     methods: tuple[str, ...]
     layers: list[ir.Value]
     target: Target
-    scores: ir.Value
+    scores: list[ir.Value]
     image: ir.Value
     profile: Profile
     sign: int
@@ -58,7 +57,7 @@ def build_explanation(
     layer: str | Sequence[str] | None = None,
     target: Target | None = None,
     *,
-    output: str | None = None,
+    output: str | Sequence[str] | None = None,
     profile: Profile = "paper",
     relu_policy: ReluPolicy = "relu",
     sign: str = "positive",
@@ -73,7 +72,8 @@ def build_explanation(
         methods: Any of ``cam``, ``gradcam``, ``guided_backprop``, ``guided_gradcam``, ``gradient``, ``deconvnet``.
         layer: Tensor or node name, a list of them, or None for the best of ``list_layers``.
         target: What is explained; None for :class:`~portable_cam.export.targets.Class`.
-        output: The tensor that holds the scores, taken as it is; None for the model's scores cut before a softmax.
+        output: The tensor that holds the scores (for some targets, several), taken as it is; None for the model's
+            scores cut before a softmax.
         profile: ``paper``, ``pytorch_grad_cam`` or ``captum``.
         relu_policy: ``relu``, ``relu+clip`` or ``all``: the nodes that guided methods treat as a ReLU.
         sign: ``positive``, or ``negative`` for the regions that speak against the target.
@@ -82,8 +82,9 @@ def build_explanation(
         preprocessing: JSON to store in the metadata.
 
     Returns:
-        A model with the inputs of the original and ``targets`` int64 (N, K); a negative target -r means the class in
-        place r of that image's ranking, up to 16. Outputs: ``scores`` (N, K), ``explained`` int64 (N, K) the targets
+        A model with the inputs of the original, ``targets`` int64 (N, K), and those that the target brings (a mask,
+        say), each (N, K, ...); a negative target -r means the class in place r of that image's ranking, up to 16, for
+        targets that have one. Outputs: ``scores`` (N, K), ``explained`` int64 (N, K) the targets
         with negative ones resolved, for each method of maps ``heatmap.<method>`` (N, K, H, W), ``raw.<method>``
         (N, K, h, w) and ``range.<method>`` (N, K, 2) (least and greatest value before the ReLU), for the others one
         output of their name (N, K, C, H, W) in the picture's own layout; then the model's own outputs.
@@ -95,17 +96,18 @@ def build_explanation(
     normal = normalize(model)
     free_batch(normal)
     graph = normal.graph
-    scores = find_scores(graph, output)
-    image = image_input(graph)
     target = target or Class()
-    target.count(scores.value)
-    layers = _choose_layers(graph, scores.value, chosen, layer)
+    found = target.tensors(graph, output)
+    scores = [tensor.value for tensor in found]
+    image = image_input(graph)
+    target.count(scores)
+    layers = _choose_layers(graph, target, scores, chosen, layer)
     guided = guided_nodes(graph, relu_policy)
     own_outputs = list(graph.outputs)
-    names = {"layer": [value.name for value in layers], "scores": scores.value.name}
-    renamed = _free_our_names(graph)
+    names = {"layer": [value.name for value in layers], "scores": ", ".join(str(value.name) for value in scores)}
+    renamed = _free_our_names(graph, [extra.name for extra in target.inputs(scores)])
     plan = _Plan(
-        graph, Builder(graph), chosen, layers, target, scores.value, image, profile,
+        graph, Builder(graph), chosen, layers, target, scores, image, profile,
         -1 if sign == "negative" else 1, guided, details,
     )  # fmt: skip
     graph.outputs.clear()
@@ -118,16 +120,17 @@ def build_explanation(
             "version": _version(),
             "source_sha256": fingerprint(model),
             "layer": names["layer"],
-            "target": target.name,
+            "target": target.describe(),
             "methods": chosen,
             "profile": profile,
             "sign": sign,
             "relu_policy": relu_policy,
             "guided_nodes": [node.name for node in _guided_on_path(plan)] if wants_guided(chosen) else [],
             "scores": names["scores"],
-            "classes": target.count(scores.value),
-            "output": scores.output,
-            "cut": scores.cut,
+            "classes": target.count(scores),
+            "inputs": {extra.name: extra.what for extra in target.inputs(scores)},
+            "output": ", ".join(dict.fromkeys(tensor.output for tensor in found)),
+            "cut": ", ".join(dict.fromkeys(tensor.cut for tensor in found if tensor.cut)) or None,
             "image": image.name,
             "channel_axis": channel_axis(image),
             "preprocessing": preprocessing,
@@ -138,15 +141,37 @@ def build_explanation(
 
 
 def _choose_layers(
-    graph: ir.Graph, score: ir.Value, methods: Sequence[str], layer: str | Sequence[str] | None
-) -> list[ir.Value]:
+    graph: ir.Graph, target: Target, scores: Sequence[ir.Value], methods: Sequence[str],
+    layer: str | Sequence[str] | None,
+) -> list[ir.Value]:  # fmt: skip
     """The layers of the maps; none if no map is asked for. CAM has its layer in the graph's structure."""
-    cam_layer = [find_cam_end(score).activation] if "cam" in methods else []
+    cam_layer = [_cam_end(target, scores).activation] if "cam" in methods else []
     if not {"gradcam", "guided_gradcam"} & set(methods):
-        if cam_layer and layer is not None and find_layers(graph, score, layer) != cam_layer:
+        if cam_layer and layer is not None and find_layers(graph, scores[0], layer) != cam_layer:
             raise LayerError(f"CAM explains the layer before the global average pool, '{cam_layer[0].name}'")
         return cam_layer
-    return find_layers(graph, score, layer)
+    if layer is None:
+        return target.layers(graph, scores) or find_layers(graph, scores[0], None)
+    names = [layer] if isinstance(layer, str) else list(layer)
+    if len(scores) == 1 or not names:
+        return find_layers(graph, scores[0], names)
+    return [_layer_of_any(graph, scores, name) for name in names]
+
+
+def _layer_of_any(graph: ir.Graph, scores: Sequence[ir.Value], name: str) -> ir.Value:
+    """The layer of this name, which leads to at least one of the tensors with scores."""
+    for score in scores[:-1]:
+        try:
+            return find_layers(graph, score, name)[0]
+        except LayerError:
+            continue
+    return find_layers(graph, scores[-1], name)[0]
+
+
+def _cam_end(target: Target, scores: Sequence[ir.Value]) -> CamEnd:
+    if target.name != Class.name:
+        raise OptionError(f"the method cam explains the classes of a classifier, not the target '{target.name}'")
+    return find_cam_end(scores[0])
 
 
 def _write(plan: _Plan, targets_per_image: int | None) -> None:
@@ -159,22 +184,46 @@ def _write(plan: _Plan, targets_per_image: int | None) -> None:
     )  # fmt: skip
     graph.inputs.append(targets)
     resolved = _resolve(plan, targets)
-    index = ir.Value(name="target", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([batch]))
+    extras = plan.target.inputs(plan.scores)
+    given = [resolved, *(_add_input(plan, targets, extra) for extra in extras)]
     if targets_per_image == 1:
-        index = b.op("Squeeze", resolved, b.ints([1]))
-    per_target = _per_target(plan, index)
+        each = [b.op("Squeeze", value, b.ints([1])) for value in given]
+    else:
+        each = [ir.Value(name=name, type=value.type) for name, value in zip(_each(extras), given, strict=True)]
+    for value, extra in zip(each, (None, *extras), strict=True):
+        value.shape = ir.Shape([batch, *(extra.dims if extra is not None else ())])
+    further = {extra.name: value for extra, value in zip(extras, each[1:], strict=True)}
+    per_target = _per_target(plan, each[0], further)
     names, values = list(per_target), list(per_target.values())
-    stacked = single_target(b, values) if targets_per_image == 1 else scan_targets(graph, b, resolved, index, values)
+    if targets_per_image == 1:
+        stacked = single_target(b, values)
+    else:
+        stacked = scan_targets(graph, list(zip(given, each, strict=True)), values)
     everything = dict(zip(names, stacked, strict=True))
     _emit(plan, "scores", everything.pop("scores"), [])
     _emit(plan, "explained", resolved, [])
     _finish(plan, resolved, everything)
 
 
+def _add_input(plan: _Plan, targets: ir.Value, extra: Extra) -> ir.Value:
+    assert targets.shape is not None
+    value = ir.Value(
+        name=extra.name, type=ir.TensorType(extra.dtype), shape=ir.Shape([*targets.shape.dims, *extra.dims])
+    )
+    plan.graph.inputs.append(value)
+    return value
+
+
+def _each(extras: Sequence[Extra]) -> list[str]:
+    return ["target", *(f"{extra.name}/each" for extra in extras)]
+
+
 def _resolve(plan: _Plan, targets: ir.Value) -> ir.Value:
     """Negative targets, -1 the top class, replaced by what they point to in the image's ranking."""
     b, count = plan.builder, plan.target.count(plan.scores)
     ranking = plan.target.ranking(b, plan.scores)
+    if ranking is None:
+        return targets
     depth = b.ints([min(_TOP, count)]) if count is not None else b.op(
         "Min", b.ints([_TOP]), b.op("Shape", ranking, start=1)
     )  # fmt: skip
@@ -184,10 +233,10 @@ def _resolve(plan: _Plan, targets: ir.Value) -> ir.Value:
     return b.op("Where", b.op("Less", targets, 0), b.op("GatherElements", order, place, axis=1), targets)
 
 
-def _per_target(plan: _Plan, index: ir.Value) -> dict[str, ir.Value]:
+def _per_target(plan: _Plan, index: ir.Value, further: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
     """What one target per image needs: the score, a weight per channel, the gradients; each (N, ...)."""
     b, graph = plan.builder, plan.graph
-    score = plan.target.score(b, plan.scores, index)
+    score = plan.target.score(b, plan.scores, index, further)
     score.shape = ir.Shape([plan.image.shape[0] if plan.image.shape is not None else None])
     values = {"scores": heads.as_float32(b, score)}
     assert score.dtype is not None
@@ -229,7 +278,7 @@ def _finish(plan: _Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None
         signed = [heads.weighted_sum(b, values[f"weights.{i}"], a, plan.sign) for i, a in enumerate(activations)]
         wide = _maps(plan, "gradcam", signed, size, shown="gradcam" in plan.methods)
     if "cam" in plan.methods:
-        end = find_cam_end(plan.scores)
+        end = _cam_end(plan.target, plan.scores)
         maps = heads.as_float32(b, cam_maps(b, end, targets))
         _maps(plan, "cam", [maps if plan.sign > 0 else b.op("Neg", maps)], size, shown=True)
     picture = known_dims(plan.image) or []
@@ -256,7 +305,7 @@ def _maps(plan: _Plan, method: str, signed: list[ir.Value], size: ir.Value, *, s
     final, wide = heads.heat_map(b, raw, size, plan.profile)
     if not shown:
         return wide
-    layers = plan.layers if method == "gradcam" else [find_cam_end(plan.scores).activation]
+    layers = plan.layers if method == "gradcam" else [_cam_end(plan.target, plan.scores).activation]
     small = [(known_dims(layer) or [None] * 4)[2:] for layer in layers]
     picture, axis = known_dims(plan.image) or [None] * 4, channel_axis(plan.image)
     shape = small[0] if plan.profile == "captum" else picture[2:] if axis == 1 else picture[1:3]
@@ -278,7 +327,7 @@ def _emit(plan: _Plan, name: str, value: ir.Value, dims: Sequence[int | None], *
     add_output(plan.graph, plan.builder, value, name, ir.Shape([*first, *dims]))
 
 
-def _free_our_names(graph: ir.Graph) -> dict[str, str]:
+def _free_our_names(graph: ir.Graph, inputs: Sequence[str]) -> dict[str, str]:
     """Rename the model's tensors that have the name of an input or output of an explanation, as many a model has an
     output ``scores``: to ``model.scores``. Returns the old names by the new ones.
 
@@ -289,7 +338,7 @@ def _free_our_names(graph: ir.Graph) -> dict[str, str]:
     taken = {value.name for node in ir.traversal.RecursiveGraphIterator(graph) for value in node.outputs}
     taken.update(value.name for value in (*graph.inputs, *graph.initializers.values()))
     for name in sorted(str(n) for n in taken):
-        if name not in _OUR_NAMES and not name.startswith(_OUR_PREFIXES):
+        if name not in _OUR_NAMES and name not in inputs and not name.startswith(_OUR_PREFIXES):
             continue
         value = ir.convenience.create_value_mapping(graph, include_subgraphs=False).get(name)
         if value is None:
@@ -309,7 +358,7 @@ def _free_our_names(graph: ir.Graph) -> dict[str, str]:
 def _guided_on_path(plan: _Plan) -> list[ir.Node]:
     """The guided nodes that the backward pass met: those still in the graph with both the picture behind them and
     the scores before them."""
-    behind = {plan.scores}
+    behind = set(plan.scores)
     met = []
     special = set(plan.guided)
     for node in reversed(list(plan.graph)):

@@ -16,21 +16,20 @@ from portable_cam.export.builder import Builder
 
 
 def scan_targets(
-    graph: ir.Graph, builder: Builder, targets: ir.Value, index: ir.Value, results: Sequence[ir.Value]
+    graph: ir.Graph, given: Sequence[tuple[ir.Value, ir.Value]], results: Sequence[ir.Value]
 ) -> list[ir.Value]:
-    """Move all nodes that depend on ``index`` into a Scan over the second axis of ``targets``.
+    """Move all nodes that depend on the target into a Scan over the targets.
 
     Args:
         graph: The graph, whose newest nodes compute ``results`` for one target per image.
-        builder: Writes into ``graph``.
-        targets: int64 (N, K).
-        index: The placeholder that the nodes were written with, int64 (N,); it becomes the body's input.
+        given: What says the target, for all targets (N, K, ...), and the placeholder that the nodes were written with,
+            (N, ...); the placeholders become the body's inputs.
         results: What to collect, each (N, ...).
 
     Returns:
         The results for all targets, each (N, K, ...).
     """
-    dependent = {index}
+    dependent = {each for _, each in given}
     moved: list[ir.Node] = []
     for node in graph:
         if any(value in dependent for value in node.inputs):
@@ -51,12 +50,14 @@ def scan_targets(
         kept.insert(0, node)
         body_outputs.append(node.outputs[0])
     body = ir.Graph(
-        [index], body_outputs, nodes=list(reversed(kept)), opset_imports=graph.opset_imports.copy(), name="each_target"
-    )
+        [each for _, each in given], body_outputs, nodes=list(reversed(kept)),
+        opset_imports=graph.opset_imports.copy(), name="each_target",
+    )  # fmt: skip
     scan = ir.node(
-        "Scan", [targets],
+        "Scan", [every for every, _ in given],
         attributes={
-            "body": body, "num_scan_inputs": 1, "scan_input_axes": [1], "scan_output_axes": [1] * len(results),
+            "body": body, "num_scan_inputs": len(given), "scan_input_axes": [1] * len(given),
+            "scan_output_axes": [1] * len(results),
         },
         num_outputs=len(results), name="each_target",
     )  # fmt: skip

@@ -23,7 +23,9 @@ from portable_cam.preprocess import Preprocessing
 from portable_cam.result import Result
 from portable_cam.runtime import Provider, Session
 
-_JSON = frozenset({"layer", "methods", "guided_nodes", "classes", "channel_axis", "preprocessing", "renamed"})
+_JSON = frozenset({
+    "layer", "methods", "guided_nodes", "classes", "channel_axis", "preprocessing", "renamed", "target", "inputs",
+})  # fmt: skip
 _GUIDED = frozenset({"guided_backprop", "guided_gradcam", "deconvnet"})
 
 
@@ -35,8 +37,8 @@ class Explainer:
         methods: ``cam``, ``gradcam``, ``guided_backprop``, ``guided_gradcam``, ``gradient``, ``deconvnet``.
         layer: Tensor or node name, a list of them, or None: chosen, and reported in the result.
         target: A ``pcam.targets`` value; None means ``Class`` on the scores output.
-        output: The tensor that holds the scores, taken as it is: an output, where there are several, or any tensor
-            inside. None: the model's scores, cut before a final softmax or sigmoid.
+        output: The tensor that holds the scores (for some targets, several), taken as it is: an output, where there
+            are several, or any tensor inside. None: the model's scores, cut before a final softmax or sigmoid.
         profile: ``paper``, ``pytorch_grad_cam`` or ``captum``; see ``docs/methods.md``.
         relu_policy: ``relu``, ``relu+clip`` or ``all``.
         device: ``cpu`` or ``cuda``; or ``providers`` as ONNX Runtime takes them.
@@ -56,7 +58,7 @@ class Explainer:
         layer: str | Sequence[str] | None = None,
         target: Target | None = None,
         *,
-        output: str | None = None,
+        output: str | Sequence[str] | None = None,
         profile: Profile = "paper",
         relu_policy: ReluPolicy = "relu",
         device: str = "cpu",
@@ -132,37 +134,74 @@ class Explainer:
         """How many classes the scores have; None if known only at run time."""
         return self._facts.get("classes")
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The further inputs that the target takes, and what each is."""
+        return dict(self._facts.get("inputs", {}))
+
     # -- explaining ------------------------------------------------------------------------------------------------
 
-    def __call__(self, x: ArrayLike | Mapping[str, ArrayLike], targets: ArrayLike | None = None) -> Result:
+    def __call__(
+        self, x: ArrayLike | Mapping[str, ArrayLike], targets: ArrayLike | None = None, **extra: ArrayLike
+    ) -> Result:
         """Explain a batch.
 
         Args:
             x: The picture as the model takes it, (N, C, H, W) or (N, H, W, C), or a dict of all inputs.
             targets: Integers (N,) or (N, K), or one integer for all; None: the top class of each image.
+            **extra: The further inputs of the target by name (see ``inputs``), each (N, K, ...), or any shape that
+                broadcasts to it: a mask (H, W) holds for all images and targets.
 
         Raises:
             InputError: An input has the wrong name, shape or type, or holds NaN.
             TargetError: A target is not an integer, or out of range.
         """
         session = self._session(1)
-        feeds = self._feeds(session, x)
+        feeds = self._feeds(session, x, extra)
         count = len(feeds[self.image_name])
-        asked = np.full((count, 1), -1, np.int64) if targets is None else check_targets(targets, count)
+        asked = self._asked(targets, count, extra)
         width = self.classes
         if targets is not None and width is not None and asked.size and asked.max() >= width:
             raise TargetError(f"target {asked.max()} is out of range: the model has {width} classes, 0 to {width - 1}")
+        feeds |= {name: self._broadcast(name, value, asked.shape) for name, value in extra.items()}
         try:
             return self._run(feeds, asked)
         except InputError:
-            if width is not None or targets is None:
+            if width is not None or targets is None or extra:
                 raise
             self._run(feeds, np.full((count, 1), -1, np.int64))  # if this fails too, it was not the targets
             raise TargetError(f"target {asked.max()} is out of range: the model has fewer classes") from None
 
+    def _asked(self, targets: ArrayLike | None, count: int, extra: Mapping[str, ArrayLike]) -> NDArray[np.int64]:
+        if targets is not None:
+            return check_targets(targets, count)
+        if self.classes != 1:
+            return np.full((count, 1), -1, np.int64)
+        # no choice: as many targets as the further inputs hold
+        shapes = self._session(1).inputs
+        widths = [np.shape(value)[1] for name, value in extra.items() if np.ndim(value) == len(shapes[name].shape)]
+        return np.zeros((count, max(widths, default=1)), np.int64)
+
+    def _broadcast(self, name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any]:
+        """A further input (N, K, ...) from what a user gave."""
+        session = self._session(1)
+        array, rank = _array(name, value), len(session.inputs[name].shape)
+        array = array.reshape((1,) * (rank - array.ndim) + array.shape)
+        dtype = session.check_input(name, array[:1, :1]).dtype
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InputError(f"'{name}' holds NaN or infinite values")
+        try:
+            array = np.broadcast_to(array, (*shape, *array.shape[2:]))
+        except ValueError:
+            raise InputError(
+                f"'{name}' has shape {np.shape(value)}: for {shape[0]} images with {shape[1]} targets each give "
+                f"({shape[0]}, {shape[1]}, ...), or what broadcasts to it"
+            ) from None
+        return np.ascontiguousarray(array, dtype)
+
     def top(self, x: ArrayLike | Mapping[str, ArrayLike], k: int) -> Result:
         """Explain the ``k`` classes with the highest scores of each image, best first."""
-        feeds = self._feeds(self._session(1), x)
+        feeds = self._feeds(self._session(1), x, {})
         limit = min(16, self.classes or 16)
         if not 1 <= k <= limit:
             raise TargetError(f"top{k}: between 1 and {limit} top classes can be explained at once")
@@ -185,9 +224,18 @@ class Explainer:
             values = session.run({**feeds, "targets": asked})
         return self._result(values)
 
-    def _feeds(self, session: Session, x: ArrayLike | Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
+    def _feeds(
+        self, session: Session, x: ArrayLike | Mapping[str, ArrayLike], extra: Mapping[str, ArrayLike]
+    ) -> dict[str, NDArray[Any]]:
         named = dict(x) if isinstance(x, Mapping) else {self.image_name: x}
-        missing = [name for name in session.inputs if name not in named and name != "targets"]
+        further = self.inputs
+        for name in extra:
+            if name not in further:
+                raise InputError(f"the target takes no '{name}'" + (f"; it takes {', '.join(further)}" * bool(further)))
+        for name, what in further.items():
+            if name not in extra:
+                raise InputError(f"'{name}' is missing: {what}")
+        missing = [n for n in session.inputs if n not in named and n != "targets" and n not in further]
         if missing:
             raise InputError(f"input '{missing[0]}' is missing: give a dict of all inputs")
         feeds = {name: _array(name, value) for name, value in named.items()}

@@ -706,7 +706,7 @@ def test_metadata(small_cnn: onnx.ModelProto, tmp_path: Path) -> None:
     assert facts["version"] == pcam.__version__
     assert facts["source_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert json.loads(facts["layer"]) == ["r2"]
-    assert facts["target"] == "class"
+    assert json.loads(facts["target"]) == {"kind": "class"}
     assert json.loads(facts["methods"]) == ["gradcam", "guided_backprop"]
     assert (facts["profile"], facts["sign"], facts["relu_policy"]) == ("paper", "positive", "relu")
     assert len(json.loads(facts["guided_nodes"])) == 2

@@ -1,0 +1,11 @@
+"""What is explained: small ONNX subgraphs that reduce scores to one number per image and target.
+
+One file per kind of answer: ``classes``, ``dense`` (a score per pixel), ``boxes``, ``sequence``, ``embedding``.
+Everything downstream (gradients, methods, self-check) starts from the number and does not know the task. How to add
+one: ``docs/writing-a-target.md``.
+"""
+
+from portable_cam.export.targets.classes import Class
+from portable_cam.export.targets.protocol import Extra, Target
+
+__all__ = ["Class", "Extra", "Target"]

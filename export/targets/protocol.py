@@ -1,0 +1,102 @@
+"""How a target is asked; see ``docs/writing-a-target.md``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any, ClassVar
+
+import onnx_ir as ir
+
+from portable_cam.errors import TargetError
+from portable_cam.export.builder import Builder
+from portable_cam.export.scores import Scores, find_scores
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A further input that a target brings into the graph: (N, K, *dims), one value per image and target.
+
+    ``dims`` holds a number where a size is fixed, a name where it is not. ``what`` says in a few words what a user
+    gives.
+    """
+
+    name: str
+    dtype: ir.DataType
+    dims: tuple[int | str, ...]
+    what: str
+
+
+class Target(ABC):
+    """What is explained: a subgraph that reduces the tensors that hold scores to one number per image.
+
+    A target is asked in this order, once per graph: which tensors (``tensors``), which layers suit it (``layers``),
+    what else it takes (``inputs``), how many indices there are (``count``), and then to write ``score`` and
+    ``ranking``. Whatever depends on the index or on one of the further inputs is computed once per target, everything
+    else once per image.
+    """
+
+    #: The name in the metadata of an explanation.
+    name: ClassVar[str]
+
+    def tensors(self, graph: ir.Graph, output: str | Sequence[str] | None) -> list[Scores]:
+        """The tensors that hold the scores, by default the model's only vector of scores per image.
+
+        Args:
+            graph: A normalised graph.
+            output: What the user named, or None.
+
+        Raises:
+            TargetError: There is no such tensor, or several could be meant.
+        """
+        return [find_scores(graph, single_output(output))]
+
+    def layers(self, graph: ir.Graph, scores: Sequence[ir.Value]) -> list[ir.Value] | None:
+        """The layers that suit this target where the user names none; None for the best of ``list_layers``."""
+        return None
+
+    def inputs(self, scores: Sequence[ir.Value]) -> tuple[Extra, ...]:
+        """The further inputs that this target takes."""
+        return ()
+
+    @abstractmethod
+    def count(self, scores: Sequence[ir.Value]) -> int | None:
+        """How many indices there are (the number of classes), None if known only at run time.
+
+        Raises:
+            TargetError: The tensors do not fit this target.
+        """
+
+    @abstractmethod
+    def score(self, b: Builder, scores: Sequence[ir.Value], index: ir.Value, extra: Mapping[str, ir.Value]) -> ir.Value:
+        """The score explained, (N,).
+
+        Args:
+            b: Writes the nodes.
+            scores: What ``tensors`` found.
+            index: int64 (N,), from 0 to ``count``.
+            extra: The further inputs by name, each (N, *dims): those of one target.
+        """
+
+    def ranking(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value | None:
+        """(N, M): the tensor whose order says which index is the top one; None if this target has no top one."""
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """What JSON can hold of this target, for the metadata of an explanation."""
+        fields = asdict(self) if is_dataclass(self) else {}
+        return {"kind": self.name, **fields}
+
+
+def single_output(output: str | Sequence[str] | None) -> str | None:
+    """The one tensor that a user named.
+
+    Raises:
+        TargetError: He named several.
+    """
+    if output is None or isinstance(output, str):
+        return output
+    if len(output) != 1:
+        raise TargetError(f"this target explains one tensor, but output names {len(output)}: {', '.join(output)}")
+    return output[0]
