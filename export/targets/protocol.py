@@ -85,7 +85,7 @@ class Target(ABC):
 
     def describe(self) -> dict[str, Any]:
         """What JSON can hold of this target, for the metadata of an explanation."""
-        fields = asdict(self) if is_dataclass(self) else {}
+        fields: dict[str, Any] = asdict(self) if is_dataclass(self) else {}
         return {"kind": self.name, **fields}
 
 
