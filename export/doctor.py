@@ -15,6 +15,7 @@ from portable_cam.export.cam import find_cam_end
 from portable_cam.export.guided import guided_nodes
 from portable_cam.export.layers import candidates, channel_axis, image_input
 from portable_cam.export.load import ModelLike, load
+from portable_cam.export.methods import INPUT_METHODS, METHODS
 from portable_cam.export.normalize import OPSET, normalize
 from portable_cam.export.rules import has_no_gradient, rule_for
 from portable_cam.export.scores import find_scores
@@ -131,9 +132,8 @@ def _methods(
     graph: ir.Graph, image: ir.Value | None, score: ir.Value | None, layers: list[ir.Value],
     obstacles: list[Obstacle], problems: list[str],
 ) -> dict[str, str]:  # fmt: skip
-    names = ("cam", "gradcam", "guided_backprop", "guided_gradcam", "gradient", "deconvnet")
     if image is None or score is None:
-        return dict.fromkeys(names, problems[0] if problems else "no image input")
+        return dict.fromkeys(METHODS, problems[0] if problems else "no image input")
     reached = score in depends_on(list(graph), [image])
     to_image = "yes"
     if image.dtype not in FLOATS:
@@ -153,7 +153,8 @@ def _methods(
     except LayerError as error:
         cam = str(error)
     both = to_image if to_image != "yes" else gradcam
-    return dict(zip(names, (cam, gradcam, to_image, both, to_image, to_image), strict=True))
+    answers = {"cam": cam, "guided_gradcam": both, **dict.fromkeys(INPUT_METHODS, to_image)}
+    return {name: answers.get(name, gradcam) for name in METHODS}
 
 
 def _text(value: ir.Value) -> str:

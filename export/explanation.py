@@ -23,7 +23,9 @@ from portable_cam.export.guided import ReluPolicy, guided_nodes
 from portable_cam.export.heads import Profile
 from portable_cam.export.layers import channel_axis, find_layers, image_input
 from portable_cam.export.load import ModelLike, fingerprint
-from portable_cam.export.methods import INPUT_METHODS, METHODS, check_options, wants_guided
+from portable_cam.export.methods import (
+    INPUT_METHODS, METHODS, PIXEL_METHODS, check_options, wants_guided, wants_layers,
+)  # fmt: skip
 from portable_cam.export.normalize import normalize
 from portable_cam.export.per_target import scan_targets, single_target
 from portable_cam.export.targets import Class, Extra, Target
@@ -69,7 +71,8 @@ def build_explanation(
 
     Args:
         model: A path, bytes, ``onnx.ModelProto`` or ``onnx_ir.Model``.
-        methods: Any of ``cam``, ``gradcam``, ``guided_backprop``, ``guided_gradcam``, ``gradient``, ``deconvnet``.
+        methods: Any of ``cam``, ``gradcam``, ``layercam``, ``hirescam``, ``guided_backprop``, ``guided_gradcam``,
+            ``gradient``, ``deconvnet``.
         layer: Tensor or node name, a list of them, or None for the best of ``list_layers``.
         target: What is explained; None for :class:`~portable_cam.export.targets.Class`.
         output: The tensor that holds the scores (for some targets, several), taken as it is; None for the model's
@@ -146,7 +149,7 @@ def _choose_layers(
 ) -> list[ir.Value]:  # fmt: skip
     """The layers of the maps; none if no map is asked for. CAM has its layer in the graph's structure."""
     cam_layer = [_cam_end(target, scores).activation] if "cam" in methods else []
-    if not {"gradcam", "guided_gradcam"} & set(methods):
+    if not wants_layers(methods):
         if cam_layer and layer is not None and find_layers(graph, scores[0], layer) != cam_layer:
             raise LayerError(f"CAM explains the layer before the global average pool, '{cam_layer[0].name}'")
         return cam_layer
@@ -244,19 +247,22 @@ def _per_target(plan: _Plan, index: ir.Value, further: Mapping[str, ir.Value]) -
     wanted = {rule for name, rule in INPUT_METHODS.items() if name in plan.methods}
     if "guided_gradcam" in plan.methods:
         wanted.add("guided")
-    maps = bool({"gradcam", "guided_gradcam"} & set(plan.methods))
+    by_channel = bool({"gradcam", "guided_gradcam"} & set(plan.methods))
     if wanted and plan.image.dtype not in FLOATS:
         raise ModelError(
-            f"the image input '{plan.image.name}' is of type {plan.image.dtype}: it has no gradient, so only cam and "
-            "gradcam can explain this model"
+            f"the image input '{plan.image.name}' is of type {plan.image.dtype}: it has no gradient, so only "
+            "methods of maps (cam, gradcam, layercam, hirescam) can explain this model"
         )
-    sources = list(plan.layers) if maps or plan.details else []
+    sources = list(plan.layers) if wants_layers(plan.methods) or plan.details else []
     # the plain gradient of the layers, and of the picture if asked for, in one walk
     plain = sources + ([plan.image] if "standard" in wanted else [])
     gradients = backward(graph, b, {score: seed}, plain) if plain else []
     for i, gradient in enumerate(gradients[: len(sources)]):
-        if maps:
+        if by_channel:
             values[f"weights.{i}"] = heads.channel_weights(b, gradient)
+        for name in PIXEL_METHODS:
+            if name in plan.methods:
+                values[f"{name}.{i}"] = heads.pixel_map(b, name, gradient, plan.layers[i], plan.sign)
         if plan.details:
             values[f"gradients.{i}"] = heads.as_float32(b, gradient)
     if "standard" in wanted:
@@ -277,6 +283,9 @@ def _finish(plan: _Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None
     if {"gradcam", "guided_gradcam"} & set(plan.methods):
         signed = [heads.weighted_sum(b, values[f"weights.{i}"], a, plan.sign) for i, a in enumerate(activations)]
         wide = _maps(plan, "gradcam", signed, size, shown="gradcam" in plan.methods)
+    for name in PIXEL_METHODS:
+        if name in plan.methods:
+            _maps(plan, name, [values[f"{name}.{i}"] for i in range(len(plan.layers))], size, shown=True)
     if "cam" in plan.methods:
         end = _cam_end(plan.target, plan.scores)
         maps = heads.as_float32(b, cam_maps(b, end, targets))
@@ -305,7 +314,7 @@ def _maps(plan: _Plan, method: str, signed: list[ir.Value], size: ir.Value, *, s
     final, wide = heads.heat_map(b, raw, size, plan.profile)
     if not shown:
         return wide
-    layers = plan.layers if method == "gradcam" else [_cam_end(plan.target, plan.scores).activation]
+    layers = plan.layers if method != "cam" else [_cam_end(plan.target, plan.scores).activation]
     small = [(known_dims(layer) or [None] * 4)[2:] for layer in layers]
     picture, axis = known_dims(plan.image) or [None] * 4, channel_axis(plan.image)
     shape = small[0] if plan.profile == "captum" else picture[2:] if axis == 1 else picture[1:3]

@@ -43,6 +43,23 @@ def weighted_sum(b: Builder, weights: ir.Value, activation: ir.Value, sign: int 
     return b.op("Reshape", maps, b.op("Concat", b.ints([0, 0]), space, axis=0))
 
 
+def pixel_map(b: Builder, method: str, gradient: ir.Value, activation: ir.Value, sign: int = 1) -> ir.Value:
+    """A map whose weights differ from place to place, (N, C, h, w) twice -> (N, h, w) in float32.
+
+    ``layercam``: sum_c relu(g_c) A_c (Jiang et al. 2021, IEEE TIP 30, equation 6); ``hirescam``: sum_c g_c A_c (Draelos
+    and Carin 2020, arXiv 2011.08891). For ``sign`` -1 with -g in place of g.
+    """
+    g, a = as_float32(b, gradient), as_float32(b, activation)
+    if sign < 0:
+        g = b.op("Neg", g)
+    if method == "layercam":
+        g = b.op("Relu", g)
+    dims = known_dims(activation)
+    summed = b.op("ReduceSum", b.op("Mul", g, a), b.ints([1]), keepdims=0)
+    summed.shape = None if dims is None else ir.Shape([dims[0], *dims[2:]])
+    return summed
+
+
 def range_of(b: Builder, maps: ir.Value) -> ir.Value:
     """The least and the greatest value of each map, (N, K, 2); NaN if the map holds one, so that it can be reported."""
     ends = [b.op(kind, maps, b.ints(_SPACE), keepdims=0) for kind in ("ReduceMin", "ReduceMax")]

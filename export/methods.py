@@ -10,7 +10,9 @@ from portable_cam.export.autodiff import ReluRule
 from portable_cam.export.heads import Profile
 
 #: Methods whose result is a heat map, and those whose result has the picture's own shape with the ReLU rule of each.
-MAP_METHODS = ("cam", "gradcam")
+#: The maps of PIXEL_METHODS weigh each element of the layer by its own gradient, those of gradcam each channel.
+PIXEL_METHODS = ("layercam", "hirescam")
+MAP_METHODS = ("cam", "gradcam", *PIXEL_METHODS)
 INPUT_METHODS: dict[str, ReluRule] = {"gradient": "standard", "guided_backprop": "guided", "deconvnet": "deconvnet"}
 METHODS = (*MAP_METHODS, *INPUT_METHODS, "guided_gradcam")
 
@@ -32,6 +34,11 @@ def check_options(
     if targets_per_image not in {1, None}:
         raise OptionError(f"targets_per_image is 1 or None (any number), not {targets_per_image}")
     return names
+
+
+def wants_layers(methods: Sequence[str]) -> bool:
+    """Whether one of the methods needs the gradient of a layer."""
+    return bool({"gradcam", "guided_gradcam", *PIXEL_METHODS} & set(methods))
 
 
 def wants_guided(methods: Sequence[str]) -> bool:

@@ -28,7 +28,10 @@ _out = Console(soft_wrap=True)
 ModelArgument = Annotated[Path, typer.Argument(help="The .onnx file.", show_default=False)]
 OutputOption = Annotated[str | None, typer.Option("--output", help="Tensor that holds the scores, taken as it is.")]
 MethodsOption = Annotated[
-    str, typer.Option(help="Comma-separated: cam, gradcam, guided_backprop, guided_gradcam, gradient, deconvnet.")
+    str,
+    typer.Option(
+        help="Comma-separated: cam, gradcam, layercam, hirescam, guided_backprop, guided_gradcam, gradient, deconvnet."
+    ),
 ]
 LayerOption = Annotated[list[str] | None, typer.Option(help="Tensor or node to explain; several to average over.")]
 ProfileOption = Annotated[str, typer.Option(help="paper, pytorch_grad_cam or captum: whose conventions to follow.")]

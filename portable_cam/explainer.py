@@ -34,7 +34,8 @@ class Explainer:
 
     Args:
         model: A path, bytes, ``onnx.ModelProto`` or ``onnx_ir.Model``.
-        methods: ``cam``, ``gradcam``, ``guided_backprop``, ``guided_gradcam``, ``gradient``, ``deconvnet``.
+        methods: ``cam``, ``gradcam``, ``layercam``, ``hirescam``, ``guided_backprop``, ``guided_gradcam``,
+            ``gradient``, ``deconvnet``.
         layer: Tensor or node name, a list of them, or None: chosen, and reported in the result.
         target: A ``pcam.targets`` value; None means ``Class`` on the scores output.
         output: The tensor that holds the scores (for some targets, several), taken as it is: an output, where there

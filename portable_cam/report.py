@@ -43,7 +43,7 @@ _ROBUST = 99.5
 #: Methods by the names that papers use.
 TITLES: Mapping[str, str] = {
     "cam": "CAM", "gradcam": "Grad-CAM", "guided_backprop": "Guided Backprop", "guided_gradcam": "Guided Grad-CAM",
-    "gradient": "gradient", "deconvnet": "DeconvNet",
+    "gradient": "gradient", "deconvnet": "DeconvNet", "layercam": "LayerCAM", "hirescam": "HiResCAM",
 }  # fmt: skip
 
 _INK, _FAINT, _BAR, _BAR_HERE = "#1a1a1a", "#6b6b6b", "#c3c9d4", "#b5367a"

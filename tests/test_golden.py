@@ -100,8 +100,10 @@ def test_paper_guided_gradcam_is_captums_with_bilinear_upsampling(case: Case) ->
 
 
 def test_pytorch_grad_cam(case: Case) -> None:
-    result = explained(case, "pytorch_grad_cam", ("gradcam",))
-    assert np.abs(result["gradcam"][0, 0] - case.peer("pytorch_grad_cam.GradCAM")[0]).max() < 1e-4
+    peers = {"gradcam": "GradCAM", "layercam": "LayerCAM", "hirescam": "HiResCAM"}
+    result = explained(case, "pytorch_grad_cam", tuple(peers))
+    for method, peer in peers.items():
+        assert np.abs(result[method][0, 0] - case.peer(f"pytorch_grad_cam.{peer}")[0]).max() < 1e-4, method
 
 
 def test_class_discriminative_on_a_real_photo(zoo: Path) -> None:
