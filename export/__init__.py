@@ -9,10 +9,11 @@ from portable_cam.export.doctor import Obstacle, Report, doctor
 from portable_cam.export.explanation import build_explanation
 from portable_cam.export.from_torch import from_torch
 from portable_cam.export.layers import Layer, list_layers
+from portable_cam.export.link import link
 from portable_cam.export.methods import METHODS
 from portable_cam.export.normalize import OPSET, normalize
 
 __all__ = [
     "METHODS", "OPSET", "Layer", "Obstacle", "Report", "build_explanation", "differentiate", "doctor", "from_torch",
-    "list_layers", "normalize",
+    "link", "list_layers", "normalize",
 ]  # fmt: skip

@@ -60,8 +60,8 @@ class Cells(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """One layer of LSTM or GRU over (N, T, inputs), exported as one ONNX operator whose length T stays open; torch's own
-    exporter (2.13) stores the example's T."""
+    """One layer of LSTM or GRU over (N, T, inputs), exported as one ONNX operator whose length T stays open; left to
+    itself, the exporter of torch 2.13 stores the example's T."""
 
     def __init__(self, kind: str, inputs: int, width: int) -> None:
         super().__init__()

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Visual question answering on the data of the PyPI package easy-vqa (MIT), one model with a recurrent question encoder,
-one that fuses by attention: ``pip install --no-deps easy-vqa && python -m benchmarks.train.vqa``."""
+"""Visual question answering on the data of the PyPI package easy-vqa (MIT): a model with a recurrent question encoder
+and one that fuses by attention. ``pip install --no-deps easy-vqa && python -m benchmarks.train.vqa``"""
 
 from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
 import easy_vqa
 import numpy as np
@@ -60,8 +59,8 @@ def train(model: nn.Module, epochs: int, images: torch.Tensor, rows: list[tuple[
             optimizer.step()
             schedule.step()
             total += loss.item()
-        print(f"  epoch {epoch + 1}: loss {total / (len(images) // IMAGES_PER_STEP):.4f}, {time.time() - started:.0f} s",
-              flush=True)  # fmt: skip
+        mean = total / (len(images) // IMAGES_PER_STEP)
+        print(f"  epoch {epoch + 1}: loss {mean:.4f}, {time.time() - started:.0f} s", flush=True)
 
 
 @torch.no_grad()
