@@ -21,10 +21,16 @@ from portable_cam.export.cam import CamEnd, cam_maps, find_cam_end
 from portable_cam.export.differentiate import add_output
 from portable_cam.export.guided import ReluPolicy, guided_nodes
 from portable_cam.export.heads import Profile
+from portable_cam.export.infer import infer_shapes
 from portable_cam.export.layers import channel_axis, find_layers, image_input
 from portable_cam.export.load import ModelLike, fingerprint
 from portable_cam.export.methods import (
-    INPUT_METHODS, METHODS, PIXEL_METHODS, check_options, wants_guided, wants_layers,
+    INPUT_METHODS,
+    METHODS,
+    PIXEL_METHODS,
+    check_options,
+    wants_guided,
+    wants_layers,
 )  # fmt: skip
 from portable_cam.export.normalize import normalize
 from portable_cam.export.per_target import scan_targets, single_target
@@ -239,7 +245,9 @@ def _resolve(plan: _Plan, targets: ir.Value) -> ir.Value:
 def _per_target(plan: _Plan, index: ir.Value, further: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
     """What one target per image needs: the score, a weight per channel, the gradients; each (N, ...)."""
     b, graph = plan.builder, plan.graph
+    before = len(graph)
     score = plan.target.score(b, plan.scores, index, further)
+    infer_shapes(list(graph)[before:])
     score.shape = ir.Shape([plan.image.shape[0] if plan.image.shape is not None else None])
     values = {"scores": heads.as_float32(b, score)}
     assert score.dtype is not None

@@ -162,8 +162,8 @@ class Explainer:
         count = len(feeds[self.image_name])
         asked = self._asked(targets, count, extra)
         width = self.classes
-        if targets is not None and width is not None and asked.size and asked.max() >= width:
-            raise TargetError(f"target {asked.max()} is out of range: the model has {width} classes, 0 to {width - 1}")
+        if targets is not None:
+            self._check_range("target", asked)
         feeds |= {name: self._broadcast(name, value, asked.shape) for name, value in extra.items()}
         try:
             return self._run(feeds, asked)
@@ -172,6 +172,14 @@ class Explainer:
                 raise
             self._run(feeds, np.full((count, 1), -1, np.int64))  # if this fails too, it was not the targets
             raise TargetError(f"target {asked.max()} is out of range: the model has fewer classes") from None
+
+    def _check_range(self, name: str, asked: NDArray[Any]) -> None:
+        width = self.classes
+        if not asked.size or (asked.min() >= 0 and (width is None or asked.max() < width)):
+            return
+        wrong = asked.min() if asked.min() < 0 else asked.max()
+        has = f"the model has {width} classes, 0 to {width - 1}" if width is not None else "classes count from 0"
+        raise TargetError(f"{name} {wrong} is out of range: {has}")
 
     def _asked(self, targets: ArrayLike | None, count: int, extra: Mapping[str, ArrayLike]) -> NDArray[np.int64]:
         if targets is not None:
@@ -191,6 +199,8 @@ class Explainer:
         dtype = session.check_input(name, array[:1, :1]).dtype
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InputError(f"'{name}' holds NaN or infinite values")
+        if dtype.kind == "i" and rank == 2:  # an index like those of the targets
+            self._check_range(name, array)
         try:
             array = np.broadcast_to(array, (*shape, *array.shape[2:]))
         except ValueError:

@@ -5,7 +5,9 @@ Everything downstream (gradients, methods, self-check) starts from the number an
 one: ``docs/writing-a-target.md``.
 """
 
-from portable_cam.export.targets.classes import Class
+from portable_cam.export.targets.classes import Class, ClassSet, Contrast
+from portable_cam.export.targets.dense import Dense
+from portable_cam.export.targets.embedding import Similarity
 from portable_cam.export.targets.protocol import Extra, Target
 
-__all__ = ["Class", "Extra", "Target"]
+__all__ = ["Class", "ClassSet", "Contrast", "Dense", "Extra", "Similarity", "Target"]

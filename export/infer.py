@@ -1,0 +1,35 @@
+"""Shapes of newly written nodes: rules need ranks, and what a target writes has none of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+import onnx_ir as ir
+
+from portable_cam.export.normalize import OPSET
+
+
+def infer_shapes(nodes: Iterable[ir.Node]) -> None:
+    """Fill in the shapes of the outputs of these nodes, which follow each other, as far as ONNX infers them."""
+    nodes = list(nodes)
+    made = {value for node in nodes for value in node.outputs}
+    given = {v.name: v for node in nodes for v in node.inputs if v is not None and v not in made}
+    constants = {v.name: v.const_value for v in given.values() if v.const_value is not None and _is_small(v)}
+    graph = onnx.GraphProto(
+        name="new",
+        node=[ir.to_proto(node) for node in nodes],
+        input=[ir.to_proto(v) for name, v in given.items() if name not in constants and v.type is not None],
+        initializer=[ir.to_proto(tensor) for tensor in constants.values()],
+    )
+    model = onnx.ModelProto(graph=graph, ir_version=10, opset_import=[onnx.helper.make_opsetid("", OPSET)])
+    inferred = {v.name: v for v in onnx.shape_inference.infer_shapes(model, data_prop=True).graph.value_info}
+    for value in made:
+        if value.shape is None and value.name in inferred and inferred[value.name].type.tensor_type.HasField("shape"):
+            dims = inferred[value.name].type.tensor_type.shape.dim
+            value.shape = ir.Shape([d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims])
+
+
+def _is_small(value: ir.Value) -> bool:
+    """Whether the content may be a shape or axes; weights are not copied."""
+    return value.const_value is not None and value.const_value.size <= 64
