@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -34,8 +36,22 @@ class Builder:
         while any(name is not None and name.startswith(f"{prefix}/") for name in taken):
             prefix += "_"
         self._prefix = prefix
-        self._count = 0
+        self._numbers = itertools.count(1)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._outermost = graph  # constants of nested graphs are stored there too
+
+    def nested(self, inputs: Sequence[ir.Value] = ()) -> Builder:
+        """A builder of a new graph with these inputs: the body of a Scan, or a branch. Names stay unique and
+        constants shared between the two; the nested graph may read any value of this one."""
+        inner = copy.copy(self)
+        inner.graph = ir.Graph(
+            list(inputs), [], nodes=[], opset_imports=self.graph.opset_imports.copy(), name=self.fresh("body")
+        )
+        return inner
+
+    def fresh(self, name: str) -> str:
+        """A name that no other value or node has."""
+        return f"{self._prefix}/{name}_{next(self._numbers)}"
 
     # -- nodes ---------------------------------------------------------------------------------------------------
 
@@ -53,10 +69,10 @@ class Builder:
             v if v is None or isinstance(v, ir.Value) else self.constant(v, dtype or ir.DataType.FLOAT)
             for v in operands
         ]
-        self._count += 1
-        node = ir.node(op_type, inputs, attributes, num_outputs=outputs, name=f"{self._prefix}/{op_type}_{self._count}")
+        name = self.fresh(op_type)
+        node = ir.node(op_type, inputs, attributes, num_outputs=outputs, name=name)
         for i, value in enumerate(node.outputs):
-            value.name = f"{self._prefix}/{op_type}_{self._count}" + (f"_{i}" if i else "")
+            value.name = name + (f"_{i}" if i else "")
             if (known := _result_dtype(op_type, inputs, attributes)) is not None:
                 value.dtype = known
         self.graph.append(node)
@@ -79,7 +95,7 @@ class Builder:
                 name=name, shape=ir.Shape(numpy_array.shape), type=ir.TensorType(dtype),
                 const_value=ir.Tensor(numpy_array, dtype=dtype, name=name),
             )  # fmt: skip
-            self.graph.register_initializer(value)
+            self._outermost.register_initializer(value)
             self._constants[key] = value
         return self._constants[key]
 
@@ -235,6 +251,22 @@ def constant_of(value: ir.Value | None) -> np.ndarray | None:
 def element_count(dims: Sequence[int | None]) -> int | None:
     """How many elements, if all dimensions are known, else None."""
     return None if any(d is None for d in dims) else math.prod(d for d in dims if d is not None)
+
+
+def reads(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node reads: its inputs, and what its subgraphs read."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        for graph in _subgraphs(attribute):
+            for inner in ir.traversal.RecursiveGraphIterator(graph):
+                yield from (value for value in inner.inputs if value is not None)
+            yield from graph.outputs
+
+
+def _subgraphs(attribute: ir.Attr) -> Sequence[ir.Graph]:
+    if attribute.type == ir.AttributeType.GRAPH:
+        return [attribute.as_graph()]
+    return attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else []
 
 
 def _result_dtype(

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from portable_cam.errors import ModelError
+from portable_cam.errors import InputError, ModelError
 from portable_cam.export.autodiff import ReluRule
 from portable_cam.export.differentiate import differentiate
 from portable_cam.export.guided import ReluPolicy
@@ -148,7 +148,7 @@ def directional_derivative(
         number, rounded = difference(Session(widen(model), threads=1), np.float64, _STEP_FLOAT64)
         if not rounded:  # some float64 kernels, as that of Shrink, compute in float32
             return number, np.float64
-    except ModelError:  # there is no float64 kernel
+    except (ModelError, InputError):  # there is no float64 kernel, or it says so only when it is run
         pass
     session = Session(model, threads=1)
     wide, narrow = (difference(session, None, step)[0] for step in (_STEP_FLOAT32, _STEP_FLOAT32 / 2))

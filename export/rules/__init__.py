@@ -8,6 +8,7 @@ from portable_cam.export.rules import (  # imported for their registrations
     linear,
     norm,
     pool,
+    recurrent,
     reduce,
     relu,
     resize,
@@ -26,5 +27,5 @@ from portable_cam.export.rules.registry import (
 
 __all__ = [
     "NO_GRADIENT", "RULES", "Entry", "Vjp", "conv", "elementwise", "has_no_gradient", "index", "key_of", "linear",
-    "norm", "pool", "reduce", "register", "relu", "resize", "rule_for", "shape",
+    "norm", "pool", "recurrent", "reduce", "register", "relu", "resize", "rule_for", "shape",
 ]  # fmt: skip
