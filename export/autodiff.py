@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import onnx_ir as ir
 
 from portable_cam.errors import ModelError, UnsupportedOperatorError
-from portable_cam.export.builder import FLOATS, Builder
+from portable_cam.export.builder import FLOATS, Builder, reads
 from portable_cam.export.rules import Vjp, has_no_gradient, rule_for
 from portable_cam.export.rules.relu import OWN_RELU_RULES
 
@@ -68,7 +68,7 @@ def backward(
         if all(g is None for g in grads):
             continue
         needs = [value is not None and value in affected for value in node.inputs]
-        if not any(needs) or has_no_gradient(node):
+        if has_no_gradient(node) or not any(value in affected for value in reads(node)):
             continue
         rule = "standard" if node not in special else relu_rule
         if rule != "standard" and node.op_type not in OWN_RELU_RULES:
@@ -118,21 +118,9 @@ def depends_on(nodes: Iterable[ir.Node], sources: Iterable[ir.Value]) -> set[ir.
     for node in nodes:
         if has_no_gradient(node):
             continue
-        if any(value in reached for value in node.inputs) or _captures(node, reached):
+        if any(value in reached for value in reads(node)):
             reached.update(o for o in node.outputs if o.dtype is None or o.dtype in FLOATS)
     return reached
-
-
-def _captures(node: ir.Node, reached: set[ir.Value]) -> bool:
-    """Whether a subgraph of the node reads one of these tensors from outside."""
-    return any(
-        value in reached
-        for attribute in node.attributes.values()
-        if attribute.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
-        for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph())
-        for value in inner.inputs
-        if value is not None
-    )
 
 
 def _without_rule(node: ir.Node, nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> str:
@@ -150,7 +138,7 @@ def path_to(node: ir.Node, nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) ->
     """A shortest chain from one of ``wrt`` to ``node``: the tensor, then the operators, the middle left out if long."""
     came_from: dict[ir.Value, tuple[ir.Value, ir.Node] | None] = dict.fromkeys(wrt)
     for current in nodes:
-        source = next((value for value in current.inputs if value in came_from), None)
+        source = next((value for value in reads(current) if value in came_from), None)
         if source is None:
             continue
         if current is node:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from portable_cam.export.builder import constant_of, known_dims
+from portable_cam.export.builder import constant_of, known_dims, reads
 
 _ELEMENTWISE = frozenset(
     """
@@ -33,7 +33,7 @@ def free_batch(model: ir.Model) -> bool:
     carries = {image}
     reshapes: list[tuple[ir.Node, list[int]]] = []
     for node in graph:
-        if not any(value in carries for value in node.inputs):
+        if not any(value in carries for value in reads(node)):
             continue
         if not _keeps_images_apart(node, carries, dims[0], reshapes):
             return False
@@ -55,6 +55,8 @@ def free_batch(model: ir.Model) -> bool:
 def _keeps_images_apart(
     node: ir.Node, carries: set[ir.Value], batch: int, reshapes: list[tuple[ir.Node, list[int]]]
 ) -> bool:
+    if not any(value in carries for value in node.inputs):
+        return False  # a subgraph reads it
     op, ranks = node.op_type, []
     for value in node.inputs:
         if value is None:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from portable_cam.errors import Error, LayerError
 from portable_cam.export.autodiff import depends_on, path_to
 from portable_cam.export.batch import free_batch
-from portable_cam.export.builder import FLOATS
+from portable_cam.export.builder import FLOATS, reads
 from portable_cam.export.cam import find_cam_end
 from portable_cam.export.guided import guided_nodes
 from portable_cam.export.layers import candidates, channel_axis, image_input
@@ -117,11 +117,11 @@ def find_obstacles(graph: ir.Graph, image: ir.Value, score: ir.Value) -> list[Ob
     behind = {score}
     found = []
     for node in reversed(nodes):
-        if not any(output in behind for output in node.outputs) or not any(v in affected for v in node.inputs):
+        if not any(output in behind for output in node.outputs) or not any(v in affected for v in reads(node)):
             continue
         if has_no_gradient(node):
             continue
-        behind.update(v for v in node.inputs if v is not None)
+        behind.update(reads(node))
         if rule_for(node) is None:
             operator = f"{node.domain or 'ai.onnx'}::{node.op_type}"
             found.append(Obstacle(str(node.name), operator, " -> ".join(path_to(node, nodes, [image]))))

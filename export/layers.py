@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from portable_cam.errors import InputError, LayerError
 from portable_cam.export.autodiff import depends_on
-from portable_cam.export.builder import FLOATS, known_dims
+from portable_cam.export.builder import FLOATS, known_dims, reads
 from portable_cam.export.load import ModelLike
 from portable_cam.export.normalize import normalize
 from portable_cam.export.scores import find_scores
@@ -77,11 +77,11 @@ def candidates(graph: ir.Graph, score: ir.Value) -> list[tuple[ir.Value, Layer]]
     wanted = {score}
     path: list[ir.Node] = []
     for node in reversed(nodes):
-        if any(output in wanted for output in node.outputs) and any(v in affected for v in node.inputs):
+        if any(output in wanted for output in node.outputs) and any(v in affected for v in reads(node)):
             path.append(node)
-            wanted.update(v for v in node.inputs if v in affected and v is not None)
+            wanted.update(v for v in reads(node) if v in affected)
     path.reverse()
-    last_use = {value: position[node] for node in path for value in node.inputs if value in affected}
+    last_use = {value: position[node] for node in path for value in reads(node) if value in affected}
     last_use[score] = len(nodes)
     sole: list[ir.Value] = []
     shared: list[ir.Value] = []

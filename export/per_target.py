@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from portable_cam.export.builder import Builder
+from portable_cam.export.builder import Builder, reads
 
 
 def scan_targets(
@@ -32,7 +32,7 @@ def scan_targets(
     dependent = {each for _, each in given}
     moved: list[ir.Node] = []
     for node in graph:
-        if any(value in dependent for value in node.inputs):
+        if any(value in dependent for value in reads(node)):
             moved.append(node)
             dependent.update(node.outputs)
     needed = set(results)
@@ -40,7 +40,7 @@ def scan_targets(
     for node in reversed(moved):
         if any(output in needed for output in node.outputs):
             kept.append(node)
-            needed.update(v for v in node.inputs if v is not None)
+            needed.update(reads(node))
     graph.remove(moved)
     body_outputs = []
     for value in results:
