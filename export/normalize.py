@@ -48,17 +48,25 @@ def _normalized(model: ir.Model) -> ir.Model:
     passes.RemoveInitializersFromInputsPass()(model)
     passes.InlinePass()(model)
     model = _on_proto(model, _convert)
+    _fold(model)
+    if any(node.op_type == "If" for node in model.graph):
+        # a condition on a size, as torch's older exporter writes for squeeze, is constant only once sizes are inferred
+        _fold(model)
+    for value in model.graph.initializers.values():
+        if value.const_value is not None and value.shape is None:
+            value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
+    model.ir_version = _IR_VERSION
+    return model
+
+
+def _fold(model: ir.Model) -> None:
+    """Compute what is constant, and infer shapes."""
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=_may_fold)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.RemoveUnusedNodesPass()(model)
     passes.NameFixPass()(model)
     passes.ShapeInferencePass()(model)
-    for value in model.graph.initializers.values():
-        if value.const_value is not None and value.shape is None:
-            value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
-    model.ir_version = _IR_VERSION
-    return model
 
 
 def _open_negative_dims(graph: ir.Graph) -> None:
