@@ -1,5 +1,5 @@
 """What can be explained; see :mod:`portable_cam.export.targets`."""
 
-from portable_cam.export.targets import Class, ClassSet, Contrast, Dense, Extra, Similarity, Target
+from portable_cam.export.targets import Class, ClassSet, Contrast, Dense, Extra, Similarity, Target, Tokens
 
-__all__ = ["Class", "ClassSet", "Contrast", "Dense", "Extra", "Similarity", "Target"]
+__all__ = ["Class", "ClassSet", "Contrast", "Dense", "Extra", "Similarity", "Target", "Tokens"]

@@ -26,9 +26,16 @@ t1 = Tanh(c1)
 CLASSES = TRUNK + "p = ReduceMean<axes = [2, 3], keepdims = 0>(t1) y = MatMul(p, w2)"
 LAST = TRUNK + "l = Transpose<perm = [0, 2, 3, 1]>(t1) y = MatMul(l, w3)"
 PICTURE = LAST.replace("y =", "z =") + " y = Transpose<perm = [0, 3, 1, 2]>(z)"
+STEPS = TRUNK + "m = ReduceMean<axes = [2], keepdims = 0>(t1) l = Transpose<perm = [0, 2, 1]>(m) y = MatMul(l, w3)"
+STEPS_FIRST = STEPS.replace("y =", "z =") + " y = Transpose<perm = [1, 0, 2]>(z)"
+STEPS_PROBABILITIES = STEPS.replace("y =", "z =") + " y = Softmax<axis = -1>(z)"
 WEIGHTS = {name: RANDOM.standard_normal(shape) for name, shape in (("w1", (3, 6)), ("w2", (6, 5)), ("w3", (6, 4)))}
 VECTORS = RANDOM.standard_normal((2, 3, 5)).astype(np.float32)
 MASKS = RANDOM.uniform(0, 1, (2, 3, 8, 8)).astype(np.float32)
+# a word, a phrase, all steps
+SAID = np.full((2, 3, 8), -1)
+SAID[0, 0, 2], SAID[1, 0, 7] = 3, 0
+SAID[:, 1, 2:5], SAID[:, 2] = [[1, 3, 2], [0, 0, 1]], np.arange(8) % 4
 
 
 @dataclass
@@ -52,10 +59,20 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
+def said(rows: np.ndarray, n: int, k: int) -> float:
+    """The sum of what was said in ``rows`` (steps, tokens)."""
+    return float(sum(row[token] for row, token in zip(rows, SAID[n, k], strict=True) if token >= 0))
+
+
+def log_softmax(y: np.ndarray) -> np.ndarray:
+    return y - np.log(np.exp(y).sum(-1, keepdims=True))
+
+
 OTHER = np.array([[1, 1, 2], [3, 3, 3]])
 SETS = ((0, 2), (1, 3, 4))
 INDICES = [[0, 4, 1], [2, 2, 1]]
 MAP, MAP_LAST, VECTOR = "double[N,4,8,8] y", "double[N,8,8,4] y", "double[N,5] y"
+SEQUENCE = "double[N,8,4] y"
 CASES = [
     Case("class", CLASSES, VECTOR, targets.Class(), INDICES, lambda y, n, k: y[INDICES[n][k]]),
     Case("contrast", CLASSES, VECTOR, targets.Contrast(), INDICES, lambda y, n, k: y[INDICES[n][k]] - y[OTHER[n, k]],
@@ -80,6 +97,11 @@ CASES = [
          {"embedding": VECTORS}),
     Case("euclidean", CLASSES, VECTOR, targets.Similarity("euclidean"), [[0] * 3] * 2,
          lambda y, n, k: -((y - VECTORS[n, k]) ** 2).sum(), {"embedding": VECTORS}),
+    Case("words", STEPS, SEQUENCE, targets.Tokens(), [[0] * 3] * 2, lambda y, n, k: said(log_softmax(y), n, k),
+         {"said": SAID}),
+    Case("words before softmax", STEPS_PROBABILITIES, SEQUENCE, targets.Tokens(), [[0] * 3] * 2,
+         lambda y, n, k: said(np.log(y), n, k), {"said": SAID}),
+    Case("logits of steps", STEPS, SEQUENCE, targets.Tokens("logit"), [[0] * 3] * 2, said, {"said": SAID}),
 ]  # fmt: skip
 
 
@@ -172,6 +194,35 @@ def test_bad_targets(make_model: Any) -> None:
         pcam.Explainer(picture, target=targets.Dense("all"))  # type: ignore[arg-type]
     with pytest.raises(TargetError, match="cosine, dot or euclidean, not 'l1'"):
         pcam.Explainer(vector, target=targets.Similarity("l1"))  # type: ignore[arg-type]
+
+
+def test_time_first_is_the_same(make_model: Any) -> None:
+    weights = {name: WEIGHTS[name] for name in ("w1", "w3")}
+    first = make_model(STEPS_FIRST, weights, "double[N,3,8,8] x", "double[8,N,4] y")
+    usual = make_model(STEPS, weights, "double[N,3,8,8] x", SEQUENCE)
+    got = pcam.Explainer(first, ("gradient",), target=targets.Tokens(time_axis=0))(X, said=SAID)
+    expected = pcam.Explainer(usual, ("gradient",), target=targets.Tokens())(X, said=SAID)
+    np.testing.assert_allclose(got.scores, expected.scores, rtol=1e-6)
+    np.testing.assert_allclose(got["gradient"], expected["gradient"], rtol=1e-5, atol=1e-8)
+
+
+def test_bad_sequences(make_model: Any) -> None:
+    vector = model_of(CASES[0], make_model)
+    with pytest.raises(TargetError, match=r"no output holds scores \(N, steps, tokens\): 'y' DOUBLE\[N,5\]"):
+        pcam.Explainer(vector, target=targets.Tokens())
+    with pytest.raises(TargetError, match="a sequence needs"):
+        pcam.Explainer(vector, target=targets.Tokens(), output="y")
+    with pytest.raises(TargetError, match="log_probability or logit, not 'odds'"):
+        pcam.Explainer(vector, target=targets.Tokens("odds"))  # type: ignore[arg-type]
+    with pytest.raises(TargetError, match="time_axis is 0 or 1, not 2"):
+        pcam.Explainer(vector, target=targets.Tokens(time_axis=2))
+    weights = {name: WEIGHTS[name] for name in ("w1", "w3")}
+    turned = STEPS.replace("y =", "z =") + " p = Softmax<axis = -1>(z) y = Transpose<perm = [1, 0, 2]>(p)"
+    model = make_model(turned, weights, "double[N,3,8,8] x", "double[8,N,4] y")
+    with pytest.raises(TargetError, match="output 'y' holds probabilities, and between them and the logits 'z'"):
+        pcam.Explainer(model, target=targets.Tokens(time_axis=0))
+    result = pcam.Explainer(model, target=targets.Tokens(), output="z")(X, said=SAID)
+    assert result.scores.shape == (2, 3)
 
 
 def test_bad_further_inputs(make_model: Any) -> None:

@@ -92,7 +92,7 @@ class Step(nn.Module):
         return self.decoder.step(features, tokens, h, c)
 
 
-def main(steps: int = 4000) -> None:
+def main(steps: int = 1600) -> None:
     """Train, test and write everything."""
     torch.manual_seed(0)
     encoder = networks.Encoder()

@@ -164,7 +164,7 @@ class RecurrentVqa(nn.Module):
         self.gru = Recurrent("GRU", 32, 64)
         self.scale, self.shift = nn.Linear(64, width), nn.Linear(64, width)
         self.mix = nn.Conv2d(width, 64, 1)
-        self.head = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, answers))
+        self.head = nn.Sequential(nn.Linear(128, 96), nn.ReLU(), nn.Linear(96, answers))
 
     def forward(self, image: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
         return self.answer(self.encoder(image), question)
@@ -173,7 +173,7 @@ class RecurrentVqa(nn.Module):
         """Logits (N, answers) from features."""
         read = self.gru(self.words(question))[1][0]
         asked = features * (1 + self.scale(read)[..., None, None]) + self.shift(read)[..., None, None]
-        seen = torch.relu(self.mix(asked)).mean((2, 3))
+        seen = torch.relu(self.mix(asked)).amax((2, 3))
         logits: torch.Tensor = self.head(torch.cat([seen, read], -1))
         return logits
 

@@ -9,5 +9,6 @@ from portable_cam.export.targets.classes import Class, ClassSet, Contrast
 from portable_cam.export.targets.dense import Dense
 from portable_cam.export.targets.embedding import Similarity
 from portable_cam.export.targets.protocol import Extra, Target
+from portable_cam.export.targets.sequence import Tokens
 
-__all__ = ["Class", "ClassSet", "Contrast", "Dense", "Extra", "Similarity", "Target"]
+__all__ = ["Class", "ClassSet", "Contrast", "Dense", "Extra", "Similarity", "Target", "Tokens"]

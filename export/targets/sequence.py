@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sequences: words of a caption, characters of a line of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import onnx_ir as ir
+
+from portable_cam.errors import TargetError
+from portable_cam.export.builder import FLOATS, Builder, known_dims
+from portable_cam.export.scores import Scores, cut_before, find_scores
+from portable_cam.export.targets.protocol import Extra, Target, single_output
+
+Measure: TypeAlias = Literal["log_probability", "logit"]
+_SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
+
+
+@dataclass(frozen=True)
+class Tokens(Target):
+    """What a model says at some steps of a sequence: scores (N, T, V) over V tokens at each of T steps.
+
+    A caption by teacher forcing: the caption is the decoder's input, and step t holds the scores of the token that
+    follows it. The further input ``said`` (N, K, T) names a token for each step that counts, and -1 for each that does
+    not, so that a word is one step, a phrase several, a caption all of them. A line of text read by CTC (Graves et al.
+    2006): ``said`` names a character at the frames where it was read.
+
+    Attributes:
+        measure: ``log_probability``, whose sum over steps is that of the phrase; or ``logit``, the score as it is.
+        time_axis: 1 for (N, T, V), 0 for (T, N, V).
+    """
+
+    measure: Measure = "log_probability"
+    time_axis: int = 1
+
+    name = "tokens"
+
+    def __post_init__(self) -> None:
+        if self.measure not in get_args(Measure):
+            raise TargetError(f"measure is {' or '.join(get_args(Measure))}, not {self.measure!r}")
+        if self.time_axis not in {0, 1}:
+            raise TargetError(f"time_axis is 0 or 1, not {self.time_axis!r}")
+
+    def tensors(self, graph: ir.Graph, output: str | Sequence[str] | None) -> list[Scores]:
+        """The model's only output of three dimensions, before its softmax."""
+        name = single_output(output)
+        if name is not None:
+            return [find_scores(graph, name)]
+        found = [self._before_softmax(value) for value in graph.outputs if _is_sequence(value)]
+        if len(found) == 1:
+            return found
+        listing = ", ".join(f"'{o.name}' {o.dtype}{o.shape}" for o in graph.outputs)
+        what = "several outputs could hold" if found else "no output holds"
+        raise TargetError(f"{what} scores (N, steps, tokens): {listing}. Name the tensor that does with `output`")
+
+    def inputs(self, scores: Sequence[ir.Value]) -> tuple[Extra, ...]:
+        dims = known_dims(scores[0])
+        steps = dims[self.time_axis] if dims is not None else None
+        return (Extra("said", ir.DataType.INT64, ("T" if steps is None else steps,),
+                      "the token to explain at each step, -1 where none"),)  # fmt: skip
+
+    def count(self, scores: Sequence[ir.Value]) -> int | None:
+        """One: what is asked for is in ``said``."""
+        (value,) = scores
+        if not _is_sequence(value):
+            raise TargetError(
+                f"the scores '{value.name}' have shape {value.shape}: a sequence needs (N, steps, tokens). Name "
+                "another tensor with `output`"
+            )
+        return 1
+
+    def score(self, b: Builder, scores: Sequence[ir.Value], index: ir.Value, extra: Mapping[str, ir.Value]) -> ir.Value:
+        (value,) = scores
+        steps = value if self.time_axis == 1 else b.op("Transpose", value, perm=[1, 0, 2])
+        dims = known_dims(value) or [None] * 3
+        steps.shape = ir.Shape([None, dims[self.time_axis], dims[2]])
+        if self.measure == "log_probability":
+            steps = b.op("LogSoftmax", steps, axis=-1)
+            steps.shape = ir.Shape([None, dims[self.time_axis], dims[2]])
+        said = extra["said"]
+        tokens = b.op("Unsqueeze", b.op("Max", said, 0), b.ints([2]))
+        tokens.shape = ir.Shape([None, None, 1])
+        chosen = b.op("GatherElements", steps, tokens, axis=2)
+        chosen.shape = ir.Shape([None, None, 1])
+        assert value.dtype is not None
+        counts = b.op("Cast", b.op("GreaterOrEqual", said, 0), to=int(value.dtype))
+        counted = b.op("Mul", b.op("Squeeze", chosen, b.ints([2])), counts)
+        return b.op("ReduceSum", counted, b.ints([1]), keepdims=0)
+
+
+    def _before_softmax(self, value: ir.Value) -> Scores:
+        """Cut before a final softmax over the last axis, in the output's own layout."""
+        cut = cut_before(value)
+        before = cut.value
+        softmax = next((node for node, _ in before.uses() if node.op_type == cut.cut), None)
+        if cut.cut not in _SOFTMAX or softmax is None:
+            return Scores(value, str(value.name), None)
+        over_tokens = softmax.attributes.get_int("axis", -1) in {-1, 2}
+        if _is_sequence(before) and over_tokens and known_dims(before) == known_dims(value):
+            return cut
+        if cut.cut == "Softmax" and self.measure == "log_probability":
+            raise TargetError(
+                f"output '{value.name}' holds probabilities, and between them and the logits '{before.name}' "
+                f"{before.dtype}{before.shape} the layout changes: name the tensor of logits (N, steps, tokens) with "
+                "`output`, or choose the measure logit"
+            )
+        return Scores(value, str(value.name), None)
+
+
+def _is_sequence(value: ir.Value) -> bool:
+    dims = known_dims(value)
+    return value.dtype in FLOATS and dims is not None and len(dims) == 3
