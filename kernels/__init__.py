@@ -1,9 +1,14 @@
 """GPU time: the steps between gradient and heat map.
 
-For now the numpy twins that the Triton kernels will be tested against, and that the ONNX heads are tested against
-today. Arrays in, arrays out: this room knows nothing of models.
+Arrays in, arrays out: this room knows nothing of models. Each step is a Triton function (``jit/``), a launcher that
+turns arrays into a grid and arguments (``cam``, ``upsample``, ``guided``, ``overlay``, ``moments``) and a slow, obvious
+numpy twin (``reference``). Who runs a kernel is a :class:`~portable_cam.kernels.launch.Device`.
 """
 
-from portable_cam.kernels import reference
+from portable_cam.kernels import cam, guided, moments, overlay, reference, upsample
+from portable_cam.kernels.array import Array, of_torch
+from portable_cam.kernels.launch import Device, TorchDevice
 
-__all__ = ["reference"]
+__all__ = [
+    "Array", "Device", "TorchDevice", "cam", "guided", "moments", "of_torch", "overlay", "reference", "upsample",
+]  # fmt: skip

@@ -10,6 +10,14 @@ import onnx.parser
 import pytest
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Triton decides when it is first imported whether kernels are compiled or interpreted: interpreted, but for
+    ``pytest -m gpu``, which runs them on a GPU."""
+    if config.option.markexpr != "gpu":
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where neither is chosen
+
+
 @pytest.fixture(scope="session")
 def zoo() -> Path:
     """The folder with ``models/``, ``images/`` and ``labels/``."""

@@ -1,0 +1,105 @@
+"""What launches a kernel: the compiled variant that is meant, and the device that runs it.
+
+A launcher (``cam.weighted_sum`` and the like) turns arrays into a grid and a list of arguments and hands both to a
+:class:`Device`. Two devices exist: :class:`TorchDevice` here, which runs the Triton source (just-in-time on a GPU, by
+Triton's interpreter on a CPU), and the CUDA driver's in :mod:`portable_cam.kernels.driver`, which needs neither torch
+nor, where the variants were compiled ahead of time, Triton.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2s
+from typing import Any, Protocol, TypeAlias
+
+from portable_cam.kernels.array import POINTERS, Array, of_torch
+
+Argument: TypeAlias = Array | int | float
+Constant: TypeAlias = bool | int | str
+Grid: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One compiled form of a kernel.
+
+    Attributes:
+        kernel: Module and function under ``portable_cam.kernels.jit``, as ``cam.weighted_sum``.
+        types: The type of each run-time argument: a pointer as ``*fp16``, ``i32`` or ``fp32``.
+        constants: The compile-time constants by name.
+        warps: Groups of 32 threads in a program.
+    """
+
+    kernel: str
+    types: tuple[str, ...]
+    constants: tuple[tuple[str, Constant], ...]
+    warps: int = 4
+
+    @property
+    def name(self) -> str:
+        """A short name that is the same in every process."""
+        text = repr((self.types, self.constants, self.warps))
+        return f"{self.kernel}-{blake2s(text.encode(), digest_size=6).hexdigest()}"
+
+    def function(self) -> Any:
+        """The Triton function; imports Triton."""
+        module, name = self.kernel.rsplit(".", 1)
+        return getattr(importlib.import_module(f"portable_cam.kernels.jit.{module}"), name)
+
+
+class Device(Protocol):
+    """Where arrays live and kernels run."""
+
+    def empty(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:
+        """Memory for a contiguous array, its content undefined."""
+
+    def launch(self, variant: Variant, grid: Grid, arguments: Sequence[Argument]) -> None:
+        """Run a kernel after everything launched before it."""
+
+
+def run(
+    device: Device, kernel: str, grid: Grid, arguments: Sequence[Argument], constants: dict[str, Constant],
+    warps: int = 4,
+) -> None:  # fmt: skip
+    """Launch the variant of a kernel that fits the arguments."""
+    types = tuple(type_of(argument) for argument in arguments)
+    device.launch(Variant(kernel, types, tuple(constants.items()), warps), grid, arguments)
+
+
+def type_of(argument: Argument) -> str:
+    """An argument's type as Triton writes it."""
+    if isinstance(argument, Array):
+        return POINTERS[argument.dtype]
+    return "i32" if isinstance(argument, int) else "fp32"
+
+
+def cdiv(a: int, b: int) -> int:
+    """a / b rounded up."""
+    return -(-a // b)
+
+
+def power_of_two(n: int) -> int:
+    """The least power of two that is not less than ``n``."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+class TorchDevice:
+    """Memory and launches by torch and Triton: on ``cuda`` compiled just in time, on ``cpu`` by Triton's interpreter
+    (set ``TRITON_INTERPRET=1`` before Triton is imported)."""
+
+    def __init__(self, device: str = "cuda") -> None:
+        self._torch: Any = importlib.import_module("torch")
+        self._device = device
+
+    def empty(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:
+        return of_torch(self._torch.empty(shape, dtype=getattr(self._torch, dtype), device=self._device))
+
+    def launch(self, variant: Variant, grid: Grid, arguments: Sequence[Argument]) -> None:
+        values = [self._tensor(a) if isinstance(a, Array) else a for a in arguments]
+        variant.function()[grid](*values, **dict(variant.constants), num_warps=variant.warps)
+
+    def _tensor(self, array: Array) -> Any:
+        owner = array.owner
+        return owner if isinstance(owner, self._torch.Tensor) else self._torch.from_dlpack(owner)
