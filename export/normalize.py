@@ -9,7 +9,8 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnx import inliner, version_converter
-from onnxscript import optimizer
+from onnxscript import optimizer, rewriter
+from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule
 
 from portable_cam.errors import ModelError
 from portable_cam.export.builder import constant_of
@@ -64,6 +65,7 @@ def _fold(model: ir.Model) -> None:
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=_may_fold)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    rewriter.rewrite(model, [fuse_pad_into_conv_rule])  # the adjoint of a Pad of its own would cost a Slice
     passes.RemoveUnusedNodesPass()(model)
     passes.NameFixPass()(model)
     passes.ShapeInferencePass()(model)

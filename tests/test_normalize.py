@@ -172,6 +172,26 @@ def test_forms_of_other_opsets(name: str) -> None:
     assert_unchanged(model, before, Session(proto).run({"x": PICTURE}))
     check_vjp(model, {"x": PICTURE})
 
+@pytest.mark.parametrize(("value", "also_read", "left"), [(0.0, False, 0), (0.5, False, 1), (0.0, True, 1)])
+def test_padding_of_its_own_goes_into_the_convolution(value: float, also_read: bool, left: int) -> None:
+    """Where it pads with zeros; a Pad that something else reads stays for that."""
+    nodes = [
+        node("Pad", ["x", "pads", "value"], ["padded"]), node("Conv", ["padded", "w"], ["conv"], strides=[2, 2]),
+        *([node("Relu", ["padded"], ["other"])] if also_read else []),
+    ]  # fmt: skip
+    constants = {
+        "pads": np.asarray([0, 0, 0, 1, 0, 0, 1, 2]), "value": np.asarray(value, np.float32),
+        "w": np.random.default_rng(3).standard_normal((4, 3, 3, 3)).astype(np.float32),
+    }  # fmt: skip
+    model = node_model(nodes, {"x": PICTURE}, ["conv", *(["other"] if also_read else [])], constants)
+    normal = normalize(model)
+    feeds = {"x": PICTURE}
+    for name, before in Session(model).run(feeds).items():
+        np.testing.assert_allclose(Session(ir.to_proto(normal)).run(feeds)[name], before, rtol=1e-5, atol=1e-5)
+    operators = [n.op_type for n in normal.graph]
+    assert operators.count("Pad") == left
+    check_vjp(model, {"x": PICTURE}, of="conv", wrt=["x"])
+
 
 def test_model_local_functions_are_inlined() -> None:
     helper = onnx.helper

@@ -5,6 +5,7 @@ arXiv 1603.07285)."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from portable_cam.export.builder import Attribute, known_dims, rank_of, static_dim
@@ -128,6 +129,8 @@ def transposed_conv(v: Vjp, g: ir.Value, weight: ir.Value, window: Window) -> ir
         (size + p + q - r) % s
         for size, p, q, r, s in zip(sizes, window.begin, window.end, window.reach, window.strides, strict=True)
     ]
+    if (depthwise := _depthwise_transposed(v, g, weight, window, rest)) is not None:
+        return depthwise
     padding: dict[str, Attribute] = {"output_padding": rest} if any(rest) else {}
     return b.enter_blocked_layout(b.op("ConvTranspose", g, weight, pads=window.pads, **padding, **attributes), v.x)
 
@@ -147,6 +150,36 @@ def _crop_same(v: Vjp, full: ir.Value, window: Window) -> ir.Value:
     pads = b.op("Concat", b.ints([0] * (spatial + 2)), b.ints([0, 0]), beyond, axis=0)
     padded = b.op("Pad", full, pads)
     return b.op("Slice", padded, begin, b.op("Add", begin, size), b.ints(range(2, 2 + spatial)))
+
+
+def _depthwise_transposed(
+    v: Vjp, g: ir.Value, weight: ir.Value, window: Window, rest: list[int]
+) -> ir.Value | None:
+    """Zeros between the elements of ``g``, then the flipped kernel at stride 1; None if the convolution is not
+    depthwise and two-dimensional. ONNX Runtime's CPU provider runs a depthwise ConvTranspose as a matrix product per
+    channel; this takes 30 to 65 % of its time (``docs/adr/0004-masks-and-layouts.md``)."""
+    b, out = v.b, known_dims(v.y)
+    depthwise = window.group > 1 and window.group == static_dim(weight, 0) and static_dim(weight, 1) == 1
+    if not depthwise or len(window.kernel) != 2 or out is None or g.dtype != ir.DataType.FLOAT:
+        return None
+    before = [r - 1 - p for r, p in zip(window.reach, window.begin or (), strict=True)]
+    after = [  # the last element, too, is followed by stride - 1 zeros
+        r - 1 - p - (s - 1 - left)
+        for r, p, s, left in zip(window.reach, window.end or (), window.strides, rest, strict=True)
+    ]
+    if min([*before, *after]) < 0:
+        return None
+    scales = b.constant(np.asarray([1, 1, *window.strides]), ir.DataType.FLOAT)
+    spread = b.op("Resize", g, None, scales, mode="nearest", coordinate_transformation_mode="asymmetric",
+                  nearest_mode="floor")  # fmt: skip
+    rows, columns = (
+        b.constant((np.arange((size or 0) * s) % s == 0).reshape(shape), ir.DataType.FLOAT)
+        for size, s, shape in zip(out[2:], window.strides, ((-1, 1), (1, -1)), strict=True)
+    )
+    return b.op(
+        "Conv", b.op("Mul", spread, b.op("Mul", rows, columns)), _flipped(v, weight, window), group=window.group,
+        kernel_shape=window.kernel, dilations=window.dilations, pads=[*before, *after],
+    )  # fmt: skip
 
 
 def _flipped(v: Vjp, weight: ir.Value, window: Window) -> ir.Value:
