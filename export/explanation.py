@@ -35,9 +35,10 @@ from portable_cam.export.methods import (
 from portable_cam.export.normalize import normalize
 from portable_cam.export.per_target import scan_targets, single_target
 from portable_cam.export.targets import Class, Extra, Target
+from portable_cam.export.words import embeddings, word_scores
 
 _OUR_NAMES = frozenset({"targets", "target", "scores", "explained", *METHODS})
-_OUR_PREFIXES = ("heatmap.", "raw.", "range.", "activations.", "gradients.", "weights.")
+_OUR_PREFIXES = ("heatmap.", "raw.", "range.", "activations.", "gradients.", "weights.", "words.")
 _TOP = 16  # how far down the ranking a negative target can point
 
 
@@ -56,6 +57,7 @@ class _Plan:
     sign: int
     guided: list[ir.Node]
     details: bool
+    words: dict[str, ir.Value]
     outputs: dict[str, ir.Value] = field(default_factory=dict)
 
 
@@ -71,6 +73,7 @@ def build_explanation(
     sign: str = "positive",
     targets_per_image: int | None = None,
     details: bool = False,
+    words: bool = False,
     preprocessing: str | None = None,
 ) -> onnx.ModelProto:
     """The portable explainer: one ONNX file of standard operators that computes scores, maps and the model's outputs.
@@ -88,6 +91,8 @@ def build_explanation(
         sign: ``positive``, or ``negative`` for the regions that speak against the target.
         targets_per_image: 1 for a graph without a Scan that takes one target per image; None for any number.
         details: Also give ``activations.<layer>`` (N, C, h, w) and ``gradients.<layer>`` (N, K, C, h, w).
+        words: Also give ``words.<input>`` (N, K, T) for each input of token ids (N, T) that a Gather embeds: what each
+            word adds, gradient times embedding.
         preprocessing: JSON to store in the metadata.
 
     Returns:
@@ -117,7 +122,7 @@ def build_explanation(
     renamed = _free_our_names(graph, [extra.name for extra in target.inputs(scores)])
     plan = _Plan(
         graph, Builder(graph), chosen, layers, target, scores, image, profile,
-        -1 if sign == "negative" else 1, guided, details,
+        -1 if sign == "negative" else 1, guided, details, embeddings(graph) if words else {},
     )  # fmt: skip
     graph.outputs.clear()
     _write(plan, targets_per_image)
@@ -263,7 +268,7 @@ def _per_target(plan: _Plan, index: ir.Value, further: Mapping[str, ir.Value]) -
         )
     sources = list(plan.layers) if wants_layers(plan.methods) or plan.details else []
     # the plain gradient of the layers, and of the picture if asked for, in one walk
-    plain = sources + ([plan.image] if "standard" in wanted else [])
+    plain = [*sources, *plan.words.values(), *([plan.image] if "standard" in wanted else [])]
     gradients = backward(graph, b, {score: seed}, plain) if plain else []
     for i, gradient in enumerate(gradients[: len(sources)]):
         if by_channel:
@@ -273,6 +278,8 @@ def _per_target(plan: _Plan, index: ir.Value, further: Mapping[str, ir.Value]) -
                 values[f"{name}.{i}"] = heads.pixel_map(b, name, gradient, plan.layers[i], plan.sign)
         if plan.details:
             values[f"gradients.{i}"] = heads.as_float32(b, gradient)
+    for (name, embedding), gradient in zip(plan.words.items(), gradients[len(sources) :], strict=False):
+        values[f"words.{name}"] = heads.as_float32(b, word_scores(b, gradient, embedding))
     if "standard" in wanted:
         values["gradient"] = heads.as_float32(b, gradients[-1])
     for name, rule in INPUT_METHODS.items():
@@ -305,6 +312,8 @@ def _finish(plan: _Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None
     if "guided_gradcam" in plan.methods:
         assert wide is not None
         _emit(plan, "guided_gradcam", heads.guided_product(b, values["guided_backprop"], wide, axis), picture[1:])
+    for name, embedding in plan.words.items():
+        _emit(plan, f"words.{name}", values[f"words.{name}"], (known_dims(embedding) or [None] * 3)[1:2])
     if plan.details:
         for i, layer in enumerate(plan.layers):
             dims = (known_dims(layer) or [None] * 4)[1:]

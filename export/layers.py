@@ -73,6 +73,7 @@ def candidates(graph: ir.Graph, score: ir.Value) -> list[tuple[ir.Value, Layer]]
     image = image_input(graph)
     nodes = list(graph)
     affected = depends_on(nodes, [image])
+    mixed = depends_on(nodes, [value for value in graph.inputs if value is not image])
     position = {node: i for i, node in enumerate(nodes)}
     wanted = {score}
     path: list[ir.Node] = []
@@ -90,7 +91,7 @@ def candidates(graph: ir.Graph, score: ir.Value) -> list[tuple[ir.Value, Layer]]
         open_values.update(o for o in node.outputs if o in last_use)
         open_values = {v for v in open_values if last_use[v] > position[node]}
         for output in node.outputs:
-            if output in wanted and _is_feature_map(output):
+            if output in wanted and _is_feature_map(output) and (output not in mixed or _keeps_aspect(output, image)):
                 (sole if open_values == {output} else shared).append(output)
     ordered = [(v, "every path to the scores passes it") for v in reversed(sole)]
     ordered += [(v, "on some of the paths to the scores") for v in reversed(shared)]
@@ -108,6 +109,16 @@ def _is_feature_map(value: ir.Value) -> bool:
     if node.op_type.startswith("Global"):
         return False
     return dims[2] != 1 and dims[3] != 1
+
+
+def _keeps_aspect(value: ir.Value, image: ir.Value) -> bool:
+    """Whether the last two axes are the picture's, reduced alike: where a question or a caption comes in, they may just
+    as well be its words."""
+    dims, size = known_dims(value) or [], known_dims(image) or []
+    height, width = size[2:] if channel_axis(image) == 1 else size[1:3]
+    if None in {height, width, dims[2], dims[3]}:
+        return False
+    return dims[2] * width == dims[3] * height  # type: ignore[operator]
 
 
 def _describe(value: ir.Value, image: ir.Value, why: str) -> Layer:

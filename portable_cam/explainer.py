@@ -26,6 +26,7 @@ from portable_cam.runtime import Provider, Session
 _JSON = frozenset({
     "layer", "methods", "guided_nodes", "classes", "channel_axis", "preprocessing", "renamed", "target", "inputs",
 })  # fmt: skip
+_OUR_PREFIXES = ("heatmap.", "raw.", "range.", "activations.", "gradients.", "words.")
 _GUIDED = frozenset({"guided_backprop", "guided_gradcam", "deconvnet"})
 
 
@@ -45,6 +46,7 @@ class Explainer:
         device: ``cpu`` or ``cuda``; or ``providers`` as ONNX Runtime takes them.
         sign: ``negative`` for counterfactual maps: the regions that speak against the target.
         details: Also give ``result.activations`` and ``result.gradients``.
+        words: Also give ``result.words``: a score for each word of an input of token ids.
         threads: CPU threads within an operator.
         optimize: False for plain rounding; see :class:`~portable_cam.runtime.Session`.
 
@@ -66,13 +68,14 @@ class Explainer:
         providers: Sequence[Provider] | None = None,
         sign: str = "positive",
         details: bool = False,
+        words: bool = False,
         threads: int | None = None,
         optimize: bool = True,
     ) -> None:
         self._model = model
         self._options: dict[str, Any] = {
             "methods": methods, "layer": layer, "target": target, "output": output, "profile": profile,
-            "relu_policy": relu_policy, "sign": sign, "details": details,
+            "relu_policy": relu_policy, "sign": sign, "details": details, "words": words,
         }  # fmt: skip
         self._session_options: dict[str, Any] = {
             "device": device, "providers": providers, "threads": threads, "optimize": optimize,
@@ -277,13 +280,14 @@ class Explainer:
         renamed = self._facts.get("renamed", {})
         outputs = {
             renamed.get(name, name): value for name, value in values.items()
-            if name not in ours and not name.startswith(("heatmap.", "raw.", "range.", "activations.", "gradients."))
+            if name not in ours and not name.startswith(_OUR_PREFIXES)
         }  # fmt: skip
         return Result(
             scores=values["scores"], targets=values["explained"], layer=self.layer, maps=maps, raw=raw,
             flags=_flags(values, maps), guided_nodes=self.guided_nodes, outputs=outputs, notes=self.notes,
             activations=values.get(f"activations.{layers[0]}") if layers else None,
             gradients=values.get(f"gradients.{layers[0]}") if layers else None,
+            words={name[6:]: value for name, value in values.items() if name.startswith("words.")},
             channel_axis=int(self._facts["channel_axis"]),
         )  # fmt: skip
 

@@ -43,6 +43,9 @@ class Result:
     """(N, C, h, w) of the explained layer, on request."""
     gradients: NDArray[np.float32] | None = None
     """(N, K, C, h, w) of the explained layer, on request."""
+    words: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    """On request, for each input of token ids (N, T): (N, K, T), what each word adds to the score, gradient times
+    embedding."""
     channel_axis: int = 1
     """Of the input: 1 for (N, C, H, W), 3 for (N, H, W, C)."""
     labels: list[list[str]] = field(default_factory=list)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 import easy_vqa
 import numpy as np
@@ -78,21 +79,22 @@ def accuracy(model: nn.Module, images: torch.Tensor, rows: list[tuple[torch.Tens
 
 def main(epochs: int = 12) -> None:
     """Train, test and write both."""
-    torch.manual_seed(0)
     answers = easy_vqa.get_answers()
     questions = easy_vqa.get_train_questions()[0]
     vocabulary = [PAD, *sorted({word for question in questions for word in words_of(question)})]
     images, rows = read("train", vocabulary, answers)
     test_images, test_rows = read("test", vocabulary, answers)
-    models = {
-        "vqa_recurrent": networks.RecurrentVqa(len(vocabulary), len(answers)),
-        "vqa_attention": networks.AttentionVqa(len(vocabulary), len(answers), LONGEST),
+    models: dict[str, Callable[[], nn.Module]] = {
+        "vqa_recurrent": lambda: networks.RecurrentVqa(len(vocabulary), len(answers)),
+        "vqa_attention": lambda: networks.AttentionVqa(len(vocabulary), len(answers), LONGEST),
     }
     files.FOLDER.mkdir(exist_ok=True)
     files.write_words("vqa_words.txt", vocabulary)
     files.write_words("vqa_answers.txt", answers)
-    for name, model in models.items():
+    for name, make in models.items():
         print(name, flush=True)
+        torch.manual_seed(0)
+        model = make()
         train(model.train(), epochs, images, rows)
         print(f"  {accuracy(model, test_images, test_rows):.2%} of the test questions answered rightly", flush=True)
         files.write_model(
