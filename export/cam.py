@@ -97,8 +97,17 @@ def cam_maps(b: Builder, end: CamEnd, targets: ir.Value) -> ir.Value:
         chosen = b.op("GatherElements", flat, index, axis=1)
         space = b.op("Shape", end.activation, start=2)
         return b.op("Reshape", chosen, b.op("Concat", b.ints([0, 0]), space, axis=0))
+    weights = cam_weights(b, end, targets)
+    assert weights is not None
+    return weighted_sum(b, weights, end.activation)
+
+
+def cam_weights(b: Builder, end: CamEnd, targets: ir.Value) -> ir.Value | None:
+    """The classifier's rows of the targets, (N, K, C); None where A has a channel per class."""
+    if end.weights is None:
+        return None
     rows = b.op("Transpose", end.weights, perm=[1, 0]) if end.transposed else end.weights
-    return weighted_sum(b, b.op("Gather", rows, targets, axis=0), end.activation)
+    return b.op("Gather", rows, targets, axis=0)
 
 
 def _is_plain(gemm: ir.Node) -> bool:

@@ -17,7 +17,7 @@ from portable_cam.export import heads
 from portable_cam.export.autodiff import backward
 from portable_cam.export.batch import free_batch
 from portable_cam.export.builder import FLOATS, Builder, known_dims
-from portable_cam.export.cam import CamEnd, cam_maps, find_cam_end
+from portable_cam.export.cam import CamEnd, cam_maps, cam_weights, find_cam_end
 from portable_cam.export.differentiate import add_output
 from portable_cam.export.guided import ReluPolicy, guided_nodes
 from portable_cam.export.heads import Profile
@@ -38,7 +38,7 @@ from portable_cam.export.targets import Class, Extra, Target
 from portable_cam.export.words import embeddings, word_scores
 
 _OUR_NAMES = frozenset({"targets", "target", "scores", "explained", *METHODS})
-_OUR_PREFIXES = ("heatmap.", "raw.", "range.", "activations.", "gradients.", "weights.", "words.")
+_OUR_PREFIXES = ("heatmap.", "raw.", "range.", "activations.", "gradients.", "weights.", "sums.", "words.")
 _TOP = 16  # how far down the ranking a negative target can point
 
 
@@ -58,6 +58,7 @@ class _Plan:
     guided: list[ir.Node]
     details: bool
     words: dict[str, ir.Value]
+    bare: bool
     outputs: dict[str, ir.Value] = field(default_factory=dict)
 
 
@@ -74,6 +75,7 @@ def build_explanation(
     targets_per_image: int | None = None,
     details: bool = False,
     words: bool = False,
+    heads_in_graph: bool = True,
     preprocessing: str | None = None,
 ) -> onnx.ModelProto:
     """The portable explainer: one ONNX file of standard operators that computes scores, maps and the model's outputs.
@@ -93,6 +95,10 @@ def build_explanation(
         details: Also give ``activations.<layer>`` (N, C, h, w) and ``gradients.<layer>`` (N, K, C, h, w).
         words: Also give ``words.<input>`` (N, K, T) for each input of token ids (N, T) that a Gather embeds: what each
             word adds, gradient times embedding.
+        heads_in_graph: False for a graph that stops where the kernels go on. Instead of the methods' maps it gives
+            ``activations.<layer>`` (N, C, h, w) and ``weights.<layer>`` (N, K, C) where a gradient is the same
+            everywhere, else ``gradients.<layer>`` (N, K, C, h, w); for CAM ``weights.cam`` (N, K, C), or ``sums.cam``
+            (N, K, h, w) before sign and ReLU; and input gradients. Floats stay what they are in the model.
         preprocessing: JSON to store in the metadata.
 
     Returns:
@@ -123,6 +129,7 @@ def build_explanation(
     plan = _Plan(
         graph, Builder(graph), chosen, layers, target, scores, image, profile,
         -1 if sign == "negative" else 1, guided, details, embeddings(graph) if words else {},
+        not heads_in_graph,
     )  # fmt: skip
     graph.outputs.clear()
     _write(plan, targets_per_image)
@@ -149,6 +156,7 @@ def build_explanation(
             "channel_axis": channel_axis(image),
             "preprocessing": preprocessing,
             "renamed": renamed or None,
+            "kernels": _for_kernels(plan) if plan.bare else None,
         },
     )
     return ir.to_proto(normal)
@@ -271,6 +279,13 @@ def _per_target(plan: _Plan, index: ir.Value, further: Mapping[str, ir.Value]) -
     plain = [*sources, *plan.words.values(), *([plan.image] if "standard" in wanted else [])]
     gradients = backward(graph, b, {score: seed}, plain) if plain else []
     for i, gradient in enumerate(gradients[: len(sources)]):
+        if plan.bare:
+            same_everywhere = gradient.meta.get("spread") and not set(PIXEL_METHODS) & set(plan.methods)
+            if same_everywhere:
+                values[f"weights.{i}"] = heads.channel_weights(b, gradient)
+            if plan.details or not same_everywhere:
+                values[f"gradients.{i}"] = heads.for_kernels(b, gradient)
+            continue
         if by_channel:
             values[f"weights.{i}"] = heads.channel_weights(b, gradient)
         for name in PIXEL_METHODS:
@@ -280,17 +295,21 @@ def _per_target(plan: _Plan, index: ir.Value, further: Mapping[str, ir.Value]) -
             values[f"gradients.{i}"] = heads.as_float32(b, gradient)
     for (name, embedding), gradient in zip(plan.words.items(), gradients[len(sources) :], strict=False):
         values[f"words.{name}"] = heads.as_float32(b, word_scores(b, gradient, embedding))
+    finished = heads.for_kernels if plan.bare else heads.as_float32
     if "standard" in wanted:
-        values["gradient"] = heads.as_float32(b, gradients[-1])
+        values["gradient"] = finished(b, gradients[-1])
     for name, rule in INPUT_METHODS.items():
         if rule in wanted and rule != "standard":
             (gradient,) = backward(graph, b, {score: seed}, [plan.image], rule, plan.guided)
-            values[name] = heads.as_float32(b, gradient)
+            values[name] = finished(b, gradient)
     return values
 
 
 def _finish(plan: _Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:
     """From weights and gradients for all targets to the named outputs."""
+    if plan.bare:
+        _stop_before_heads(plan, targets, values)
+        return
     b, axis = plan.builder, channel_axis(plan.image)
     size = heads.picture_size(b, plan.image, axis)
     activations = [heads.as_float32(b, layer) for layer in plan.layers]
@@ -312,14 +331,49 @@ def _finish(plan: _Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None
     if "guided_gradcam" in plan.methods:
         assert wide is not None
         _emit(plan, "guided_gradcam", heads.guided_product(b, values["guided_backprop"], wide, axis), picture[1:])
-    for name, embedding in plan.words.items():
-        _emit(plan, f"words.{name}", values[f"words.{name}"], (known_dims(embedding) or [None] * 3)[1:2])
+    _emit_words(plan, values)
     if plan.details:
         for i, layer in enumerate(plan.layers):
             dims = (known_dims(layer) or [None] * 4)[1:]
             _emit(plan, f"activations.{layer.name}", activations[i], dims, per_target=False)
             if f"gradients.{i}" in values:
                 _emit(plan, f"gradients.{layer.name}", values[f"gradients.{i}"], dims)
+
+
+def _emit_words(plan: _Plan, values: dict[str, ir.Value]) -> None:
+    for name, embedding in plan.words.items():
+        _emit(plan, f"words.{name}", values[f"words.{name}"], (known_dims(embedding) or [None] * 3)[1:2])
+
+
+def _stop_before_heads(plan: _Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:
+    """The outputs of a graph whose heads are kernels."""
+    b = plan.builder
+    layers = list(plan.layers)
+    if "cam" in plan.methods:
+        end = _cam_end(plan.target, plan.scores)
+        dims = known_dims(end.activation) or [None] * 4
+        rows = cam_weights(b, end, targets)
+        if rows is None:
+            _emit(plan, "sums.cam", heads.for_kernels(b, cam_maps(b, end, targets)), dims[2:])
+        else:
+            _emit(plan, "weights.cam", heads.as_float32(b, rows), dims[1:2])
+            layers = list(dict.fromkeys([*layers, end.activation]))
+    for i, layer in enumerate(layers):
+        dims = (known_dims(layer) or [None] * 4)[1:]
+        _emit(plan, f"activations.{layer.name}", heads.for_kernels(b, layer), dims, per_target=False)
+        for kind, size in (("weights", dims[:1]), ("gradients", dims)):
+            if f"{kind}.{i}" in values:
+                _emit(plan, f"{kind}.{layer.name}", values[f"{kind}.{i}"], size)
+    for name in (name for name in INPUT_METHODS if name in values):
+        _emit(plan, name, values[name], (known_dims(plan.image) or [])[1:])
+    _emit_words(plan, values)
+
+
+def _for_kernels(plan: _Plan) -> dict[str, Any]:
+    """Which activations the kernels find under which name: in the order of the layers, and CAM's."""
+    end = _cam_end(plan.target, plan.scores) if "cam" in plan.methods else None
+    cam_layer = end.activation.name if end is not None and end.weights is not None else None
+    return {"layers": [layer.name for layer in plan.layers], "cam": cam_layer}
 
 
 def _maps(plan: _Plan, method: str, signed: list[ir.Value], size: ir.Value, *, shown: bool) -> ir.Value:

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import onnx_ir as ir
 
-from portable_cam.export.builder import Builder, known_dims, static_dim
+from portable_cam.export.builder import HALVES, Builder, known_dims, static_dim
 
 Profile: TypeAlias = Literal["paper", "pytorch_grad_cam", "captum"]
 _SPACE = (2, 3)
@@ -134,3 +134,8 @@ def _mean(b: Builder, maps: Sequence[ir.Value]) -> ir.Value:
 def as_float32(b: Builder, value: ir.Value) -> ir.Value:
     """The value cast to float32, or itself if it is."""
     return value if value.dtype == ir.DataType.FLOAT else b.op("Cast", value, to=int(ir.DataType.FLOAT))
+
+
+def for_kernels(b: Builder, value: ir.Value) -> ir.Value:
+    """The value as the kernels read it: float64 cast to float32, others as they are."""
+    return value if value.dtype in {ir.DataType.FLOAT, *HALVES} else as_float32(b, value)
