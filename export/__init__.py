@@ -4,6 +4,7 @@ Imports numpy, onnx, onnx_ir and onnxscript (its graph passes); never ONNX Runti
 :func:`from_torch`) or triton.
 """
 
+from portable_cam.export.builder import OPSET
 from portable_cam.export.differentiate import differentiate
 from portable_cam.export.doctor import Obstacle, Report, doctor
 from portable_cam.export.explanation import build_explanation
@@ -11,7 +12,7 @@ from portable_cam.export.from_torch import from_torch
 from portable_cam.export.layers import Layer, list_layers
 from portable_cam.export.link import link
 from portable_cam.export.methods import METHODS
-from portable_cam.export.normalize import OPSET, normalize
+from portable_cam.export.normalize import normalize
 
 __all__ = [
     "METHODS", "OPSET", "Layer", "Obstacle", "Report", "build_explanation", "differentiate", "doctor", "from_torch",

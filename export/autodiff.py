@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from portable_cam.errors import ModelError, UnsupportedOperatorError
 from portable_cam.export.builder import FLOATS, Builder, reads
+from portable_cam.export.contrib import refusal
 from portable_cam.export.rules import Vjp, has_no_gradient, rule_for
 from portable_cam.export.rules.relu import OWN_RELU_RULES
 
@@ -127,6 +128,11 @@ def _without_rule(node: ir.Node, nodes: Sequence[ir.Node], wrt: Sequence[ir.Valu
     domain = node.domain or "ai.onnx"
     graph = node.graph
     opset = graph.opset_imports.get(node.domain) if isinstance(graph, ir.Graph) else None
+    if (reason := refusal(node)) is not None:
+        return (
+            f"operator {domain}::{node.op_type}, node '{node.name}', on the path "
+            f"{' -> '.join(path_to(node, nodes, wrt))}, has no gradient: {reason}"
+        )
     return (
         f"no gradient rule for operator {domain}::{node.op_type} (opset {opset}), node '{node.name}', on the path "
         f"{' -> '.join(path_to(node, nodes, wrt))}. Explain a layer behind this node, choose as `output` a tensor "

@@ -19,6 +19,8 @@ Attribute: TypeAlias = int | float | str | Sequence[int] | Sequence[float]
 _BOOL = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "IsNaN", "IsInf"})
 _INT64 = frozenset({"Shape", "Size", "ArgMax", "ArgMin", "NonZero"})
 _SECOND_INPUT_DTYPE = frozenset({"Where"})
+#: The operator set that everything is written in: the newest for which ONNX Runtime's CUDA provider has all kernels.
+OPSET = 21
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
 HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 

@@ -10,24 +10,26 @@ import onnx_ir as ir
 from portable_cam.errors import Error, LayerError
 from portable_cam.export.autodiff import depends_on, path_to
 from portable_cam.export.batch import free_batch
-from portable_cam.export.builder import FLOATS, reads
+from portable_cam.export.builder import FLOATS, OPSET, reads
 from portable_cam.export.cam import find_cam_end
+from portable_cam.export.contrib import refusal
 from portable_cam.export.guided import guided_nodes
 from portable_cam.export.layers import candidates, channel_axis, image_input
 from portable_cam.export.load import ModelLike, load
 from portable_cam.export.methods import INPUT_METHODS, METHODS
-from portable_cam.export.normalize import OPSET, normalize
+from portable_cam.export.normalize import normalize
 from portable_cam.export.rules import has_no_gradient, rule_for
 from portable_cam.export.scores import find_scores
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """A node without a gradient rule on the path from the picture to the scores."""
+    """A node without a gradient rule on the path from the picture to the scores; ``why``, if there is a reason."""
 
     node: str
     operator: str
     path: str
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ def find_obstacles(graph: ir.Graph, image: ir.Value, score: ir.Value) -> list[Ob
         behind.update(reads(node))
         if rule_for(node) is None:
             operator = f"{node.domain or 'ai.onnx'}::{node.op_type}"
-            found.append(Obstacle(str(node.name), operator, " -> ".join(path_to(node, nodes, [image]))))
+            path = " -> ".join(path_to(node, nodes, [image]))
+            found.append(Obstacle(str(node.name), operator, path, refusal(node) or ""))
     return list(reversed(found))
 
 

@@ -13,12 +13,11 @@ from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule
 
 from portable_cam.errors import ModelError
-from portable_cam.export.builder import constant_of
+from portable_cam.export.builder import OPSET, constant_of
+from portable_cam.export.contrib import adopt, decompose
 from portable_cam.export.load import ModelLike, load
 from portable_cam.export.rules import NO_GRADIENT, RULES
 
-#: The operator set of every normalised graph: the newest for which ONNX Runtime's CUDA provider has all the kernels.
-OPSET = 21
 _IR_VERSION = 10  # the one that came with opset 21
 _BIG = 1024  # bytes; a larger initialiser stays out of the protobuf round trips
 _LARGEST_FOLDED = 1 << 20  # elements
@@ -48,7 +47,9 @@ def _normalized(model: ir.Model) -> ir.Model:
     model.ir_version = max(_IR_VERSION, model.ir_version)  # an older one takes no initialiser that is not an input
     passes.RemoveInitializersFromInputsPass()(model)
     passes.InlinePass()(model)
+    adopt(model)
     model = _on_proto(model, _convert)
+    decompose(model)
     _fold(model)
     if any(node.op_type == "If" for node in model.graph):
         # a condition on a size, as torch's older exporter writes for squeeze, is constant only once sizes are inferred

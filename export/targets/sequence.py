@@ -89,7 +89,6 @@ class Tokens(Target):
         counted = b.op("Mul", b.op("Squeeze", chosen, b.ints([2])), counts)
         return b.op("ReduceSum", counted, b.ints([1]), keepdims=0)
 
-
     def _before_softmax(self, value: ir.Value) -> Scores:
         """Cut before a final softmax over the last axis, in the output's own layout."""
         cut = cut_before(value)

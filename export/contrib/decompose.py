@@ -1,0 +1,87 @@
+"""Replaces every node that has a decomposition, in place."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from portable_cam.errors import UnsupportedOperatorError
+from portable_cam.export.builder import Builder
+from portable_cam.export.contrib.registry import DECOMPOSITIONS, DOMAIN, REFUSED, Contrib
+from portable_cam.export.infer import infer_shapes
+from portable_cam.export.rules.registry import ONNX_DOMAINS, key_of
+
+_REASON = "portable_cam.refused"
+
+
+def adopt(model: ir.Model) -> None:
+    """Name operators of ONNX Runtime that it writes into the standard's domain, where the model's version of the
+    standard does not have them, by their own domain, and import each domain that is used, which its optimiser for
+    transformers forgets; the converter of versions would stop at either."""
+    opset = model.opset_imports.get("", 0)
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        named = node.domain in ONNX_DOMAINS and f"{DOMAIN}::{node.op_type}" in DECOMPOSITIONS
+        if named and not onnx.defs.has(node.op_type, opset):
+            node.domain = DOMAIN
+        if node.domain not in ONNX_DOMAINS:
+            model.opset_imports.setdefault(node.domain, 1)
+
+
+def decompose(model: ir.Model) -> None:
+    """Replace the nodes that have a decomposition by standard ones, in the model and its subgraphs.
+
+    The names of their outputs stay. A node whose options have no decomposition stays as it is, with the reason
+    (:func:`refusal`).
+    """
+    everything = list(ir.traversal.RecursiveGraphIterator(model.graph))
+    if not any(_key(node) in DECOMPOSITIONS for node in everything):
+        return
+    builder = Builder(model.graph, "decomposed")
+    waiting: list[ir.Node] = []  # nodes whose shapes are not inferred yet; each goes through the inference once
+    for node in everything:
+        if _key(node) not in DECOMPOSITIONS:
+            waiting.append(node)
+            continue
+        infer_shapes(waiting)
+        try:
+            waiting = _replace(builder, node)
+        except UnsupportedOperatorError as error:
+            node.meta[_REASON] = str(error)
+            waiting = []
+
+
+def refusal(node: ir.Node) -> str | None:
+    """Why a node that stands in the way has no decomposition, if that is known."""
+    reason = node.meta.get(_REASON) or REFUSED.get(_key(node))
+    return None if reason is None else str(reason)
+
+
+def _replace(builder: Builder, node: ir.Node) -> list[ir.Node]:
+    """Write the decomposition in the node's place; returns the new nodes."""
+    inner = builder.nested()
+    answer = DECOMPOSITIONS[_key(node)](Contrib(inner, node))
+    values = [answer] if isinstance(answer, ir.Value) else list(answer)
+    made = {value for new in inner.graph for value in new.outputs}
+    values = [value if value in made else inner.op("Identity", value) for value in values]
+    for output in node.outputs[len(values) :]:
+        if output.uses() or output.is_graph_output():
+            raise UnsupportedOperatorError(f"its output '{output.name}' is used")
+    nodes = list(inner.graph)
+    inner.graph.remove(nodes)
+    for i, new in enumerate(nodes):
+        new.name = f"{node.name}/{new.op_type}" + (f"_{i}" if i else "")
+    graph = node.graph
+    assert graph is not None
+    graph.insert_before(node, nodes)
+    for output, value in zip(node.outputs, values, strict=False):
+        name, value.type = output.name, output.type or value.type
+        value.shape = output.shape
+        output.name = f"{name}/fused"
+        value.name = name
+        ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    return nodes
+
+
+def _key(node: ir.Node) -> str:
+    return key_of(node.domain, node.op_type)

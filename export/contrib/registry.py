@@ -1,0 +1,122 @@
+"""The table of decompositions: how one is registered, and what it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import onnx_ir as ir
+
+from portable_cam.errors import UnsupportedOperatorError
+from portable_cam.export.builder import Builder, known_dims
+
+DOMAIN = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class Contrib:
+    """What a decomposition sees of one node: the tape, the node, its inputs and attributes."""
+
+    b: Builder
+    node: ir.Node
+
+    def input(self, index: int) -> ir.Value:
+        value = self.optional(index)
+        if value is None:
+            raise self.refused(f"its input {index} is missing")
+        return value
+
+    def optional(self, index: int) -> ir.Value | None:
+        return self.node.inputs[index] if index < len(self.node.inputs) else None
+
+    def uses(self, index: int) -> bool:
+        """Whether anything reads output ``index``."""
+        if index >= len(self.node.outputs):
+            return False
+        output = self.node.outputs[index]
+        return bool(output.uses()) or output.is_graph_output()
+
+    def int_attr(self, name: str, default: int) -> int:
+        return int(self.node.attributes.get_int(name, default))
+
+    def float_attr(self, name: str, default: float) -> float:
+        return float(self.node.attributes.get_float(name, default))
+
+    def str_attr(self, name: str, default: str) -> str:
+        return str(self.node.attributes.get_string(name, default))
+
+    def floats_attr(self, name: str) -> list[float]:
+        return [float(number) for number in self.node.attributes.get_floats(name, [])]
+
+    def ints_attr(self, name: str) -> list[int]:
+        return [int(number) for number in self.node.attributes.get_ints(name, [])]
+
+    def rank(self, value: ir.Value) -> int:
+        dims = known_dims(value)
+        if dims is None:
+            raise self.refused(f"the rank of '{value.name}' is not known")
+        return len(dims)
+
+    def refused(self, why: str) -> UnsupportedOperatorError:
+        """An error that names this node; it is raised only if the node turns out to stand on the path."""
+        return UnsupportedOperatorError(why)
+
+
+#: Writes standard nodes that compute the node's outputs; fewer values than outputs where the rest is not used.
+Decomposition: TypeAlias = Callable[[Contrib], Sequence[ir.Value] | ir.Value]
+
+#: The decompositions by operator, ``domain::name``. The first line of each function says what it computes.
+DECOMPOSITIONS: dict[str, Decomposition] = {}
+
+_WRITTEN_BEFORE = "explain the model as it was exported, before ONNX Runtime optimised it"
+
+#: Operators of the optimiser's and of its layouts that are refused, with the reason and a way out.
+REFUSED: dict[str, str] = {
+    **dict.fromkeys(
+        ("com.microsoft.nchwc::Conv", "com.microsoft.nchwc::MaxPool", "com.microsoft.nchwc::AveragePool",
+         "com.microsoft.nchwc::GlobalMaxPool", "com.microsoft.nchwc::GlobalAveragePool",
+         "com.microsoft.nchwc::Upsample", "com.microsoft.nchwc::ReorderInput", "com.microsoft.nchwc::ReorderOutput"),
+        "its tensors are laid out in blocks for one kind of processor; save the optimised model at the level "
+        f"'extended' instead of 'all', or {_WRITTEN_BEFORE}",
+    ),
+    **dict.fromkeys(
+        ("com.microsoft::PackedAttention", "com.microsoft::PackedMultiHeadAttention", "com.microsoft::RemovePadding",
+         "com.microsoft::RestorePadding"),
+        f"sequences are packed without their padding; {_WRITTEN_BEFORE}",
+    ),
+    **dict.fromkeys(
+        ("com.microsoft::BeamSearch", "com.microsoft::GreedySearch", "com.microsoft::Sampling",
+         "com.microsoft::WhisperBeamSearch"),
+        "it is a whole search loop in one node; explain one step of the decoder instead",
+    ),
+    **dict.fromkeys(
+        ("com.microsoft::Rfft", "com.microsoft::Irfft", "com.microsoft::ComplexMul", "com.microsoft::ComplexMulConj"),
+        "complex numbers have no standard form in this operator; export the Fourier transform as DFT",
+    ),
+    "com.microsoft::Inverse": "the standard has no inverse of a matrix to write its gradient with",
+    **dict.fromkeys(
+        ("com.microsoft::GroupQueryAttention", "com.microsoft::PagedAttention", "com.microsoft::SparseAttention",
+         "com.microsoft::DecoderMaskedMultiHeadAttention", "com.microsoft::DecoderMaskedSelfAttention",
+         "com.microsoft::DecoderAttention", "com.microsoft::LongformerAttention"),
+        f"it is attention over a cache of former steps; {_WRITTEN_BEFORE}",
+    ),
+    **dict.fromkeys(
+        ("com.microsoft::MatMulNBits", "com.microsoft::MatMulBnb4", "com.microsoft::MatMulFpQ4"),
+        "its weights are packed in four bits; export the model with plain or eight-bit weights",
+    ),
+}  # fmt: skip
+
+
+def decomposes(*op_types: str, domain: str = DOMAIN) -> Callable[[Decomposition], Decomposition]:
+    """Register a decomposition for one or several operators, as a decorator."""
+
+    def add(function: Decomposition) -> Decomposition:
+        for op_type in op_types:
+            key = f"{domain}::{op_type}"
+            if key in DECOMPOSITIONS or key in REFUSED:
+                raise AssertionError(f"a decomposition of {key} is registered twice")
+            DECOMPOSITIONS[key] = function
+        return function
+
+    return add
