@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,7 +29,7 @@ def load(model: ModelLike) -> ir.Model:
         return ir.from_proto(ir.to_proto(model))
     if isinstance(model, onnx.ModelProto):
         _refuse_external(model, "the given ModelProto")
-        return _from_proto(model, "the given ModelProto")
+        return _untied(_from_proto(model, "the given ModelProto"))
     if isinstance(model, bytes | bytearray | memoryview):
         proto = _parse(bytes(model), "the given bytes")
         _refuse_external(proto, "the given bytes")
@@ -86,6 +87,18 @@ def _from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:
         return ir.from_proto(proto)
     except Exception as error:
         raise ModelError(f"{name} is not a valid ONNX model: {error}") from None
+
+
+def _untied(model: ir.Model) -> ir.Model:
+    """Initialisers with names of their own: to rename one would rename the tensor in the ModelProto that was given."""
+    for value in model.graph.initializers.values():
+        if (tensor := value.const_value) is not None:
+            value.const_value = ir.LazyTensor(partial(_same, tensor), tensor.dtype, tensor.shape, name=tensor.name)  # type: ignore[arg-type]
+    return model
+
+
+def _same(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    return tensor
 
 
 def _external_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:

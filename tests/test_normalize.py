@@ -16,6 +16,7 @@ import pytest
 
 from portable_cam.errors import ExternalDataError, ModelError
 from portable_cam.export.differentiate import differentiate
+from portable_cam.export.load import load
 from portable_cam.export.normalize import OPSET, normalize
 from portable_cam.runtime import Session
 from portable_cam.testing import assert_unchanged, check_vjp, node_model
@@ -314,3 +315,13 @@ def test_torch_export_with_a_dynamic_batch_equals_autograd() -> None:
         got = session.run({"x": t.detach().numpy(), "seed": dy.numpy()})
         np.testing.assert_allclose(got["y"], y.detach().numpy(), atol=1e-5)
         np.testing.assert_allclose(got["gradient.x"], want.numpy(), rtol=0, atol=1e-5 * want.abs().max().item())
+
+
+def test_a_given_model_is_left_as_it_is(small_cnn: onnx.ModelProto) -> None:
+    """Renaming a tensor must not reach back into the ModelProto."""
+    before = small_cnn.SerializeToString()
+    model = load(small_cnn)
+    for value in list(model.graph.initializers.values()):
+        value.name = f"renamed/{value.name}"
+    assert small_cnn.SerializeToString() == before
+    assert ir.to_proto(model).graph.initializer[0].name.startswith("renamed/")
