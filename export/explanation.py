@@ -38,7 +38,7 @@ from portable_cam.export.targets import Class, Extra, Target
 from portable_cam.export.words import embeddings, word_scores
 
 _OUR_NAMES = frozenset({"targets", "target", "scores", "explained", *METHODS})
-_OUR_PREFIXES = ("heatmap.", "raw.", "range.", "activations.", "gradients.", "weights.", "sums.", "words.")
+_OUR_PREFIXES = ("heatmap.", "raw.", "range.", "activations.", "gradients.", "weights.", "sums.", "word_scores.")
 _TOP = 16  # how far down the ranking a negative target can point
 
 
@@ -93,8 +93,8 @@ def build_explanation(
         sign: ``positive``, or ``negative`` for the regions that speak against the target.
         targets_per_image: 1 for a graph without a Scan that takes one target per image; None for any number.
         details: Also give ``activations.<layer>`` (N, C, h, w) and ``gradients.<layer>`` (N, K, C, h, w).
-        words: Also give ``words.<input>`` (N, K, T) for each input of token ids (N, T) that a Gather embeds: what each
-            word adds, gradient times embedding.
+        words: Also give ``word_scores.<input>`` (N, K, T) for each input of token ids (N, T) that a Gather embeds: what
+            each word adds, gradient times embedding.
         heads_in_graph: False for a graph that stops where the kernels go on. Instead of the methods' maps it gives
             ``activations.<layer>`` (N, C, h, w) and ``weights.<layer>`` (N, K, C) where a gradient is the same
             everywhere, else ``gradients.<layer>`` (N, K, C, h, w); for CAM ``weights.cam`` (N, K, C), or ``sums.cam``
@@ -294,7 +294,7 @@ def _per_target(plan: _Plan, index: ir.Value, further: Mapping[str, ir.Value]) -
         if plan.details:
             values[f"gradients.{i}"] = heads.as_float32(b, gradient)
     for (name, embedding), gradient in zip(plan.words.items(), gradients[len(sources) :], strict=False):
-        values[f"words.{name}"] = heads.as_float32(b, word_scores(b, gradient, embedding))
+        values[f"word_scores.{name}"] = heads.as_float32(b, word_scores(b, gradient, embedding))
     finished = heads.for_kernels if plan.bare else heads.as_float32
     if "standard" in wanted:
         values["gradient"] = finished(b, gradients[-1])
@@ -342,7 +342,7 @@ def _finish(plan: _Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None
 
 def _emit_words(plan: _Plan, values: dict[str, ir.Value]) -> None:
     for name, embedding in plan.words.items():
-        _emit(plan, f"words.{name}", values[f"words.{name}"], (known_dims(embedding) or [None] * 3)[1:2])
+        _emit(plan, f"word_scores.{name}", values[f"word_scores.{name}"], (known_dims(embedding) or [None] * 3)[1:2])
 
 
 def _stop_before_heads(plan: _Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:

@@ -26,7 +26,7 @@ from portable_cam.runtime import Provider, Session
 _JSON = frozenset({
     "layer", "methods", "guided_nodes", "classes", "channel_axis", "preprocessing", "renamed", "target", "inputs",
 })  # fmt: skip
-_OUR_PREFIXES = ("heatmap.", "raw.", "range.", "activations.", "gradients.", "words.")
+_OUR_PREFIXES = ("heatmap.", "raw.", "range.", "activations.", "gradients.", "word_scores.")
 _GUIDED = frozenset({"guided_backprop", "guided_gradcam", "deconvnet"})
 
 
@@ -287,7 +287,7 @@ class Explainer:
             flags=_flags(values, maps), guided_nodes=self.guided_nodes, outputs=outputs, notes=self.notes,
             activations=values.get(f"activations.{layers[0]}") if layers else None,
             gradients=values.get(f"gradients.{layers[0]}") if layers else None,
-            words={name[6:]: value for name, value in values.items() if name.startswith("words.")},
+            words={name[12:]: value for name, value in values.items() if name.startswith("word_scores.")},
             channel_axis=int(self._facts["channel_axis"]),
         )  # fmt: skip
 
