@@ -16,5 +16,5 @@ from portable_cam.export.normalize import normalize
 
 __all__ = [
     "METHODS", "OPSET", "Layer", "Obstacle", "Report", "build_explanation", "differentiate", "doctor", "from_torch",
-    "link", "list_layers", "normalize",
+    "link", "list_layers", "normalize", "unroll",
 ]  # fmt: skip

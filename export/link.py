@@ -43,14 +43,7 @@ def link(
     first, second = normalize(encoder), normalize(decoder)
     outputs = {str(value.name): value for value in first.graph.outputs}
     inputs = {str(value.name): value for value in second.graph.inputs}
-    joined = _resolve(mapping, outputs, inputs)
-    for target, source in joined.items():
-        problem = _misfit(outputs[source], inputs[target])
-        if problem:
-            raise ModelError(
-                f"the decoder does not fit the encoder: output '{source}' {_text(outputs[source])} cannot go into "
-                f"input '{target}' {_text(inputs[target])}: {problem}"
-            )
+    joined = {target: source for source, target in match(first.graph, second.graph, mapping).items()}
     for name, value in inputs.items():
         if name not in joined and name not in keep and value.dtype in FLOATS:
             raise ModelError(
@@ -60,8 +53,26 @@ def link(
     unknown = sorted(set(keep) - set(inputs))
     if unknown:
         raise ModelError(f"keep names '{unknown[0]}', no input of the decoder; its inputs are {', '.join(inputs)}")
-    _take_over(first.graph, second.graph, {inputs[t]: outputs[s] for t, s in joined.items()})
+    kept = [value for name, value in outputs.items() if name not in joined.values()]
+    results = take_over(first.graph, second.graph, {inputs[t]: outputs[s] for t, s in joined.items()}, _PREFIX)
+    first.graph.outputs.clear()
+    first.graph.outputs.extend(dict.fromkeys([*results, *kept]))
     return ir.to_proto(first)
+
+
+def match(encoder: ir.Graph, decoder: ir.Graph, mapping: Mapping[str, str] | None) -> dict[str, str]:
+    """From outputs of the encoder to the inputs of the decoder where they go, checked; see :func:`link`."""
+    outputs = {str(value.name): value for value in encoder.outputs}
+    inputs = {str(value.name): value for value in decoder.inputs}
+    joined = _resolve(mapping, outputs, inputs)
+    for target, source in joined.items():
+        problem = _misfit(outputs[source], inputs[target])
+        if problem:
+            raise ModelError(
+                f"the decoder does not fit the encoder: output '{source}' {_text(outputs[source])} cannot go into "
+                f"input '{target}' {_text(inputs[target])}: {problem}"
+            )
+    return {source: target for target, source in joined.items()}
 
 
 def _resolve(
@@ -107,18 +118,29 @@ def _misfit(output: ir.Value, given: ir.Value) -> str | None:
     return None
 
 
-def _take_over(graph: ir.Graph, other: ir.Graph, joined: Mapping[ir.Value, ir.Value]) -> None:
-    """Move everything of ``other`` into ``graph``, with the keys of ``joined`` replaced by their values."""
+def take_over(
+    graph: ir.Graph, other: ir.Graph, joined: Mapping[ir.Value, ir.Value], prefix: str
+) -> list[ir.Value]:
+    """Move everything of ``other`` into ``graph``.
+
+    Args:
+        graph: Gets the nodes, and as inputs those of ``other`` that are not joined.
+        other: Left empty.
+        joined: Inputs and initialisers of ``other``, and what stands in ``graph`` in their place.
+        prefix: For names that are taken.
+
+    Returns:
+        What the outputs of ``other`` are in ``graph``.
+    """
     dims = {
         str(theirs.value): ours
         for given, output in joined.items() if given.shape is not None and output.shape is not None
-        for theirs, ours in zip(given.shape.dims, output.shape.dims, strict=True)
+        for theirs, ours in zip(given.shape.dims, output.shape.dims, strict=False)
         if isinstance(theirs, ir.SymbolicDim) and theirs.value is not None
     }  # fmt: skip
-    values = {
-        *other.inputs, *other.initializers.values(),
-        *(value for node in ir.traversal.RecursiveGraphIterator(other) for value in node.outputs),
-    }  # fmt: skip
+    initializers, nodes = list(other.initializers.values()), list(other)
+    made = [value for node in ir.traversal.RecursiveGraphIterator(other) for value in node.outputs]
+    values = [value for value in (*other.inputs, *initializers, *made) if value not in joined]
     for value in values:
         if value.shape is not None:
             value.shape = ir.Shape(
@@ -128,30 +150,28 @@ def _take_over(graph: ir.Graph, other: ir.Graph, joined: Mapping[ir.Value, ir.Va
     taken |= {value.name for value in (*graph.inputs, *graph.initializers.values())}
     nodes_taken = {node.name for node in ir.traversal.RecursiveGraphIterator(graph)}
     outputs, inputs = list(other.outputs), [value for value in other.inputs if value not in joined]
-    initializers, nodes = list(other.initializers.values()), list(other)
-    for node in ir.traversal.RecursiveGraphIterator(other):
-        node.name = _free(node.name, nodes_taken)
     other.initializers.clear()
-    for value in sorted(values - set(joined), key=lambda v: str(v.name)):
-        value.name = _free(value.name, taken)
     other.inputs.clear()
     other.outputs.clear()
+    for value in values:
+        value.name = _free(value.name, taken, prefix)
+    for node in ir.traversal.RecursiveGraphIterator(other):
+        node.name = _free(node.name, nodes_taken, prefix)
     for given, output in joined.items():
         ir.convenience.replace_all_uses_with(given, output)
     other.remove(nodes)
     graph.extend(nodes)
     for value in initializers:
-        graph.register_initializer(value)
+        if value not in joined:
+            graph.register_initializer(value)
     graph.inputs.extend(inputs)
-    kept = [value for value in graph.outputs if value not in set(joined.values())]
-    graph.outputs.clear()
-    graph.outputs.extend(dict.fromkeys([*(joined.get(value, value) for value in outputs), *kept]))
+    return [joined.get(value, value) for value in outputs]
 
 
-def _free(name: str | None, taken: set[str | None]) -> str | None:
+def _free(name: str | None, taken: set[str | None], prefix: str) -> str | None:
     """The name, or one with the prefix if it is taken; marks it as taken."""
     while name is not None and name in taken:
-        name = _PREFIX + name
+        name = prefix + name
     taken.add(name)
     return name
 

@@ -96,9 +96,15 @@ class Tokens(Target):
         softmax = next((node for node, _ in before.uses() if node.op_type == cut.cut), None)
         if cut.cut not in _SOFTMAX or softmax is None:
             return Scores(value, str(value.name), None)
-        over_tokens = softmax.attributes.get_int("axis", -1) in {-1, 2}
-        if _is_sequence(before) and over_tokens and known_dims(before) == known_dims(value):
-            return cut
+        flat, rank = before, len(known_dims(before) or [])
+        # a softmax of before opset 13 stands on the flattened tensor
+        while not _is_sequence(flat) and (node := flat.producer()) is not None and node.inputs[0] is not None:
+            if node.op_type not in {"Flatten", "Reshape"}:
+                break
+            flat = node.inputs[0]
+        over_tokens = softmax.attributes.get_int("axis", -1) in {-1, rank - 1}
+        if _is_sequence(flat) and over_tokens and known_dims(flat) == known_dims(value):
+            return Scores(flat, cut.output, cut.cut)
         if cut.cut == "Softmax" and self.measure == "log_probability":
             raise TargetError(
                 f"output '{value.name}' holds probabilities, and between them and the logits '{before.name}' "
