@@ -130,9 +130,9 @@ def write(encoder: nn.Module, lstm: networks.LstmDecoder, transformer: nn.Module
         {"image": batch, "tokens": sequence},
     )  # fmt: skip
     files.write_preprocessing("caption_lstm")
-    state = torch.zeros(1, 2, 96)
+    h, c = torch.zeros(1, 2, 96), torch.zeros(1, 2, 96)  # one tensor for both would become one input
     files.write_model(
-        "caption_lstm_step", Step(lstm), {"features": features, "tokens": captions[:, :1], "h": state, "c": state},
+        "caption_lstm_step", Step(lstm), {"features": features, "tokens": captions[:, :1], "h": h, "c": c},
         ["logits", "h_next", "c_next"], {"features": batch, "tokens": batch, "h": {1: "N"}, "c": {1: "N"}},
     )  # fmt: skip
 

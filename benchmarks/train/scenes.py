@@ -22,7 +22,7 @@ VOCABULARY = (PAD, START, END, "a", *COLOURS, *SHAPES, "left", "right", "of", "a
 #: The longest caption with its <start> and <end>.
 LONGEST = 10
 
-_LARGE, _SMALL = (11.0, 14.0), (6.5, 8.5)
+_LARGE, _SMALL = (13.0, 16.0), (8.5, 10.5)
 _MARGIN = 5.0  # pixels by which one axis has to separate the two, so that the relation is no matter of taste
 _GRID = np.stack(np.meshgrid(np.arange(SIDE) + 0.5, np.arange(SIDE) + 0.5, indexing="xy"))
 
@@ -52,7 +52,7 @@ def draw_scene(random: np.random.Generator) -> Scene:
         sizes = [random.uniform(*_LARGE), random.uniform(*_SMALL)]
         centres = [random.uniform(r + 1, SIDE - r - 1, 2) for r in sizes]
         step = centres[0] - centres[1]
-        apart = np.hypot(*step) > 1.25 * sum(sizes) + 2  # 1.25: corners reach further than the radius
+        apart = np.hypot(*step) > 1.2 * sum(sizes) + 2  # 1.2: corners reach further than the radius
         if kinds[0] != kinds[1] and apart and abs(abs(step[0]) - abs(step[1])) > _MARGIN:
             break
     pixels = np.full((SIDE, SIDE, 3), random.uniform(190, 245)) + random.normal(0, 4, (SIDE, SIDE, 3))
@@ -84,5 +84,5 @@ def _distance(shape: str, radius: float, centre: NDArray[np.float64]) -> NDArray
         return np.maximum(abs(x), abs(y)) - 0.9 * radius
     if shape == "triangle":
         return np.maximum(0.87 * abs(x) - 0.5 * y, y) - 0.55 * radius
-    arm, width = np.maximum(abs(x), abs(y)) - radius, np.minimum(abs(x), abs(y)) - 0.36 * radius
+    arm, width = np.maximum(abs(x), abs(y)) - radius, np.minimum(abs(x), abs(y)) - 0.4 * radius
     return np.maximum(arm, width)
