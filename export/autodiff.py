@@ -10,17 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import onnx_ir as ir
 
-from portable_cam.errors import ModelError, UnsupportedOperatorError
+from portable_cam.errors import ModelError, OptionError, UnsupportedOperatorError
 from portable_cam.export.builder import FLOATS, Builder, reads
 from portable_cam.export.contrib import refusal
-from portable_cam.export.rules import Vjp, has_no_gradient, rule_for
+from portable_cam.export.quantized.tensors import Residuals, differentiable_outputs
+from portable_cam.export.rules import Vjp, differentiable_inputs, has_no_gradient, rule_for
 from portable_cam.export.rules.relu import OWN_RELU_RULES
 
 ReluRule: TypeAlias = Literal["standard", "guided", "deconvnet"]
+Saturation: TypeAlias = Literal["mask", "pass"]
+
+
+def check_saturation(saturation: str) -> None:
+    """Raises OptionError for a word that is none."""
+    if saturation not in get_args(Saturation):
+        raise OptionError(f"saturation is {' or '.join(map(repr, get_args(Saturation)))}, not {saturation!r}")
 
 
 def backward(
@@ -30,6 +38,7 @@ def backward(
     wrt: Sequence[ir.Value],
     relu_rule: ReluRule = "standard",
     guided: Iterable[ir.Node] = (),
+    saturation: Saturation = "mask",
 ) -> list[ir.Value]:
     """Append the vector-Jacobian product to ``graph``.
 
@@ -40,6 +49,8 @@ def backward(
         wrt: The tensors to differentiate for.
         relu_rule: The rule for the nodes in ``guided``; every other node has its derivative.
         guided: The ReLU-like nodes that ``relu_rule`` applies to.
+        saturation: ``"mask"`` for no gradient where the range of a QuantizeLinear cuts a value off, ``"pass"`` for
+            straight through, except at an end of a range that is a ReLU.
 
     Returns:
         A gradient for each of ``wrt``, in its shape and type.
@@ -50,6 +61,7 @@ def backward(
     """
     nodes = list(graph)
     affected = depends_on(nodes, wrt)
+    residuals = Residuals(builder, nodes, affected)
     special = set(guided)
     arrived: dict[ir.Value, list[ir.Value]] = {value: [seed] for value, seed in seeds.items()}
     finished: dict[ir.Value, ir.Value] = {}
@@ -68,15 +80,16 @@ def backward(
         grads = [total(output) if output in affected else None for output in node.outputs]
         if all(g is None for g in grads):
             continue
-        needs = [value is not None and value in affected for value in node.inputs]
-        if has_no_gradient(node) or not any(value in affected for value in reads(node)):
+        through = differentiable_inputs(node)
+        needs = [value is not None and value in affected and value in through for value in node.inputs]
+        if has_no_gradient(node) or not any(value in affected for value in through):
             continue
         rule = "standard" if node not in special else relu_rule
         if rule != "standard" and node.op_type not in OWN_RELU_RULES:
             # a smooth relative of ReLU, one node or the last of several: the arriving gradient is rectified and the
             # node keeps its derivative
             grads = [None if g is None else builder.op("Relu", g) for g in grads]
-        answers = _apply(Vjp(builder, node, grads, needs, rule), nodes, wrt)
+        answers = _apply(Vjp(builder, node, grads, needs, residuals, rule, saturation), nodes, wrt)
         for value, gradient, needed in zip(node.inputs, answers, needs, strict=True):
             if gradient is not None and needed and value is not None:
                 arrived.setdefault(value, []).append(gradient)
@@ -119,8 +132,8 @@ def depends_on(nodes: Iterable[ir.Node], sources: Iterable[ir.Value]) -> set[ir.
     for node in nodes:
         if has_no_gradient(node):
             continue
-        if any(value in reached for value in reads(node)):
-            reached.update(o for o in node.outputs if o.dtype is None or o.dtype in FLOATS)
+        if any(value in reached for value in differentiable_inputs(node)):
+            reached.update(differentiable_outputs(node))
     return reached
 
 

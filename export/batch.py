@@ -9,10 +9,10 @@ from portable_cam.export.builder import constant_of, known_dims, reads
 
 _ELEMENTWISE = frozenset(
     """
-    Abs Add BatchNormalization Cast Celu Clip Conv ConvTranspose DepthToSpace Div Dropout Elu Erf Exp Gelu
-    GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity InstanceNormalization LRN LeakyRelu Log MaxPool
-    AveragePool Max Min Mish Mul Neg PRelu Pow Reciprocal Relu Selu Sigmoid Softplus Softsign SpaceToDepth Sqrt Sub
-    Sum Swish Tanh Where GroupNormalization
+    Abs Add BatchNormalization Cast Celu Clip Conv ConvTranspose DepthToSpace DequantizeLinear Div Dropout Elu Erf Exp
+    Gelu GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity InstanceNormalization LRN LeakyRelu Log MaxPool
+    AveragePool Max Min Mish Mul Neg PRelu Pow QuantizeLinear Reciprocal Relu Selu Sigmoid Softplus Softsign
+    SpaceToDepth Sqrt Sub Sum Swish Tanh Where GroupNormalization
     """.split()
 )
 

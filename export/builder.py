@@ -22,6 +22,8 @@ _SECOND_INPUT_DTYPE = frozenset({"Where"})
 #: The operator set that everything is written in: the newest for which ONNX Runtime's CUDA provider has all kernels.
 OPSET = 21
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+#: Names under which the ONNX standard's own domain is imported.
+ONNX_DOMAINS = frozenset({"", "ai.onnx"})
 HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 

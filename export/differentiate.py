@@ -9,11 +9,12 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from portable_cam.errors import LayerError, OptionError, TargetError
-from portable_cam.export.autodiff import ReluRule, backward
+from portable_cam.export.autodiff import ReluRule, Saturation, backward, check_saturation
 from portable_cam.export.builder import FLOATS, Builder
 from portable_cam.export.guided import ReluPolicy, guided_nodes
 from portable_cam.export.load import ModelLike
 from portable_cam.export.normalize import normalize
+from portable_cam.export.quantized.shield import shield_int8
 
 
 def differentiate(
@@ -22,6 +23,7 @@ def differentiate(
     wrt: Sequence[str],
     relu_rule: ReluRule = "standard",
     relu_policy: ReluPolicy = "relu",
+    saturation: Saturation = "mask",
 ) -> onnx.ModelProto:
     """The model with the gradient of one of its tensors.
 
@@ -31,6 +33,8 @@ def differentiate(
         wrt: The tensors to differentiate for: inputs, weights, or any tensors inside.
         relu_rule: ``"standard"``, ``"guided"`` or ``"deconvnet"``, for the nodes that ``relu_policy`` names.
         relu_policy: ``"relu"``, ``"relu+clip"`` or ``"all"``; see :mod:`portable_cam.export.guided`.
+        saturation: ``"mask"`` for no gradient where a quantisation range cuts a value off, ``"pass"`` for straight
+            through there.
 
     Returns:
         A model with the old inputs and one more, ``seed`` (shape and type of ``of``: the gradient with respect to
@@ -43,6 +47,7 @@ def differentiate(
     """
     if relu_rule not in {"standard", "guided", "deconvnet"}:
         raise OptionError(f"relu_rule is 'standard', 'guided' or 'deconvnet', not {relu_rule!r}")
+    check_saturation(saturation)
     if isinstance(wrt, str):
         wrt = [wrt]
     normal = normalize(model)
@@ -57,10 +62,12 @@ def differentiate(
     builder = Builder(graph)
     seed = ir.Value(name=_free_name("seed", values), type=score.type, shape=score.shape)
     graph.inputs.append(seed)
-    gradients = backward(graph, builder, {score: seed}, sources, relu_rule, guided_nodes(graph, relu_policy))
+    guided = guided_nodes(graph, relu_policy)
+    gradients = backward(graph, builder, {score: seed}, sources, relu_rule, guided, saturation)
     for source, gradient in zip(sources, gradients, strict=True):
         add_output(graph, builder, gradient, f"gradient.{source.name}", source.shape)
     passes.RemoveUnusedNodesPass()(normal)
+    shield_int8(graph)
     return ir.to_proto(normal)
 
 

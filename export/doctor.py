@@ -10,7 +10,7 @@ import onnx_ir as ir
 from portable_cam.errors import Error, LayerError
 from portable_cam.export.autodiff import depends_on, path_to
 from portable_cam.export.batch import free_batch
-from portable_cam.export.builder import FLOATS, OPSET, reads
+from portable_cam.export.builder import OPSET, reads
 from portable_cam.export.cam import find_cam_end
 from portable_cam.export.contrib import refusal
 from portable_cam.export.guided import guided_nodes
@@ -139,9 +139,7 @@ def _methods(
         return dict.fromkeys(METHODS, problems[0] if problems else "no image input")
     reached = score in depends_on(list(graph), [image])
     to_image = "yes"
-    if image.dtype not in FLOATS:
-        to_image = f"the image input is {image.dtype}, which has no gradient"
-    elif obstacles:
+    if obstacles:
         to_image = f"{len(obstacles)} nodes without a rule stand between the picture and the scores"
     elif not reached:
         to_image = "no differentiable path leads from the picture to the scores"

@@ -14,9 +14,9 @@ import onnx_ir.passes.common as passes
 
 from portable_cam.errors import LayerError, ModelError, OptionError
 from portable_cam.export import heads
-from portable_cam.export.autodiff import backward
+from portable_cam.export.autodiff import Saturation, backward, check_saturation
 from portable_cam.export.batch import free_batch
-from portable_cam.export.builder import FLOATS, Builder, known_dims
+from portable_cam.export.builder import Builder, known_dims
 from portable_cam.export.cam import CamEnd, cam_maps, cam_weights, find_cam_end
 from portable_cam.export.differentiate import add_output
 from portable_cam.export.guided import ReluPolicy, guided_nodes
@@ -34,6 +34,7 @@ from portable_cam.export.methods import (
 )  # fmt: skip
 from portable_cam.export.normalize import normalize
 from portable_cam.export.per_target import scan_targets, single_target
+from portable_cam.export.quantized.shield import shield_int8
 from portable_cam.export.targets import Class, Extra, Target
 from portable_cam.export.words import embeddings, word_scores
 
@@ -56,6 +57,7 @@ class _Plan:
     profile: Profile
     sign: int
     guided: list[ir.Node]
+    saturation: Saturation
     details: bool
     words: dict[str, ir.Value]
     bare: bool
@@ -71,6 +73,7 @@ def build_explanation(
     output: str | Sequence[str] | None = None,
     profile: Profile = "paper",
     relu_policy: ReluPolicy = "relu",
+    saturation: Saturation = "mask",
     sign: str = "positive",
     targets_per_image: int | None = None,
     details: bool = False,
@@ -90,6 +93,8 @@ def build_explanation(
             scores cut before a softmax.
         profile: ``paper``, ``pytorch_grad_cam`` or ``captum``.
         relu_policy: ``relu``, ``relu+clip`` or ``all``: the nodes that guided methods treat as a ReLU.
+        saturation: ``mask``: in a quantised model no gradient where a quantisation range cuts a value off; ``pass``:
+            straight through there; see ``docs/quantised.md``.
         sign: ``positive``, or ``negative`` for the regions that speak against the target.
         targets_per_image: 1 for a graph without a Scan that takes one target per image; None for any number.
         details: Also give ``activations.<layer>`` (N, C, h, w) and ``gradients.<layer>`` (N, K, C, h, w).
@@ -112,6 +117,7 @@ def build_explanation(
     Raises:
         OptionError, LayerError, TargetError, InputError, ModelError: What was asked for does not fit the model.
     """
+    check_saturation(saturation)
     chosen = check_options(methods, profile, sign, targets_per_image)
     normal = normalize(model)
     free_batch(normal)
@@ -128,13 +134,14 @@ def build_explanation(
     renamed = _free_our_names(graph, [extra.name for extra in target.inputs(scores)])
     plan = _Plan(
         graph, Builder(graph), chosen, layers, target, scores, image, profile,
-        -1 if sign == "negative" else 1, guided, details, embeddings(graph) if words else {},
+        -1 if sign == "negative" else 1, guided, saturation, details, embeddings(graph) if words else {},
         not heads_in_graph,
     )  # fmt: skip
     graph.outputs.clear()
     _write(plan, targets_per_image)
     graph.outputs.extend(own_outputs)
     passes.RemoveUnusedNodesPass()(normal)
+    shield_int8(graph)
     _describe(
         normal,
         {
@@ -146,6 +153,7 @@ def build_explanation(
             "profile": profile,
             "sign": sign,
             "relu_policy": relu_policy,
+            "saturation": saturation,
             "guided_nodes": [node.name for node in _guided_on_path(plan)] if wants_guided(chosen) else [],
             "scores": names["scores"],
             "classes": target.count(scores),
@@ -269,15 +277,10 @@ def _per_target(plan: _Plan, index: ir.Value, further: Mapping[str, ir.Value]) -
     if "guided_gradcam" in plan.methods:
         wanted.add("guided")
     by_channel = bool({"gradcam", "guided_gradcam"} & set(plan.methods))
-    if wanted and plan.image.dtype not in FLOATS:
-        raise ModelError(
-            f"the image input '{plan.image.name}' is of type {plan.image.dtype}: it has no gradient, so only "
-            "methods of maps (cam, gradcam, layercam, hirescam) can explain this model"
-        )
     sources = list(plan.layers) if wants_layers(plan.methods) or plan.details else []
     # the plain gradient of the layers, and of the picture if asked for, in one walk
     plain = [*sources, *plan.words.values(), *([plan.image] if "standard" in wanted else [])]
-    gradients = backward(graph, b, {score: seed}, plain) if plain else []
+    gradients = backward(graph, b, {score: seed}, plain, saturation=plan.saturation) if plain else []
     for i, gradient in enumerate(gradients[: len(sources)]):
         if plan.bare:
             same_everywhere = gradient.meta.get("spread") and not set(PIXEL_METHODS) & set(plan.methods)
@@ -300,7 +303,7 @@ def _per_target(plan: _Plan, index: ir.Value, further: Mapping[str, ir.Value]) -
         values["gradient"] = finished(b, gradients[-1])
     for name, rule in INPUT_METHODS.items():
         if rule in wanted and rule != "standard":
-            (gradient,) = backward(graph, b, {score: seed}, [plan.image], rule, plan.guided)
+            (gradient,) = backward(graph, b, {score: seed}, [plan.image], rule, plan.guided, plan.saturation)
             values[name] = finished(b, gradient)
     return values
 

@@ -6,6 +6,9 @@
 ``all``         also LeakyRelu, PRelu, ThresholdedRelu, Elu, Celu, Selu, Gelu, HardSwish, SiLU (Swish), Mish, whether
                 one node or the few nodes that exporters write for it: the arriving gradient is rectified
 ==============  ====================================================================================
+
+In quantised models a ReLU or ReLU6 that vanished into the range of a QuantizeLinear counts as what it was: the former
+under ``relu``, the latter under ``relu+clip`` (:func:`portable_cam.export.quantized.ranges.activations`).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import onnx_ir as ir
 
 from portable_cam.errors import OptionError
 from portable_cam.export.builder import constant_of
-from portable_cam.export.rules.relu import clip_bounds
+from portable_cam.export.quantized.ranges import activations, clip_bounds
 
 ReluPolicy: TypeAlias = Literal["relu", "relu+clip", "all"]
 _SMOOTH = frozenset({"LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Celu", "Selu", "Gelu", "HardSwish", "Mish"})
@@ -29,16 +32,19 @@ def guided_nodes(graph: ir.Graph, policy: ReluPolicy) -> list[ir.Node]:
     """The ReLU-like nodes of the graph, in its order."""
     if policy not in get_args(ReluPolicy):
         raise OptionError(f"relu_policy is one of {', '.join(get_args(ReluPolicy))}, not {policy!r}")
-    return [node for node in graph if _counts(node, policy)]
+    vanished = activations(graph)
+    return [node for node in graph if _counts(node, vanished.get(node, node.op_type), policy)]
 
 
-def _counts(node: ir.Node, policy: ReluPolicy) -> bool:
+def _counts(node: ir.Node, kind: str, policy: ReluPolicy) -> bool:
     if node.domain not in {"", "ai.onnx"}:
         return False
-    if node.op_type == "Relu":
+    if kind == "Relu":
         return True
     if policy == "relu":
         return False
+    if kind != node.op_type:
+        return True  # a ReLU6 that vanished into the range of a QuantizeLinear
     if node.op_type == "Clip":
         bounds = clip_bounds(node)
         return bounds is not None and bounds[0] == 0 and bounds[1] > 0 and not _is_hard_sigmoid(node, bounds[1])

@@ -13,6 +13,7 @@ from portable_cam.export.autodiff import depends_on
 from portable_cam.export.builder import FLOATS, known_dims, reads
 from portable_cam.export.load import ModelLike
 from portable_cam.export.normalize import normalize
+from portable_cam.export.quantized.tensors import as_run, moves, quantizer_of
 from portable_cam.export.scores import find_scores
 
 #: Operators whose output says nothing new: the tensor before is listed instead.
@@ -106,8 +107,8 @@ def _is_feature_map(value: ir.Value) -> bool:
         perm = node.attributes.get_ints("perm", None)
         if perm is None or list(perm) != [0, 3, 1, 2]:
             return False  # channels went last: no longer a map per channel
-    if node.op_type.startswith("Global"):
-        return False
+    if node.op_type.startswith("Global") or quantizer_of(value) is not None:
+        return False  # the tensor behind QuantizeLinear and DequantizeLinear is the layer, as the model runs
     return dims[2] != 1 and dims[3] != 1
 
 
@@ -128,7 +129,17 @@ def _describe(value: ir.Value, image: ir.Value, why: str) -> Layer:
     assert node is not None
     height = source[2 if channel_axis(image) == 1 else 1]
     stride = None if height is None or dims[2] is None else height / dims[2]
-    return Layer(str(value.name), tuple(dims), node.op_type, stride, why)
+    return Layer(str(value.name), tuple(dims), _operator(node), stride, why)
+
+
+def _operator(node: ir.Node) -> str:
+    """The operator that computes what a node gives, whether its result is quantised or moved or not."""
+    while node.op_type in {"DequantizeLinear", "QuantizeLinear"} or moves(node):
+        source = node.inputs[0].producer() if node.inputs[0] is not None else None
+        if source is None:
+            break
+        node = source
+    return node.op_type
 
 
 def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str] | None) -> list[ir.Value]:
@@ -159,6 +170,7 @@ def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str] | N
         dims = known_dims(value)
         if dims is None or len(dims) != 4:
             raise LayerError(f"layer '{name}' has shape {value.shape}: a map needs (N, C, height, width)")
+        value = as_run(value)
         if value.dtype not in FLOATS:
             raise LayerError(f"layer '{name}' is of type {value.dtype}, not floating point")
         if score not in depends_on(list(graph), [value]):

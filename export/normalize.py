@@ -16,6 +16,8 @@ from portable_cam.errors import ModelError
 from portable_cam.export.builder import OPSET, constant_of
 from portable_cam.export.contrib import adopt, decompose
 from portable_cam.export.load import ModelLike, load
+from portable_cam.export.quantized.qoperator import rewrite_qoperators
+from portable_cam.export.quantized.unsigned import make_unsigned
 from portable_cam.export.rules import NO_GRADIENT, RULES
 
 _IR_VERSION = 10  # the one that came with opset 21
@@ -49,6 +51,7 @@ def _normalized(model: ir.Model) -> ir.Model:
     passes.InlinePass()(model)
     adopt(model)
     model = _on_proto(model, _convert)
+    rewrite_qoperators(model.graph)
     decompose(model)
     _fold(model)
     if any(node.op_type == "If" for node in model.graph):
@@ -57,6 +60,7 @@ def _normalized(model: ir.Model) -> ir.Model:
     for value in model.graph.initializers.values():
         if value.const_value is not None and value.shape is None:
             value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
+    make_unsigned(model.graph)
     model.ir_version = _IR_VERSION
     return model
 
@@ -149,6 +153,8 @@ def _on_proto(model: ir.Model, convert: Callable[[onnx.ModelProto], onnx.ModelPr
 
 def _may_fold(node: ir.Node) -> bool | None:
     """Fold computed fill tensors (exporters compute pads with them), but nothing that a hostile file could blow up."""
+    if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+        return False  # folded weights would be four times as large, and no kernel for integers could be chosen
     sizes = [constant_of(v) for v in node.inputs]
     if node.op_type == "ConstantOfShape" and sizes and sizes[0] is not None:
         return math.prod(int(d) for d in sizes[0].reshape(-1)) <= _LARGEST_FOLDED or False

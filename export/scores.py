@@ -1,7 +1,8 @@
 """Which tensor holds the scores, and where it is cut before a softmax or sigmoid.
 
 The score explained is the logit: a softmax couples every class to every other and flattens the gradient of a sure
-answer. A model that ends in one is cut before it, and the explanation says so.
+answer. A model that ends in one is cut before it, and the explanation says so. Scores that are integers, or are
+quantised before or behind the softmax, are taken as the numbers that they stand for.
 """
 
 from __future__ import annotations
@@ -13,9 +14,14 @@ import onnx_ir as ir
 
 from portable_cam.errors import TargetError
 from portable_cam.export.builder import FLOATS, known_dims
+from portable_cam.export.quantized.tensors import as_run
 
 #: Operators that only rearrange or rename what they get: looked through when the end of a model is read.
-PASS_THROUGH = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout", "Transpose"})
+PASS_THROUGH = frozenset(
+    """
+    Cast DequantizeLinear Dropout Flatten Identity QuantizeLinear Reshape Squeeze Transpose Unsqueeze
+    """.split()
+)
 _CUT = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "Hardmax"})
 
 
@@ -48,6 +54,7 @@ def find_scores(graph: ir.Graph, output: str | None = None) -> Scores:
                 f"near it: {', '.join(close)}" if close else f"outputs: {', '.join(str(o.name) for o in graph.outputs)}"
             )
             raise TargetError(f"output='{output}' is no tensor of the model; {hint}")
+        value = as_run(value)
         if value.dtype not in FLOATS:
             raise TargetError(f"output='{output}' is of type {value.dtype}; scores are floating point")
         return Scores(value, output, None)
@@ -69,11 +76,11 @@ def cut_before(value: ir.Value) -> Scores:
     current = value
     while (node := current.producer()) is not None and node.inputs and node.inputs[0] is not None:
         if node.op_type in _CUT:
-            return Scores(node.inputs[0], str(value.name), node.op_type)
+            return Scores(as_run(node.inputs[0]), str(value.name), node.op_type)
         if node.op_type not in PASS_THROUGH:
             break
         current = node.inputs[0]
-    return Scores(value, str(value.name), None)
+    return Scores(as_run(value), str(value.name), None)
 
 
 def _is_vector(value: ir.Value) -> bool:

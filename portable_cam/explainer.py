@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from portable_cam.errors import InputError, TargetError
+from portable_cam.export.autodiff import Saturation
 from portable_cam.export.explanation import build_explanation
 from portable_cam.export.guided import ReluPolicy
 from portable_cam.export.heads import Profile
@@ -43,6 +44,7 @@ class Explainer:
             are several, or any tensor inside. None: the model's scores, cut before a final softmax or sigmoid.
         profile: ``paper``, ``pytorch_grad_cam`` or ``captum``; see ``docs/methods.md``.
         relu_policy: ``relu``, ``relu+clip`` or ``all``.
+        saturation: ``mask`` or ``pass``, in quantised models; see ``docs/quantised.md``.
         device: ``cpu`` or ``cuda``; or ``providers`` as ONNX Runtime takes them.
         sign: ``negative`` for counterfactual maps: the regions that speak against the target.
         details: Also give ``result.activations`` and ``result.gradients``.
@@ -64,6 +66,7 @@ class Explainer:
         output: str | Sequence[str] | None = None,
         profile: Profile = "paper",
         relu_policy: ReluPolicy = "relu",
+        saturation: Saturation = "mask",
         device: str = "cpu",
         providers: Sequence[Provider] | None = None,
         sign: str = "positive",
@@ -75,7 +78,7 @@ class Explainer:
         self._model = model
         self._options: dict[str, Any] = {
             "methods": methods, "layer": layer, "target": target, "output": output, "profile": profile,
-            "relu_policy": relu_policy, "sign": sign, "details": details, "words": words,
+            "relu_policy": relu_policy, "saturation": saturation, "sign": sign, "details": details, "words": words,
         }  # fmt: skip
         self._session_options: dict[str, Any] = {
             "device": device, "providers": providers, "threads": threads, "optimize": optimize,

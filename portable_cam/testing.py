@@ -239,6 +239,7 @@ def node_model(
     dims: Mapping[str, Sequence[int | str | None]] | None = None,
     opset: int = 21,
     ir_version: int = 10,
+    domains: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """A model of a few nodes, for tests.
 
@@ -250,6 +251,7 @@ def node_model(
         dims: Another shape for some of the inputs, with names or None for dimensions known only at run time.
         opset: Of the default domain.
         ir_version: 10 came with opset 21.
+        domains: Further domains that nodes are of, each in its version 1.
 
     Returns:
         The model.
@@ -267,7 +269,8 @@ def node_model(
         [onnx.ValueInfoProto(name=name) for name in outputs],
         [onnx.numpy_helper.from_array(array, name) for name, array in (constants or {}).items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+    opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
     inferred = onnx.shape_inference.infer_shapes(model)
     types = {v.name: v for v in [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]}
     del graph.output[:]

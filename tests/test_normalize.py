@@ -173,6 +173,7 @@ def test_forms_of_other_opsets(name: str) -> None:
     assert_unchanged(model, before, Session(proto).run({"x": PICTURE}))
     check_vjp(model, {"x": PICTURE})
 
+
 @pytest.mark.parametrize(("value", "also_read", "left"), [(0.0, False, 0), (0.5, False, 1), (0.0, True, 1)])
 def test_padding_of_its_own_goes_into_the_convolution(value: float, also_read: bool, left: int) -> None:
     """Where it pads with zeros; a Pad that something else reads stays for that."""

@@ -852,7 +852,10 @@ def test_rule(case: Case, form: str) -> None:
 
 
 #: Families whose records are of another kind: test files with a table CASES of their own, each record with an ``op``.
-OTHER_TABLES = ("test_recurrent.py",)
+OTHER_TABLES = (
+    "test_quantized.py",
+    "test_recurrent.py",
+)
 
 
 def test_every_rule_has_a_case() -> None:

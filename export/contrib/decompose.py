@@ -6,10 +6,10 @@ import onnx
 import onnx_ir as ir
 
 from portable_cam.errors import UnsupportedOperatorError
-from portable_cam.export.builder import Builder
+from portable_cam.export.builder import ONNX_DOMAINS, Builder
 from portable_cam.export.contrib.registry import DECOMPOSITIONS, DOMAIN, REFUSED, Contrib
 from portable_cam.export.infer import infer_shapes
-from portable_cam.export.rules.registry import ONNX_DOMAINS, key_of
+from portable_cam.export.rules.registry import key_of
 
 _REASON = "portable_cam.refused"
 

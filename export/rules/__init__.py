@@ -8,6 +8,7 @@ from portable_cam.export.rules import (  # imported for their registrations
     linear,
     norm,
     pool,
+    quant,
     recurrent,
     reduce,
     relu,
@@ -19,6 +20,7 @@ from portable_cam.export.rules.registry import (
     RULES,
     Entry,
     Vjp,
+    differentiable_inputs,
     has_no_gradient,
     key_of,
     register,
@@ -26,6 +28,7 @@ from portable_cam.export.rules.registry import (
 )
 
 __all__ = [
-    "NO_GRADIENT", "RULES", "Entry", "Vjp", "conv", "elementwise", "has_no_gradient", "index", "key_of", "linear",
-    "norm", "pool", "recurrent", "reduce", "register", "relu", "resize", "rule_for", "shape",
+    "NO_GRADIENT", "RULES", "Entry", "Vjp", "conv", "differentiable_inputs", "elementwise", "has_no_gradient", "index",
+    "key_of", "linear", "norm", "pool", "quant", "recurrent", "reduce", "register", "relu", "resize", "rule_for",
+    "shape",
 ]  # fmt: skip

@@ -152,9 +152,7 @@ def _crop_same(v: Vjp, full: ir.Value, window: Window) -> ir.Value:
     return b.op("Slice", padded, begin, b.op("Add", begin, size), b.ints(range(2, 2 + spatial)))
 
 
-def _depthwise_transposed(
-    v: Vjp, g: ir.Value, weight: ir.Value, window: Window, rest: list[int]
-) -> ir.Value | None:
+def _depthwise_transposed(v: Vjp, g: ir.Value, weight: ir.Value, window: Window, rest: list[int]) -> ir.Value | None:
     """Zeros between the elements of ``g``, then the flipped kernel at stride 1; None if the convolution is not
     depthwise and two-dimensional. ONNX Runtime's CPU provider runs a depthwise ConvTranspose as a matrix product per
     channel; this takes 30 to 65 % of its time (``docs/adr/0004-masks-and-layouts.md``)."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from portable_cam.export.builder import FLOATS, constant_of
+from portable_cam.export.rules.quant import per_step
 from portable_cam.export.rules.registry import Gradient, Vjp, register
 
 # -- arithmetic; the walker undoes the broadcasting ----------------------------------------------------------------
@@ -156,10 +157,16 @@ def hard_sigmoid(v: Vjp) -> ir.Value:
 
 @register("Cast", "CastLike")
 def cast(v: Vjp) -> Sequence[Gradient]:
-    """Back to the input's type; no gradient through an integer or bool."""
-    if v.x.dtype not in FLOATS or v.y.dtype not in FLOATS:
+    """Back to the input's type. No gradient through an integer or bool, unless it is a quantised tensor or a picture,
+    which stands for a float."""
+    source = v.node.inputs[0]
+    assert source is not None
+    if v.y.dtype not in FLOATS:
         return [None]
-    return [v.b.op("Cast", v.g, to=int(v.x.dtype))]
+    if source.dtype not in FLOATS:
+        g = v.b.op("Cast", v.g, to=int(ir.DataType.FLOAT)) if v.y.dtype != ir.DataType.FLOAT else v.g
+        return [per_step(v, g, 0)]
+    return [v.b.op("Cast", v.g, to=int(source.dtype))]
 
 
 @register("Dropout")

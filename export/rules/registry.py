@@ -9,20 +9,24 @@ from typing import TypeAlias, overload
 import onnx_ir as ir
 
 from portable_cam.errors import UnsupportedOperatorError
-from portable_cam.export.builder import Builder, constant_of
+from portable_cam.export.builder import ONNX_DOMAINS, Builder, constant_of, reads
+from portable_cam.export.quantized.tensors import Residuals
 
 Gradient: TypeAlias = ir.Value | None
 
 
 @dataclass(frozen=True)
 class Vjp:
-    """What a rule sees of one node: the tape, the node, the gradients of its outputs, the inputs that need one."""
+    """What a rule sees of one node: the tape, the node, the gradients of its outputs, the inputs that need one, and
+    what it reads in place of the tensors of a quantised graph."""
 
     b: Builder
     node: ir.Node
     grads: Sequence[Gradient]
     needs: Sequence[bool]
+    residuals: Residuals
     relu_rule: str = "standard"
+    saturation: str = "mask"
 
     @property
     def g(self) -> ir.Value:
@@ -51,7 +55,7 @@ class Vjp:
 
     @property
     def y(self) -> ir.Value:
-        return self.node.outputs[0]
+        return self.residuals(self.node.outputs[0])
 
     def input(self, index: int) -> ir.Value:
         value = self.optional(index)
@@ -60,7 +64,8 @@ class Vjp:
         return value
 
     def optional(self, index: int) -> ir.Value | None:
-        return self.node.inputs[index] if index < len(self.node.inputs) else None
+        value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        return None if value is None else self.residuals(value)
 
     def needed(self, index: int) -> bool:
         return index < len(self.needs) and self.needs[index]
@@ -94,14 +99,13 @@ Rule: TypeAlias = Callable[[Vjp], Sequence[Gradient] | ir.Value]
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered rule. ``broadcasts``: the operator broadcasts its inputs, and the walker sums each gradient back."""
+    """A registered rule. ``broadcasts``: the operator broadcasts its inputs, and the walker sums each gradient back.
+    ``inputs``: those that a gradient passes, all if None; the others count as constants."""
 
     rule: Rule
     broadcasts: bool = False
+    inputs: tuple[int, ...] | None = None
 
-
-#: Names under which the ONNX standard's own domain is imported.
-ONNX_DOMAINS = frozenset({"", "ai.onnx"})
 
 #: The rules by operator: the bare name for the ONNX standard, ``domain::name`` for any other domain (:func:`key_of`).
 RULES: dict[str, Entry] = {}
@@ -128,18 +132,31 @@ def rule_for(node: ir.Node) -> Entry | None:
     return RULES.get(key_of(node.domain, node.op_type))
 
 
+def differentiable_inputs(node: ir.Node) -> Sequence[ir.Value | None]:
+    """The tensors to which a node passes a gradient on, by its rule: its inputs, and what its subgraphs read."""
+    entry = rule_for(node)
+    if entry is None or entry.inputs is None:
+        return list(reads(node))
+    return [node.inputs[i] for i in entry.inputs if i < len(node.inputs)]
+
+
 def has_no_gradient(node: ir.Node) -> bool:
     """Whether the gradient of a node's operator is zero by definition."""
     return key_of(node.domain, node.op_type) in NO_GRADIENT
 
 
 @overload
-def register(*op_types: str, rule: Rule, broadcasts: bool = False, domain: str = "") -> None: ...
-@overload
-def register(*op_types: str, broadcasts: bool = False, domain: str = "") -> Callable[[Rule], Rule]: ...
 def register(
-    *op_types: str, rule: Rule | None = None, broadcasts: bool = False, domain: str = ""
-) -> Callable[[Rule], Rule] | None:
+    *op_types: str, rule: Rule, broadcasts: bool = False, inputs: Sequence[int] | None = None, domain: str = ""
+) -> None: ...
+@overload
+def register(
+    *op_types: str, broadcasts: bool = False, inputs: Sequence[int] | None = None, domain: str = ""
+) -> Callable[[Rule], Rule]: ...
+def register(
+    *op_types: str, rule: Rule | None = None, broadcasts: bool = False, inputs: Sequence[int] | None = None,
+    domain: str = "",
+) -> Callable[[Rule], Rule] | None:  # fmt: skip
     """Register a rule for one or several operators of a domain, the ONNX standard's if none is named, as a call or as
     a decorator."""
 
@@ -147,7 +164,7 @@ def register(
         for key in (key_of(domain, op_type) for op_type in op_types):
             if key in RULES or key in NO_GRADIENT:
                 raise ValueError(f"a rule for {key} is registered twice")
-            RULES[key] = Entry(function, broadcasts)
+            RULES[key] = Entry(function, broadcasts, None if inputs is None else tuple(inputs))
         return function
 
     if rule is None:

@@ -22,7 +22,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from portable_cam.export.builder import constant_of
+from portable_cam.export.builder import Builder
+from portable_cam.export.quantized.ranges import clip_bounds
 from portable_cam.export.rules.registry import Gradient, Vjp, register
 
 _STEEP = 2.0**126  # times the smallest normal float32 (2 ** -126) is 1
@@ -36,33 +37,31 @@ def gate(v: Vjp, rule: str) -> ir.Value:
         return b.op("Relu", v.g)
     # the order matters to speed alone: the Relu fuses into the convolution that made the gradient
     g = b.op("Relu", v.g_broadcast) if rule == "guided" else v.g_broadcast
-    masked = _pass_where_positive(v, g)
+    masked = pass_where_positive(b, v.y, g)
     return masked if v.g_broadcast is v.g else b.enter_blocked_layout(masked, v.y)
 
 
-def _pass_where_positive(v: Vjp, g: ir.Value) -> ir.Value:
-    if v.y.dtype == ir.DataType.FLOAT:
-        return v.b.op("Mul", v.b.op("HardSigmoid", v.y, alpha=_STEEP, beta=0.0), g)
-    assert v.y.dtype is not None
-    return v.b.op("Where", v.b.op("Greater", v.y, 0), g, v.b.constant(0, v.y.dtype))
+def pass_where_positive(b: Builder, y: ir.Value, g: ir.Value) -> ir.Value:
+    """``g`` where y > 0, else 0."""
+    if y.dtype == ir.DataType.FLOAT:
+        return b.op("Mul", b.op("HardSigmoid", y, alpha=_STEEP, beta=0.0), g)
+    assert y.dtype is not None
+    return b.op("Where", b.op("Greater", y, 0), g, b.constant(0, y.dtype))
+
+
+def pass_below(b: Builder, y: ir.Value, upper: float, g: ir.Value) -> ir.Value:
+    """``g`` where y < upper, else 0."""
+    if y.dtype == ir.DataType.FLOAT and abs(upper) < 2.0**26:
+        below = b.op("HardSigmoid", y, alpha=-_STEEP_AT_BOUND, beta=upper * _STEEP_AT_BOUND)
+        return b.op("Mul", below, g)
+    assert y.dtype is not None
+    return b.op("Where", b.op("Less", y, upper), g, b.constant(0, y.dtype))
 
 
 #: Operators whose rule tells standard, guided and deconvnet apart itself; for others the walk rectifies the gradient.
-OWN_RELU_RULES = frozenset({"Relu", "Clip"})
+OWN_RELU_RULES = frozenset({"Relu", "Clip", "QuantizeLinear"})
 
 register("Relu", rule=lambda v: gate(v, v.relu_rule))
-
-
-def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
-    """The constant bounds of a Clip node, infinite where absent; None if one is computed at run time."""
-    bounds = []
-    for index, absent in ((1, -math.inf), (2, math.inf)):
-        value = node.inputs[index] if index < len(node.inputs) else None
-        array = constant_of(value)
-        if value is not None and (array is None or array.size != 1):
-            return None
-        bounds.append(absent if array is None else float(array.reshape(-1)[0]))
-    return bounds[0], bounds[1]
 
 
 @register("Clip")
@@ -92,15 +91,10 @@ def clip(v: Vjp) -> Sequence[Gradient]:
 
 
 def _clip_from_zero(v: Vjp, upper: float) -> ir.Value:
-    b = v.b
-    gradient = _pass_where_positive(v, v.g_broadcast)
+    gradient = pass_where_positive(v.b, v.y, v.g_broadcast)
     if upper == math.inf or upper >= np.finfo(np.float32).max:
         return gradient
-    if v.y.dtype == ir.DataType.FLOAT and abs(upper) < 2.0**26:
-        below = b.op("HardSigmoid", v.y, alpha=-_STEEP_AT_BOUND, beta=upper * _STEEP_AT_BOUND)
-        return b.op("Mul", below, gradient)
-    assert v.y.dtype is not None
-    return b.op("Where", b.op("Less", v.y, upper), gradient, b.constant(0, v.y.dtype))
+    return pass_below(v.b, v.y, v.residuals.rounded(v.node.outputs[0], upper), gradient)
 
 
 # -- leaky and smooth relatives ------------------------------------------------------------------------------------
