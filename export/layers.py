@@ -69,14 +69,15 @@ def channel_axis(image: ir.Value) -> int:
     return 1
 
 
-def candidates(graph: ir.Graph, score: ir.Value) -> list[tuple[ir.Value, Layer]]:
-    """The candidates of a normalised graph, best first."""
+def candidates(graph: ir.Graph, *scores: ir.Value) -> list[tuple[ir.Value, Layer]]:
+    """The candidates of a normalised graph, best first: those that every path to any of the scores passes, then those
+    on only some of the paths."""
     image = image_input(graph)
     nodes = list(graph)
     affected = depends_on(nodes, [image])
     mixed = depends_on(nodes, [value for value in graph.inputs if value is not image])
     position = {node: i for i, node in enumerate(nodes)}
-    wanted = {score}
+    wanted = set(scores)
     path: list[ir.Node] = []
     for node in reversed(nodes):
         if any(output in wanted for output in node.outputs) and any(v in affected for v in reads(node)):
@@ -84,7 +85,7 @@ def candidates(graph: ir.Graph, score: ir.Value) -> list[tuple[ir.Value, Layer]]
             wanted.update(v for v in reads(node) if v in affected)
     path.reverse()
     last_use = {value: position[node] for node in path for value in reads(node) if value in affected}
-    last_use[score] = len(nodes)
+    last_use.update(dict.fromkeys(scores, len(nodes)))
     sole: list[ir.Value] = []
     shared: list[ir.Value] = []
     open_values: set[ir.Value] = {image}

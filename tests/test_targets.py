@@ -12,6 +12,7 @@ import pytest
 import portable_cam as pcam
 from portable_cam import targets
 from portable_cam.errors import InputError, TargetError
+from portable_cam.targets import Boxes, Columns
 
 RANDOM = np.random.default_rng(3)
 X = RANDOM.standard_normal((2, 3, 8, 8))
@@ -29,7 +30,12 @@ PICTURE = LAST.replace("y =", "z =") + " y = Transpose<perm = [0, 3, 1, 2]>(z)"
 STEPS = TRUNK + "m = ReduceMean<axes = [2], keepdims = 0>(t1) l = Transpose<perm = [0, 2, 1]>(m) y = MatMul(l, w3)"
 STEPS_FIRST = STEPS.replace("y =", "z =") + " y = Transpose<perm = [1, 0, 2]>(z)"
 STEPS_PROBABILITIES = STEPS.replace("y =", "z =") + " y = Softmax<axis = -1>(z)"
-WEIGHTS = {name: RANDOM.standard_normal(shape) for name, shape in (("w1", (3, 6)), ("w2", (6, 5)), ("w3", (6, 4)))}
+# sixteen numbers for each of 64 boxes: a box in 0 to 3, an objectness in 4, classes from 5, distributions from 4
+HEAD = TRUNK + "l = Transpose<perm = [0, 2, 3, 1]>(t1) z = MatMul(l, w4) "
+ROWS = HEAD + "y = Reshape(z, rows)"
+SHAPES = {"w1": (3, 6), "w2": (6, 5), "w3": (6, 4), "w4": (6, 16)}
+WEIGHTS = {name: RANDOM.standard_normal(shape) for name, shape in SHAPES.items()}
+WEIGHTS["rows"] = np.array([0, 64, 16])
 VECTORS = RANDOM.standard_normal((2, 3, 5)).astype(np.float32)
 MASKS = RANDOM.uniform(0, 1, (2, 3, 8, 8)).astype(np.float32)
 # a word, a phrase, all steps
@@ -71,6 +77,41 @@ def log_softmax(y: np.ndarray) -> np.ndarray:
 OTHER = np.array([[1, 1, 2], [3, 3, 3]])
 SETS = ((0, 2), (1, 3, 4))
 INDICES = [[0, 4, 1], [2, 2, 1]]
+RAW = [[5 * 3 + 2, 63 * 3], [0, 30 * 3 + 1]]  # box * 3 + class
+BOX, CLASS, OBJECT = (Columns("y", 0, 4),), (Columns("y", 5, 8),), (Columns("y", 4, 5),)
+
+
+def box_of(y: np.ndarray, n: int, k: int) -> tuple[np.ndarray, float]:
+    """The sixteen numbers of the box, and the score of the class."""
+    row = y[RAW[n][k] // 3]
+    return row, row[5 + RAW[n][k] % 3]
+
+
+def squash(x: float) -> float:
+    return 1 / (1 + np.exp(-x))
+
+
+def mean_of(bins: np.ndarray) -> float:
+    return float(np.exp(bins) @ np.arange(len(bins)) / np.exp(bins).sum())
+
+
+def box_case(name: str, expected: Callable[[np.ndarray, float], float], **fields: Any) -> Case:
+    """Rows of numbers; ``expected`` of those of one box and the score of the class."""
+    target = Boxes(CLASS, OBJECT, **({"sides": BOX} | fields))
+    return Case(name, ROWS, "double[N,64,16] y", target, RAW, lambda y, n, k: expected(*box_of(y, n, k)))
+
+
+def layout_case(layout: str, nodes: str, output: str, order: tuple[int, ...]) -> Case:
+    """The same numbers in another order of axes; ``order`` brings them back to rows."""
+    target = Boxes((Columns("y", 5, 8, layout),), (Columns("y", 4, 5, layout),))  # type: ignore[arg-type]
+
+    def expected(y: np.ndarray, n: int, k: int) -> float:
+        row, score = box_of(y.transpose(order).reshape(64, 16), n, k)
+        return float(row[4] * score)
+
+    return Case(layout, HEAD + nodes, output, target, RAW, expected)
+
+
 MAP, MAP_LAST, VECTOR = "double[N,4,8,8] y", "double[N,8,8,4] y", "double[N,5] y"
 SEQUENCE = "double[N,8,4] y"
 CASES = [
@@ -91,6 +132,21 @@ CASES = [
          lambda y, n, k: (y[[[0, 1, 2], [3, 2, 1]][n][k]] * MASKS[n, k]).sum(), {"mask": MASKS}),
     Case("channels last", LAST, MAP_LAST, targets.Dense(), [[0, 1], [3, 2]],
          lambda y, n, k: over_prediction(y.transpose(2, 0, 1), [[0, 1], [3, 2]][n][k])),
+    box_case("product", lambda row, score: row[4] * score),
+    box_case("product of logits", lambda row, score: squash(row[4]) * squash(score), logits=True),
+    box_case("class of a box", lambda row, score: score, part="class"),
+    box_case("objectness", lambda row, score: row[4], part="objectness"),
+    box_case("left, xyxy", lambda row, score: row[0], part="left"),
+    box_case("left, yxyx", lambda row, score: row[1], part="left", form="yxyx"),
+    box_case("top, cxcywh", lambda row, score: row[1] - row[3] / 2, part="top", form="cxcywh"),
+    box_case("right, cxcywh_log", lambda row, score: row[0] + np.exp(row[2]) / 2, part="right", form="cxcywh_log"),
+    box_case("top, ltrb", lambda row, score: -row[1], part="top", form="ltrb"),
+    box_case("bottom, gfl", lambda row, score: mean_of(row[13:16]), part="bottom", form="gfl",
+             sides=(Columns("y", 4, 16),)),
+    layout_case("columns", "r = Reshape(z, rows) y = Transpose<perm = [0, 2, 1]>(r)", "double[N,16,64] y", (1, 0)),
+    layout_case("grid", "y = Transpose<perm = [0, 3, 1, 2]>(z)", "double[N,16,8,8] y", (1, 2, 0)),
+    layout_case("cells", "one = Constant<value_ints = [1]>() y = Unsqueeze(z, one)", "double[N,1,8,8,16] y",
+                (0, 1, 2, 3)),
     Case("cosine", CLASSES, VECTOR, targets.Similarity(), [[0] * 3] * 2, lambda y, n, k: cosine(y, VECTORS[n, k]),
          {"embedding": VECTORS}),
     Case("dot", CLASSES, VECTOR, targets.Similarity("dot"), [[0] * 3] * 2, lambda y, n, k: y @ VECTORS[n, k],
@@ -103,6 +159,9 @@ CASES = [
          lambda y, n, k: said(np.log(y), n, k), {"said": SAID}),
     Case("logits of steps", STEPS, SEQUENCE, targets.Tokens("logit"), [[0] * 3] * 2, said, {"said": SAID}),
 ]  # fmt: skip
+
+
+NAMES = [case.name for case in CASES]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
@@ -148,7 +207,7 @@ def test_one_target_without_a_scan_is_the_same(case: Case, make_model: Any) -> N
 
 
 def test_top_of_a_picture_is_the_largest_class(make_model: Any) -> None:
-    explainer = pcam.Explainer(model_of(CASES[6], make_model), target=targets.Dense())
+    explainer = pcam.Explainer(model_of(CASES[NAMES.index("predicted")], make_model), target=targets.Dense())
     result = explainer.top(X, 4)
     (y,) = result.outputs.values()
     for n in range(2):
@@ -161,7 +220,9 @@ def test_argmax_output_and_single_channel(make_model: Any) -> None:
     weights = {name: WEIGHTS[name] for name in ("w1", "w3")}
     model = make_model(body, weights, "double[N,3,8,8] x", "int64[N,8,8] y")
     result = pcam.Explainer(model, ("gradient",), target=targets.Dense())(X, [1, 1])
-    logits = pcam.Explainer(model_of(CASES[6], make_model), ("gradient",), target=targets.Dense())(X, [1, 1])
+    logits = pcam.Explainer(
+        model_of(CASES[NAMES.index("predicted")], make_model), ("gradient",), target=targets.Dense()
+    )(X, [1, 1])
     np.testing.assert_allclose(result.scores, logits.scores, rtol=1e-6)
     np.testing.assert_allclose(result["gradient"], logits["gradient"], rtol=1e-6)
     weights["w3"] = weights["w3"][:, :1]
@@ -173,7 +234,7 @@ def test_argmax_output_and_single_channel(make_model: Any) -> None:
 
 
 def test_a_further_input_broadcasts(make_model: Any) -> None:
-    explainer = pcam.Explainer(model_of(CASES[7], make_model), target=targets.Dense("mask"))
+    explainer = pcam.Explainer(model_of(CASES[NAMES.index("mask")], make_model), target=targets.Dense("mask"))
     one = explainer(X, [[0, 1], [0, 1]], mask=MASKS[0, 0])
     full = explainer(X, [[0, 1], [0, 1]], mask=np.broadcast_to(MASKS[0, 0], (2, 2, 8, 8)))
     np.testing.assert_array_equal(one.scores, full.scores)
@@ -181,7 +242,10 @@ def test_a_further_input_broadcasts(make_model: Any) -> None:
 
 
 def test_bad_targets(make_model: Any) -> None:
-    vector, picture = model_of(CASES[0], make_model), model_of(CASES[6], make_model)
+    vector, picture = (
+        model_of(CASES[NAMES.index("class")], make_model),
+        model_of(CASES[NAMES.index("predicted")], make_model),
+    )
     with pytest.raises(TargetError, match="none of the model's outputs holds a score per class and pixel"):
         pcam.Explainer(vector, target=targets.Dense())
     with pytest.raises(TargetError, match="none of the model's outputs is a vector"):
@@ -192,6 +256,19 @@ def test_bad_targets(make_model: Any) -> None:
         pcam.Explainer(vector, target=targets.ClassSet(((),)))
     with pytest.raises(TargetError, match="predicted or mask, not 'all'"):
         pcam.Explainer(picture, target=targets.Dense("all"))  # type: ignore[arg-type]
+    rows = model_of(CASES[NAMES.index("product")], make_model)
+    with pytest.raises(TargetError, match="has no objectness"):
+        pcam.Explainer(rows, target=Boxes(CLASS, part="objectness"))
+    with pytest.raises(TargetError, match="its sides cannot be explained"):
+        pcam.Explainer(rows, target=Boxes(CLASS, part="left"))
+    with pytest.raises(TargetError, match=r"\[N,64,16\], but the layout grid has 4 dimensions"):
+        pcam.Explainer(rows, target=Boxes((Columns("y", layout="grid"),)))
+    with pytest.raises(TargetError, match="has no numbers 20 to None for each box"):
+        pcam.Explainer(rows, target=Boxes((Columns("y", 20),)))
+    with pytest.raises(TargetError, match="is explained by one of product, class"):
+        pcam.Explainer(rows, target=Boxes(CLASS, part="size"))  # type: ignore[arg-type]
+    with pytest.raises(TargetError, match="'scores' is no tensor of the model"):
+        pcam.Explainer(rows, target=Boxes((Columns("scores"),)))
     with pytest.raises(TargetError, match="cosine, dot or euclidean, not 'l1'"):
         pcam.Explainer(vector, target=targets.Similarity("l1"))  # type: ignore[arg-type]
 
@@ -207,7 +284,7 @@ def test_time_first_is_the_same(make_model: Any) -> None:
 
 
 def test_bad_sequences(make_model: Any) -> None:
-    vector = model_of(CASES[0], make_model)
+    vector = model_of(CASES[NAMES.index("class")], make_model)
     with pytest.raises(TargetError, match=r"no output holds scores \(N, steps, tokens\): 'y' DOUBLE\[N,5\]"):
         pcam.Explainer(vector, target=targets.Tokens())
     with pytest.raises(TargetError, match="a sequence needs"):
@@ -226,7 +303,7 @@ def test_bad_sequences(make_model: Any) -> None:
 
 
 def test_bad_further_inputs(make_model: Any) -> None:
-    masked = pcam.Explainer(model_of(CASES[7], make_model), target=targets.Dense("mask"))
+    masked = pcam.Explainer(model_of(CASES[NAMES.index("mask")], make_model), target=targets.Dense("mask"))
     with pytest.raises(InputError, match="'mask' is missing: the weight of each pixel"):
         masked(X, [0, 0])
     with pytest.raises(InputError, match="the target takes no 'msk'; it takes mask"):
@@ -237,6 +314,6 @@ def test_bad_further_inputs(make_model: Any) -> None:
         masked(X, [0, 0], mask=MASKS)
     with pytest.raises(InputError, match="'mask' holds NaN"):
         masked(X, [0, 0], mask=np.full((8, 8), np.nan))
-    contrast = pcam.Explainer(model_of(CASES[1], make_model), target=targets.Contrast())
+    contrast = pcam.Explainer(model_of(CASES[NAMES.index("contrast")], make_model), target=targets.Contrast())
     with pytest.raises(TargetError, match="rather_than 5 is out of range: the model has 5 classes, 0 to 4"):
         contrast(X, [0, 0], rather_than=5)

@@ -5,10 +5,13 @@ Everything downstream (gradients, methods, self-check) starts from the number an
 one: ``docs/writing-a-target.md``.
 """
 
+from portable_cam.export.targets.boxes import AXES, Boxes, Columns
 from portable_cam.export.targets.classes import Class, ClassSet, Contrast
 from portable_cam.export.targets.dense import Dense
 from portable_cam.export.targets.embedding import Similarity
 from portable_cam.export.targets.protocol import Extra, Target
 from portable_cam.export.targets.sequence import Tokens
 
-__all__ = ["Class", "ClassSet", "Contrast", "Dense", "Extra", "Similarity", "Target", "Tokens"]
+__all__ = [
+    "AXES", "Boxes", "Class", "ClassSet", "Columns", "Contrast", "Dense", "Extra", "Similarity", "Target", "Tokens",
+]  # fmt: skip

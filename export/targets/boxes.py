@@ -1,0 +1,230 @@
+"""Object detection: one box of a detector's raw output, before non-maximum suppression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import onnx_ir as ir
+
+from portable_cam.errors import TargetError
+from portable_cam.export.builder import Builder, known_dims
+from portable_cam.export.scores import Scores, find_scores
+from portable_cam.export.targets.classes import pick
+from portable_cam.export.targets.protocol import Extra, Target
+from portable_cam.export.targets.pyramid import pyramid
+
+Layout = Literal["rows", "columns", "grid", "cells"]
+Form = Literal["xyxy", "yxyx", "cxcywh", "cxcywh_log", "ltrb", "gfl"]
+BoxPart = Literal["product", "class", "objectness", "left", "top", "right", "bottom"]
+
+#: The axis of a tensor on which the numbers of one box lie, for each layout.
+AXES: Mapping[Layout, int] = {"rows": 2, "columns": 1, "grid": 1, "cells": 4}
+_SIDES = ("left", "top", "right", "bottom")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where numbers of all boxes lie: in which tensor, which of its numbers per box, and how it is laid out.
+
+    ``rows`` (N, boxes, numbers), ``columns`` (N, numbers, boxes), ``grid`` (N, numbers, h, w) with a box per cell,
+    ``cells`` (N, anchors, h, w, numbers).
+    """
+
+    tensor: str
+    start: int = 0
+    stop: int | None = None
+    layout: Layout = "rows"
+
+
+@dataclass(frozen=True)
+class Boxes(Target):
+    """The score of one class at one box, the index box * classes + class; boxes count over the scales in turn.
+
+    Attributes:
+        classes: Where the scores of the classes are, one entry per scale.
+        objectness: Likewise where each box has a score of its own, else empty.
+        sides: Likewise for the numbers of the box, where its sides are to be explained.
+        form: What these numbers are: ``xyxy`` left, top, right, bottom; ``yxyx``; ``cxcywh`` centre and size;
+            ``cxcywh_log`` with the size's logarithm (YOLOX); ``ltrb`` distances from the cell to the sides; ``gfl``
+            distributions of these (Li et al. 2020, arXiv 2006.04388).
+        logits: Whether class and objectness are logits, so that they have to pass a sigmoid before they are multiplied.
+        part: What is explained: ``product`` of class and objectness (the class alone where there is no objectness),
+            ``class``, ``objectness``, or the position of a side, in the model's own unit.
+    """
+
+    classes: tuple[Columns, ...]
+    objectness: tuple[Columns, ...] = ()
+    sides: tuple[Columns, ...] = ()
+    form: Form = "xyxy"
+    logits: bool = False
+    part: BoxPart = "product"
+
+    name = "boxes"
+
+    def tensors(self, graph: ir.Graph, output: str | Sequence[str] | None) -> list[Scores]:
+        if output is not None:
+            raise TargetError("a detector's tensors are named in its head, not with output")
+        names = dict.fromkeys(c.tensor for c in (*self.classes, *self.objectness, *self.sides))
+        found = [find_scores(graph, name) for name in names]
+        if self.objectness and self.part != "class":
+            return found
+        cut = {columns.tensor for columns in self.classes}
+        return [_before_softmax(scores) if scores.output in cut else scores for scores in found]
+
+    def layers(self, graph: ir.Graph, scores: Sequence[ir.Value]) -> list[ir.Value] | None:
+        return pyramid(graph, scores) or None
+
+    def inputs(self, scores: Sequence[ir.Value]) -> tuple[Extra, ...]:
+        return ()
+
+    def count(self, scores: Sequence[ir.Value]) -> int | None:
+        self._check(scores)
+        boxes = self._boxes(scores)
+        return None if boxes is None else boxes * self._class_count(scores)
+
+    def ranking(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value:
+        return self._flat(b, replace(self, part="product")._scored(b, scores))
+
+    def score(self, b: Builder, scores: Sequence[ir.Value], index: ir.Value, extra: Mapping[str, ir.Value]) -> ir.Value:
+        box = b.op("Div", index, b.ints(self._class_count(scores)))
+        if self.part in _SIDES:
+            return self._side(b, scores, box)
+        factors = []
+        if self.part != "objectness":
+            factors.append(pick(b, self._flat(b, self._rows(b, scores, self.classes)), index))
+        if self.objectness and self.part != "class":
+            factors.append(pick(b, self._flat(b, self._rows(b, scores, self.objectness)), box))
+        if self.logits and len(factors) == 2:
+            factors = [b.op("Sigmoid", factor) for factor in factors]
+        return factors[0] if len(factors) == 1 else b.op("Mul", *factors)
+
+    def _scored(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value:
+        """(N, boxes, classes): class times objectness."""
+        factors = [self._rows(b, scores, where) for where in (self.classes, self.objectness) if where]
+        if self.logits and len(factors) == 2:
+            factors = [b.op("Sigmoid", factor) for factor in factors]
+        return factors[0] if len(factors) == 1 else b.op("Mul", *factors)
+
+    def _rows(self, b: Builder, scores: Sequence[ir.Value], where: Sequence[Columns]) -> ir.Value:
+        """(N, boxes, numbers) over all scales."""
+        rows = [_as_rows(b, self._tensor(scores, columns), columns) for columns in where]
+        return rows[0] if len(rows) == 1 else b.op("Concat", *rows, axis=1)
+
+    def _flat(self, b: Builder, rows: ir.Value) -> ir.Value:
+        flat = b.op("Reshape", rows, b.ints([0, -1]))
+        flat.shape = ir.Shape([None, None])
+        return flat
+
+    def _side(self, b: Builder, scores: Sequence[ir.Value], box: ir.Value) -> ir.Value:
+        """The position of one side of the box chosen, (N,), up to what does not depend on the picture."""
+        rows = self._rows(b, scores, self.sides)
+        width = sum(_width(self._tensor(scores, c), c) for c in self.sides[:1])
+        place = b.op("Expand", b.op("Unsqueeze", box, b.ints([1, 2])), b.ints([1, 1, width]))
+        numbers = b.op("Squeeze", b.op("GatherElements", rows, place, axis=1), b.ints([1]))
+        numbers.shape = ir.Shape([None, width])
+        i = _SIDES.index(self.part)
+        axis, sign = i % 2, -1 if i < 2 else 1
+
+        def number(column: int) -> ir.Value:
+            return b.op("Gather", numbers, b.ints(column), axis=1)
+
+        if self.form in {"xyxy", "yxyx"}:
+            return number(i if self.form == "xyxy" else (1, 0, 3, 2)[i])
+        if self.form in {"cxcywh", "cxcywh_log"}:
+            size = number(2 + axis)
+            size = b.op("Exp", size) if self.form == "cxcywh_log" else size
+            return b.op("Add", number(axis), b.op("Mul", size, sign / 2))
+        if self.form == "gfl":
+            bins = width // 4
+            spread = b.op("Softmax", b.op("Reshape", numbers, b.ints([0, 4, bins])), axis=2)
+            assert numbers.dtype is not None
+            steps = b.constant(np.arange(bins)[:, None], numbers.dtype)
+            distance = b.op("Gather", b.op("Squeeze", b.op("MatMul", spread, steps), b.ints([2])), b.ints(i), axis=1)
+        else:
+            distance = number(i)
+        return distance if sign > 0 else b.op("Neg", distance)
+
+    def _tensor(self, scores: Sequence[ir.Value], columns: Columns) -> ir.Value:
+        names = dict.fromkeys(c.tensor for c in (*self.classes, *self.objectness, *self.sides))
+        return scores[list(names).index(columns.tensor)]
+
+    def _class_count(self, scores: Sequence[ir.Value]) -> int:
+        return _width(self._tensor(scores, self.classes[0]), self.classes[0])
+
+    def _boxes(self, scores: Sequence[ir.Value]) -> int | None:
+        total = 0
+        for columns in self.classes:
+            dims = known_dims(self._tensor(scores, columns)) or []
+            own = [d for i, d in enumerate(dims) if i not in {0, AXES[columns.layout]}]
+            for d in own:
+                if d is None:
+                    return None
+            size = 1
+            for d in own:
+                size *= d or 1
+            total += size
+        return total
+
+    def _check(self, scores: Sequence[ir.Value]) -> None:
+        if not self.classes:
+            raise TargetError("a detector's head needs the tensors with the scores of the classes")
+        if self.part not in get_args(BoxPart):
+            raise TargetError(f"a box is explained by one of {', '.join(get_args(BoxPart))}, not {self.part!r}")
+        if self.part == "objectness" and not self.objectness:
+            raise TargetError("this head has no objectness: explain the class, or the product")
+        if self.part in _SIDES and not self.sides:
+            raise TargetError("this head does not say where the numbers of a box are: its sides cannot be explained")
+        if self.form not in get_args(Form):
+            raise TargetError(f"the numbers of a box are one of {', '.join(get_args(Form))}, not {self.form!r}")
+        for columns in (*self.classes, *self.objectness, *self.sides):
+            value = self._tensor(scores, columns)
+            rank = {"rows": 3, "columns": 3, "grid": 4, "cells": 5}.get(columns.layout)
+            if rank is None:
+                raise TargetError(f"the layout of a head is one of {', '.join(AXES)}, not {columns.layout!r}")
+            if value.shape is None or len(value.shape) != rank:
+                raise TargetError(
+                    f"'{value.name}' has shape {value.shape}, but the layout {columns.layout} has {rank} dimensions"
+                )
+            if _width(value, columns) < 1:
+                raise TargetError(
+                    f"'{value.name}' {value.shape} has no numbers {columns.start} to {columns.stop} for each box"
+                )
+
+
+def _width(value: ir.Value, columns: Columns) -> int:
+    """How many numbers per box."""
+    dims = known_dims(value) or []
+    size = dims[AXES[columns.layout]] if len(dims) > AXES[columns.layout] else None
+    if size is None and columns.stop is None:
+        raise TargetError(f"'{value.name}' has shape {value.shape}: how many numbers each box has must be known")
+    stop = size if columns.stop is None else columns.stop if size is None else min(columns.stop, size)
+    assert stop is not None
+    return stop - columns.start
+
+
+def _as_rows(b: Builder, value: ir.Value, columns: Columns) -> ir.Value:
+    """(N, boxes, numbers) of one scale."""
+    axis, dims = AXES[columns.layout], known_dims(value) or []
+    stop = columns.start + _width(value, columns)
+    if columns.start or stop != dims[axis]:
+        ends = [b.ints([n]) for n in (columns.start, stop, axis)]
+        value = b.op("Slice", value, *ends)
+    width = stop - columns.start
+    if columns.layout == "rows":
+        return value
+    if columns.layout == "cells":
+        return b.op("Reshape", value, b.ints([0, -1, width]))
+    if columns.layout == "grid":
+        value = b.op("Reshape", value, b.ints([0, width, -1]))
+    return b.op("Transpose", value, perm=[0, 2, 1])
+
+
+def _before_softmax(scores: Scores) -> Scores:
+    """Cut before a softmax or sigmoid directly behind the tensor, whose shape is the same."""
+    node = scores.value.producer()
+    if node is None or node.op_type not in {"Softmax", "Sigmoid"} or node.inputs[0] is None:
+        return scores
+    return Scores(node.inputs[0], scores.output, node.op_type)

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Families of detectors: recognised from graphs, decoded by numbers written out by hand; NMS; heads in JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from portable_cam import detect
+from portable_cam.detect import centernet, fastestdet, nanodet, ssd, yolo, yolox
+from portable_cam.detect.head import grid
+from portable_cam.detect.nms import Detection
+from portable_cam.errors import OptionError, TargetError
+from portable_cam.export.normalize import normalize
+from portable_cam.geometry import fit
+
+SIZE = (64, 32)  # cells of strides 8, 16, 32: 8 x 4, 4 x 2, 2 x 1
+CELLS = 32 + 8 + 2
+IMAGE = "float[1,3,64,32] x"
+RANDOM = np.random.default_rng(0)
+
+
+def scales(numbers: int, strides: tuple[int, ...] = (8, 16, 32)) -> tuple[str, dict[str, np.ndarray]]:
+    """Nodes and weights of a convolution for each stride, s8, s16, s32 (1, numbers, h, w)."""
+    body, weights = "", {}
+    for s in strides:
+        body += f"s{s} = Conv<strides = [{s}, {s}]>(x, w{s}) "
+        weights[f"w{s}"] = RANDOM.standard_normal((numbers, 3, s, s)).astype(np.float32)
+    return body, weights
+
+
+def joined(numbers: int, last: str) -> tuple[str, dict[str, np.ndarray]]:
+    """The three scales as (1, numbers, cells) in the tensor ``z``, then more nodes."""
+    body, weights = scales(numbers)
+    weights["flat"] = np.array([1, numbers, -1], np.int64)
+    for s in (8, 16, 32):
+        body += f"f{s} = Reshape(s{s}, flat) "
+    return body + "z = Concat<axis = 2>(f8, f16, f32) " + last, weights
+
+
+def recognized(model: onnx.ModelProto) -> detect.Head:
+    return detect.find_head(normalize(model).graph, SIZE)
+
+
+# -- recognising -------------------------------------------------------------------------------------------------------
+
+
+def test_yolov8(make_model: Any) -> None:
+    body, weights = joined(7, "y = Mul(z, two)")
+    weights["two"] = np.float32(2)
+    head = recognized(make_model(body, weights, IMAGE, f"float[1,7,{CELLS}] y"))
+    assert (head.family, head.preset) == ("yolov8", "yolo")
+
+
+def test_yolov5(make_model: Any) -> None:
+    body, weights = joined(24, "m = Mul(z, two) y = Reshape(m, rows)")
+    weights |= {"two": np.float32(2), "rows": np.array([1, 3 * CELLS, 8], np.int64)}
+    assert recognized(make_model(body, weights, IMAGE, f"float[1,{3 * CELLS},8] y")).family == "yolov5"
+
+
+def test_yolox_only_where_nothing_is_decoded(make_model: Any) -> None:
+    weights = {"flat": np.array([1, 8, -1], np.int64), "two": np.float32(2)}
+    joins = ""
+    for s in (8, 16, 32):
+        for kind, numbers in (("b", 4), ("o", 1), ("c", 3)):
+            joins += f"{kind}{s} = Conv<strides = [{s}, {s}]>(x, {kind}w{s}) "
+            weights[f"{kind}w{s}"] = RANDOM.standard_normal((numbers, 3, s, s)).astype(np.float32)
+        joins += f"p{s} = Sigmoid(o{s}) q{s} = Sigmoid(c{s}) j{s} = Concat<axis = 1>(b{s}, p{s}, q{s}) "
+        joins += f"f{s} = Reshape(j{s}, flat) "
+    joins += "z = Concat<axis = 2>(f8, f16, f32) "
+    raw = make_model(joins + "y = Transpose<perm = [0, 2, 1]>(z)", weights, IMAGE, f"float[1,{CELLS},8] y")
+    assert recognized(raw).family == "yolox"
+    decoded = joins + "m = Mul(z, two) y = Transpose<perm = [0, 2, 1]>(m)"
+    assert recognized(make_model(decoded, weights, IMAGE, f"float[1,{CELLS},8] y")).family == "yolov5"
+
+
+def test_nms_inside(make_model: Any) -> None:
+    body, weights = joined(7, "r = Split<axis = 1>(z, parts) ")
+    body = body.replace("r = Split", "b, s = Split")
+    body += "boxes = Transpose<perm = [0, 2, 1]>(b) p = Sigmoid(s) y = NonMaxSuppression(boxes, p, most, iou, least)"
+    weights |= {
+        "parts": np.array([4, 3], np.int64), "most": np.array([10], np.int64), "iou": np.array([0.6], np.float32),
+        "least": np.array([0.2], np.float32),
+    }  # fmt: skip
+    head = recognized(make_model(body, weights, IMAGE, "int64[M,3] y"))
+    assert (head.family, head.tensors) == ("inner_nms", ("p", "boxes"))
+    assert (head.threshold, head.overlap) == (pytest.approx(0.2), pytest.approx(0.6))
+    boxes, scores = head.decode(
+        {"boxes": np.array([[[8, 4, 2, 1], [0.5, 0.5, 1, 1]]]), "p": np.eye(3)[None, :, :2]}, SIZE
+    )
+    np.testing.assert_array_equal(boxes, [[1, 2, 4, 8], [0.5, 0.5, 1, 1]])
+    np.testing.assert_array_equal(scores, [[1, 0, 0], [0, 1, 0]])
+
+
+def test_centernet(make_model: Any) -> None:
+    body, weights = scales(3, (8,))
+    weights |= {"v": RANDOM.standard_normal((2, 3, 8, 8)), "u": RANDOM.standard_normal((2, 3, 8, 8))}
+    body += "hm = Sigmoid(s8) wh = Conv<strides = [8, 8]>(x, v) reg = Conv<strides = [8, 8]>(x, u)"
+    outputs = "float[1,3,8,4] hm, float[1,2,8,4] wh, float[1,2,8,4] reg"
+    weights = {name: value.astype(np.float32) for name, value in weights.items()}
+    head = recognized(make_model(body, weights, IMAGE, outputs))
+    assert (head.family, set(head.tensors)) == ("centernet", {"hm", "wh", "reg"})
+
+
+def test_a_classifier_is_no_detector(small_cnn: onnx.ModelProto) -> None:
+    with pytest.raises(TargetError, match=r"'y' \[-1, 5\] are not those of a detector known here .*--head"):
+        detect.find_head(normalize(small_cnn).graph, (8, 8))
+
+
+# -- decoding ----------------------------------------------------------------------------------------------------------
+
+
+def test_grid_goes_row_by_row() -> None:
+    places, strides = grid(SIZE, (8, 16, 32))
+    assert places.shape == (CELLS, 2)
+    np.testing.assert_array_equal(places[[0, 1, 4, 32, -1]], [[0, 0], [1, 0], [0, 1], [0, 0], [0, 1]])
+    np.testing.assert_array_equal(strides[[0, 31, 32, -1], 0], [8, 8, 16, 32])
+
+
+def test_decode_yolox() -> None:
+    rows = np.zeros((1, CELLS, 7), np.float32)
+    rows[0, 5] = [0.5, 0.25, np.log(2), np.log(4), 0.5, 0.8, 0.4]  # cell in column 1, row 1 of stride 8
+    boxes, scores = yolox.head("y").decode({"y": rows}, SIZE)
+    np.testing.assert_allclose(boxes[5], [12 - 8, 10 - 16, 12 + 8, 10 + 16], rtol=1e-6)
+    np.testing.assert_allclose(scores[5], [0.4, 0.2], rtol=1e-6)
+
+
+def test_decode_yolo() -> None:
+    row = np.array([10, 20, 4, 6, 0.5, 0.8, 0.4], np.float32)
+    boxes, scores = yolo.rows("y").decode({"y": row[None, None]}, SIZE)
+    np.testing.assert_allclose(boxes, [[8, 17, 12, 23]])
+    np.testing.assert_allclose(scores, [[0.4, 0.2]], rtol=1e-6)
+    boxes, scores = yolo.columns("y").decode({"y": row[None, :, None]}, SIZE)
+    np.testing.assert_allclose(boxes, [[8, 17, 12, 23]])
+    np.testing.assert_allclose(scores, row[None, 4:])
+
+
+def test_decode_nanodet() -> None:
+    head = nanodet.head([("c", "d")], (32,))
+    distances = np.full((1, 2, 32), -50, np.float32)
+    distances[0, 1, [0, 8 + 2, 16 + 1, 24 + 7]] = 50  # 0, 2, 1 and 7 strides to left, top, right and bottom
+    boxes, scores = head.decode({"c": np.array([[[0.1], [0.9]]]), "d": distances}, SIZE)
+    np.testing.assert_allclose(boxes[1], [16, 48 - 64, 16 + 32, 48 + 224])
+    np.testing.assert_array_equal(scores, [[0.1], [0.9]])
+
+
+def test_decode_ssd() -> None:
+    scores = np.array([[[0.1, 0.7, 0.2]]], np.float32)
+    boxes, found = ssd.decoded("s", "b").decode({"s": scores, "b": np.array([[[0.25, 0.5, 0.5, 1]]])}, SIZE)
+    np.testing.assert_allclose(boxes, [[8, 32, 16, 64]])
+    np.testing.assert_array_equal(found, scores[0, :, 1:])
+    head = ssd.with_priors("s", "b", np.array([[0.5, 0.5, 0.2, 0.4]], np.float32))
+    raw = np.array([[[1, -1, np.log(2) / 0.2, 0]]], np.float32)
+    boxes, _ = head.decode({"s": scores, "b": raw}, (100, 100))
+    np.testing.assert_allclose(boxes, [[52 - 20, 46 - 20, 52 + 20, 46 + 20]], rtol=1e-5)
+    assert head.tensors == ("s", "b")
+
+
+def test_priors_of_ultraface() -> None:
+    priors = ssd.ultraface_priors((240, 320))
+    assert priors.shape == (4420, 4)
+    np.testing.assert_allclose(priors[0], [4 / 320, 4 / 240, 10 / 320, 10 / 240], rtol=1e-6)
+
+
+def test_decode_fastestdet() -> None:
+    values = np.zeros((1, 7, 4, 2), np.float32)
+    values[0, :, 1, 1] = [0.5, np.arctanh(0.5), 0, 0, np.log(3), 0.25, 1]
+    boxes, scores = fastestdet.head("y").decode({"y": values}, SIZE)
+    # centre (1.5 / 2, 1 / 4), size 1/2 and 3/4 of the input, 32 wide and 64 high
+    np.testing.assert_allclose(boxes[3], [24 - 8, 16 - 24, 24 + 8, 16 + 24], rtol=1e-6)
+    np.testing.assert_allclose(scores[3], [0.5**0.6 * 0.25**0.4, 0.5**0.6], rtol=1e-6)
+
+
+def test_decode_centernet_keeps_peaks() -> None:
+    heat = np.zeros((1, 1, 4, 4), np.float32)
+    heat[0, 0, 1, 1], heat[0, 0, 1, 2], heat[0, 0, 3, 3] = 0.9, 0.5, 0.4
+    size, offset = np.full((1, 2, 4, 4), 2, np.float32), np.full((1, 2, 4, 4), 0.5, np.float32)
+    boxes, scores = centernet.head("hm", "wh", "reg").decode({"hm": heat, "wh": size, "reg": offset}, (16, 16))
+    assert np.flatnonzero(scores[:, 0]).tolist() == [5, 15]
+    np.testing.assert_allclose(boxes[5], [6 - 4, 6 - 4, 6 + 4, 6 + 4])
+
+
+def test_suppression_is_within_classes() -> None:
+    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10]], np.float32)
+    scores = np.array([[0.8, 0.1], [0.9, 0.7], [0.5, 0.2]], np.float32)
+    found = detect.suppress(boxes, scores, 0.3, 0.5)
+    assert [(d.raw, d.label) for d in found] == [(1, 0), (1, 1), (2, 0)]
+    assert [d.index for d in found] == [2, 3, 4]
+    assert [d.raw for d in detect.suppress(boxes, scores, 0.3, 0.9)] == [1, 0, 1, 2]
+    missed = detect.best(boxes, scores, 1)
+    assert (missed.raw, missed.label, missed.score) == (1, 1, pytest.approx(0.7))
+
+
+@pytest.mark.parametrize("resize", ["stretch", "letterbox", "shortest+crop"])
+def test_boxes_return_to_the_photo(resize: Any) -> None:
+    geometry = fit((200, 400), (100, 100), resize, 120, "center")
+    found = Detection((0, 0, 100, 100), 0, 1.0, 0, 1).on_photo(geometry).box
+    expected = {
+        "stretch": (0, 0, 400, 200),
+        "letterbox": (0, 0, 400, 200),
+        "shortest+crop": (116.67, 16.67, 283.33, 183.33),
+    }
+    np.testing.assert_allclose(found, expected[resize], atol=0.01)
+
+
+# -- heads in JSON -----------------------------------------------------------------------------------------------------
+
+
+def test_described_head(tmp_path: Path) -> None:
+    path = tmp_path / "head.json"
+    described = {
+        "classes": {"tensor": "s", "layout": "columns", "start": 1}, "boxes": {"tensor": "b"},
+        "objectness": {"tensor": "s", "layout": "columns", "stop": 1}, "form": "yxyx", "unit": "fraction",
+        "logits": True, "threshold": 0.25, "preset": "unit",
+    }  # fmt: skip
+    path.write_text(json.dumps(described))
+    head = detect.read_head(path)
+    assert (head.family, head.preset, head.threshold) == ("described", "unit", 0.25)
+    outputs = {"s": np.array([[[0], [np.log(3)]]]), "b": np.array([[[0.5, 0.25, 1, 0.5]]])}
+    boxes, scores = head.decode(outputs, SIZE)
+    np.testing.assert_allclose(boxes, [[8, 32, 16, 64]])
+    np.testing.assert_allclose(scores, [[0.5 * 0.75]])
+    assert detect.read_head({"family": "yolov8", "output": "y", "overlap": 0.6}).overlap == 0.6
+    assert (
+        detect.read_head({"family": "ssd", "scores": "s", "boxes": "b", "priors": [[0.5, 0.5, 1, 1]]}).family == "ssd"
+    )
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        ({"family": "yolo9000", "output": "y"}, "'yolo9000' is unknown: choose one of yolox, yolov5, yolov8, ssd"),
+        ({"family": "yolov8"}, "does not say what the outputs mean"),
+        ({"classes": {"tensor": "s"}}, "does not say what the outputs mean"),
+        ({"classes": {"tensor": "s"}, "boxes": {"tensor": "b"}, "form": "corners"}, "form is one of xyxy"),
+        ({"anchors": 3}, "unknown keys anchors"),
+    ],
+)
+def test_bad_head(described: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        detect.read_head(described)
+
+
+def test_bad_head_file(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="cannot read the head"):
+        detect.read_head(tmp_path / "none.json")
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(OptionError, match="is not a JSON object"):
+        detect.read_head(tmp_path / "list.json")
