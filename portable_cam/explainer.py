@@ -6,12 +6,13 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import onnx
 from numpy.typing import ArrayLike, NDArray
 
-from portable_cam.errors import InputError, TargetError
+from portable_cam.errors import DeviceError, InputError, TargetError
 from portable_cam.export.autodiff import Saturation
 from portable_cam.export.explanation import build_explanation
 from portable_cam.export.guided import ReluPolicy
@@ -19,15 +20,22 @@ from portable_cam.export.heads import Profile
 from portable_cam.export.load import ModelLike
 from portable_cam.export.methods import MAP_METHODS
 from portable_cam.export.targets import Target
+from portable_cam.gpu.options import Common, Cuda
 from portable_cam.labels import Labels
 from portable_cam.preprocess import Preprocessing
 from portable_cam.result import Result
 from portable_cam.runtime import Provider, Session
 
+if TYPE_CHECKING:
+    from portable_cam.gpu.device import PipelineDevice
+    from portable_cam.gpu.pipeline import Pipeline
+    from portable_cam.gpu.result import DeviceResult
+
+T = TypeVar("T")
 _JSON = frozenset({
     "layer", "methods", "guided_nodes", "classes", "channel_axis", "preprocessing", "renamed", "target", "inputs",
 })  # fmt: skip
-_OUR_PREFIXES = ("heatmap.", "raw.", "range.", "activations.", "gradients.", "word_scores.")
+_OUR_PREFIXES = ("heatmap.", "raw.", "range.", "extent.", "activations.", "gradients.", "word_scores.")
 _GUIDED = frozenset({"guided_backprop", "guided_gradcam", "deconvnet"})
 
 
@@ -45,7 +53,8 @@ class Explainer:
         profile: ``paper``, ``pytorch_grad_cam`` or ``captum``; see ``docs/methods.md``.
         relu_policy: ``relu``, ``relu+clip`` or ``all``.
         saturation: ``mask`` or ``pass``, in quantised models; see ``docs/quantised.md``.
-        device: ``cpu`` or ``cuda``; or ``providers`` as ONNX Runtime takes them.
+        device: ``cpu``, ``cuda``, or a :class:`~portable_cam.gpu.Cuda` with options (``docs/gpu.md``); or ``providers``
+            as ONNX Runtime takes them.
         sign: ``negative`` for counterfactual maps: the regions that speak against the target.
         details: Also give ``result.activations`` and ``result.gradients``.
         words: Also give ``result.words``: a score for each word of an input of token ids.
@@ -67,7 +76,7 @@ class Explainer:
         profile: Profile = "paper",
         relu_policy: ReluPolicy = "relu",
         saturation: Saturation = "mask",
-        device: str = "cpu",
+        device: str | Common = "cpu",
         providers: Sequence[Provider] | None = None,
         sign: str = "positive",
         details: bool = False,
@@ -83,7 +92,10 @@ class Explainer:
         self._session_options: dict[str, Any] = {
             "device": device, "providers": providers, "threads": threads, "optimize": optimize,
         }  # fmt: skip
-        self._sessions: dict[int | None, Session] = {}
+        chosen = Cuda() if device == "cuda" and providers is None else device
+        self._device = chosen if isinstance(chosen, Common) else None
+        self._opened: PipelineDevice | None = None
+        self._sessions: dict[int | None, Session | Pipeline] = {}
         self._facts: dict[str, Any] = {}
         self._metadata: dict[str, str] = {}
         self._session(1)
@@ -216,6 +228,47 @@ class Explainer:
             ) from None
         return np.ascontiguousarray(array, dtype)
 
+    def on_device(self, x: Any, targets: ArrayLike | None = None, **extra: ArrayLike) -> DeviceResult:
+        """Explain a batch whose results stay on the GPU; only for ``device="cuda"`` or a device with options.
+
+        Args:
+            x: As for a call; an array that offers DLPack (torch, CuPy) and is on the device is taken from there, and
+                its values are not looked at: NaN shows in ``flags``.
+            targets: As for a call.
+            **extra: As for a call.
+
+        Raises:
+            InputError, TargetError: As for a call.
+            DeviceError: The explainer is not on a device.
+        """
+        from portable_cam.gpu.result import DeviceArray, DeviceResult
+
+        named = dict(x) if isinstance(x, Mapping) else {self.image_name: x}
+        pipeline = self._pipeline(1)
+        self._check_names(pipeline, named, extra)
+        feeds = {name: pipeline.take(name, value) for name, value in named.items()}
+        count = feeds[self.image_name].shape[0]
+        asked = self._asked(targets, count, extra)
+        if targets is not None:
+            self._check_range("target", asked)
+        further = {name: self._broadcast(name, value, asked.shape) for name, value in extra.items()}
+        pipeline = self._pipeline(1 if asked.shape[1] == 1 else None)
+        made = pipeline.on_device({**feeds, **further, "targets": asked})
+        values = {name: DeviceArray(value, pipeline.device) for name, value in made.items()}
+        maps, raw, outputs = self._parts(values)
+        return DeviceResult(
+            scores=values["scores"], targets=values["explained"], layer=self.layer, maps=maps, raw=raw,
+            outputs=outputs, values=values, to_host=self._result, find_flags=_flags,
+        )  # fmt: skip
+
+    def _pipeline(self, targets_per_image: int | None) -> Pipeline:
+        from portable_cam.gpu.pipeline import Pipeline
+
+        session = self._session(targets_per_image)
+        if not isinstance(session, Pipeline):
+            raise DeviceError("this explainer runs on the host: make it with device='cuda' to leave results on the GPU")
+        return session
+
     def top(self, x: ArrayLike | Mapping[str, ArrayLike], k: int) -> Result:
         """Explain the ``k`` classes with the highest scores of each image, best first."""
         feeds = self._feeds(self._session(1), x, {})
@@ -242,9 +295,23 @@ class Explainer:
         return self._result(values)
 
     def _feeds(
-        self, session: Session, x: ArrayLike | Mapping[str, ArrayLike], extra: Mapping[str, ArrayLike]
+        self, session: Session | Pipeline, x: ArrayLike | Mapping[str, ArrayLike], extra: Mapping[str, ArrayLike]
     ) -> dict[str, NDArray[Any]]:
         named = dict(x) if isinstance(x, Mapping) else {self.image_name: x}
+        self._check_names(session, named, extra)
+        feeds = {name: _array(name, value) for name, value in named.items()}
+        image = feeds[self.image_name]
+        fixed = session.inputs[self.image_name].shape
+        if image.ndim == 4 and fixed[0] == 1 and len(image) > 1:  # run one by one
+            session.check_input(self.image_name, image[:1])
+            return {name: np.concatenate([session.check_input(name, v[i : i + 1]) for i in range(len(image))])
+                    for name, v in feeds.items()}  # fmt: skip
+        return {name: session.check_input(name, value) for name, value in feeds.items()}
+
+    def _check_names(
+        self, session: Session | Pipeline, named: Mapping[str, Any], extra: Mapping[str, ArrayLike]
+    ) -> None:
+        """Whether all inputs are there: :class:`InputError` if not."""
         further = self.inputs
         for name in extra:
             if name not in further:
@@ -255,36 +322,44 @@ class Explainer:
         missing = [n for n in session.inputs if n not in named and n != "targets" and n not in further]
         if missing:
             raise InputError(f"input '{missing[0]}' is missing: give a dict of all inputs")
-        feeds = {name: _array(name, value) for name, value in named.items()}
-        image = feeds[self.image_name]
-        fixed = session.inputs[self.image_name].shape
-        if image.ndim == 4 and fixed[0] == 1 and len(image) > 1:  # run one by one
-            session.check_input(self.image_name, image[:1])
-            return {name: np.concatenate([session.check_input(name, v[i : i + 1]) for i in range(len(image))])
-                    for name, v in feeds.items()}  # fmt: skip
-        return {name: session.check_input(name, value) for name, value in feeds.items()}
 
-    def _session(self, targets_per_image: int | None) -> Session:
+    def _session(self, targets_per_image: int | None) -> Session | Pipeline:
         """One target per image has a graph of its own, without the loop over targets."""
         if targets_per_image not in self._sessions:
-            proto = build_explanation(self._model, targets_per_image=targets_per_image, **self._options)
+            proto = self._built(targets_per_image)
             facts = {p.key.removeprefix("portable_cam."): p.value for p in proto.metadata_props}
             self._metadata = {p.key: p.value for p in proto.metadata_props}
             self._facts = {key: json.loads(value) if key in _JSON else value for key, value in facts.items()}
-            self._sessions[targets_per_image] = Session(proto, **self._session_options)
+            self._sessions[targets_per_image] = self._started(proto)
         return self._sessions[targets_per_image]
 
+    def _built(self, targets_per_image: int | None) -> onnx.ModelProto:
+        if self._device is None:
+            return build_explanation(self._model, targets_per_image=targets_per_image, **self._options)
+        from portable_cam.gpu.device import open_device
+        from portable_cam.gpu.pipeline import wants_graph_heads
+
+        if self._opened is None:
+            self._opened = open_device(self._device)
+            if self._device.precision == "float16":
+                from portable_cam.gpu.float16 import to_float16
+
+                self._model = to_float16(self._model)
+        return build_explanation(
+            self._model, targets_per_image=targets_per_image, **self._options,
+            heads_in_graph=wants_graph_heads(self._device, self._opened),
+        )  # fmt: skip
+
+    def _started(self, proto: onnx.ModelProto) -> Session | Pipeline:
+        if self._device is None or self._opened is None:
+            return Session(proto, **self._session_options)
+        from portable_cam.gpu.pipeline import Pipeline
+
+        return Pipeline(proto, self._opened, self._device, details=self._options["details"])
+
     def _result(self, values: dict[str, NDArray[Any]]) -> Result:
-        methods = self.methods
-        maps = {m: values[f"heatmap.{m}" if m in MAP_METHODS else m] for m in methods}
-        raw = {name[4:]: values[name] for name in values if name.startswith("raw.")}
+        maps, raw, outputs = self._parts(values)
         layers = self._facts["layer"]
-        ours = {"scores", "explained", "cam", *maps}
-        renamed = self._facts.get("renamed", {})
-        outputs = {
-            renamed.get(name, name): value for name, value in values.items()
-            if name not in ours and not name.startswith(_OUR_PREFIXES)
-        }  # fmt: skip
         return Result(
             scores=values["scores"], targets=values["explained"], layer=self.layer, maps=maps, raw=raw,
             flags=_flags(values, maps), guided_nodes=self.guided_nodes, outputs=outputs, notes=self.notes,
@@ -293,6 +368,18 @@ class Explainer:
             words={name[12:]: value for name, value in values.items() if name.startswith("word_scores.")},
             channel_axis=int(self._facts["channel_axis"]),
         )  # fmt: skip
+
+    def _parts(self, values: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T], dict[str, T]]:
+        """The methods' maps, the low-resolution maps, and the model's own outputs."""
+        maps = {m: values[f"heatmap.{m}" if m in MAP_METHODS else m] for m in self.methods}
+        raw = {name[4:]: values[name] for name in values if name.startswith("raw.")}
+        ours = {"scores", "explained", "cam", *maps}
+        renamed = self._facts.get("renamed", {})
+        outputs = {
+            renamed.get(name, name): value for name, value in values.items()
+            if name not in ours and not name.startswith(_OUR_PREFIXES)
+        }  # fmt: skip
+        return maps, raw, outputs
 
 
 def explain(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,6 +32,15 @@ _DTYPES = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Placed:
+    """Where a node went."""
+
+    name: str
+    operator: str
+    provider: str
+
+
 class Session:
     """A model ready to run.
 
@@ -43,6 +53,7 @@ class Session:
             as in a plain implementation.
         spin: False lets idle threads sleep at once. Where several sessions run in turn, the threads of the last one
             would otherwise still be waiting busily, and slow the next one.
+        record_placement: Remember which node went to which provider, for :meth:`placement`.
 
     Raises:
         DeviceError: The device or provider is not there, or the session did not get it.
@@ -51,23 +62,19 @@ class Session:
 
     def __init__(
         self, model: onnx.ModelProto | bytes, *, device: str = "cpu", providers: Sequence[Provider] | None = None,
-        threads: int | None = None, optimize: bool = True, spin: bool = True,
+        threads: int | None = None, optimize: bool = True, spin: bool = True, record_placement: bool = False,
     ) -> None:  # fmt: skip
         wanted = list(providers) if providers is not None else _providers_of(device)
         names = [p if isinstance(p, str) else p[0] for p in wanted]
-        available = ort.get_available_providers()
-        for name in names:
-            if name not in available:
-                raise DeviceError(
-                    f"execution provider {name} is not in this build of ONNX Runtime, which has {', '.join(available)}"
-                    + ('; pip install "portable-cam[gpu]" brings CUDA' if name.startswith("CUDA") else "")
-                )
+        check_available(names)
         options = ort.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
         if not spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if record_placement:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         data = model if isinstance(model, bytes) else _serialize(model)
@@ -94,9 +101,28 @@ class Session:
             raise InputError(f"ONNX Runtime could not run the model on {shapes}: {_first_line(error)}") from error
         return dict(zip(names, values, strict=True))
 
+    @property
+    def raw(self) -> Any:
+        """ONNX Runtime's own session."""
+        return self._session
+
+    def placement(self) -> list[Placed]:
+        """Where each node of the optimised graph went; empty where ONNX Runtime (before 1.24) cannot tell."""
+        if not hasattr(self._session, "get_provider_graph_assignment_info"):
+            return []
+        return [
+            Placed(node.name, node.op_type, part.ep_name)
+            for part in self._session.get_provider_graph_assignment_info() for node in part.get_nodes()
+        ]  # fmt: skip
+
+    def _spec(self, name: str) -> Any:
+        if name not in self.inputs:
+            raise InputError(f"the model has no input '{name}'; its inputs are {', '.join(self.inputs)}")
+        return self.inputs[name]
+
     def dtype(self, name: str) -> np.dtype[Any]:
         """The element type of an input."""
-        kind = self.inputs[name].type
+        kind = self._spec(name).type
         if kind not in _DTYPES:
             raise InputError(f"input '{name}' is of type {kind}, which is not supported")
         return np.dtype(_DTYPES[kind])
@@ -107,9 +133,6 @@ class Session:
         Raises:
             InputError: Wrong name, rank, size or type, or NaN or infinite values.
         """
-        if name not in self.inputs:
-            raise InputError(f"the model has no input '{name}'; its inputs are {', '.join(self.inputs)}")
-        spec = self.inputs[name]
         dtype = self.dtype(name)
         array = np.asarray(value)
         if array.dtype != dtype:
@@ -117,18 +140,33 @@ class Session:
             if not lossless:
                 raise InputError(f"input '{name}' must be {dtype}, not {array.dtype}")
             array = array.astype(dtype)
-        expected = list(spec.shape)
-        fits = array.ndim == len(expected) and all(
-            not isinstance(e, int) or e == got for e, got in zip(expected, array.shape, strict=False)
-        )
-        if not fits:
-            shape = ", ".join(str(e) if isinstance(e, int) else "any" for e in expected)
-            raise InputError(f"input '{name}' must have shape ({shape}), not {tuple(array.shape)}")
-        if array.size == 0:
-            raise InputError(f"input '{name}' is empty: shape {tuple(array.shape)}")
+        self.check_shape(name, array.shape)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InputError(f"input '{name}' holds NaN or infinite values: check the picture and its preprocessing")
         return array
+
+    def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Whether the model takes an input of this shape: :class:`InputError` if not."""
+        expected = list(self._spec(name).shape)
+        fits = len(shape) == len(expected) and all(
+            not isinstance(e, int) or e == got for e, got in zip(expected, shape, strict=False)
+        )
+        if not fits:
+            wanted = ", ".join(str(e) if isinstance(e, int) else "any" for e in expected)
+            raise InputError(f"input '{name}' must have shape ({wanted}), not {tuple(shape)}")
+        if 0 in shape:
+            raise InputError(f"input '{name}' is empty: shape {tuple(shape)}")
+
+
+def check_available(providers: Sequence[str]) -> None:
+    """Whether this build of ONNX Runtime has these execution providers: :class:`DeviceError` if not."""
+    available = ort.get_available_providers()
+    for name in providers:
+        if name not in available:
+            raise DeviceError(
+                f"execution provider {name} is not in this build of ONNX Runtime, which has {', '.join(available)}"
+                + ('; pip install "portable-cam[gpu]" brings CUDA' if name.startswith("CUDA") else "")
+            )
 
 
 def _providers_of(device: str) -> list[Provider]:

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An explanation graph and the kernels behind the interface of a session."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from portable_cam.errors import DeviceError, InputError
+from portable_cam.export.heads import Profile
+from portable_cam.gpu import placement
+from portable_cam.gpu.binding import BoundSession, from_dlpack
+from portable_cam.gpu.device import PipelineDevice, has_kernels
+from portable_cam.gpu.heads import KernelHeads
+from portable_cam.gpu.options import Common, Cuda
+from portable_cam.kernels.array import Array
+from portable_cam.runtime import Session
+
+_INTERNAL = ("weights.", "sums.")
+
+
+def wants_graph_heads(options: Common, device: PipelineDevice) -> bool:
+    """Whether the graph itself makes the maps.
+
+    Raises:
+        DeviceError: Kernels were asked for, and there are none.
+    """
+    if options.heads == "graph":
+        return True
+    there = has_kernels(device)
+    if options.heads == "kernels" and not there:
+        raise DeviceError(
+            "kernels were asked for, but Triton is not installed and there is no file of compiled kernels: "
+            'pip install "portable-cam[gpu]", or python -m portable_cam.kernels.compile on a machine that has it'
+        )
+    return not there
+
+
+class Pipeline:
+    """Runs an explanation graph on a device, with or without heads of its own.
+
+    Args:
+        model: What ``build_explanation`` made.
+        device: The device.
+        options: What the user chose.
+        details: Also give the layers' activations and gradients.
+
+    Raises:
+        DeviceError: A node did not get the device, and the options make that an error.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, device: PipelineDevice, options: Common, *, details: bool = False
+    ) -> None:
+        self.device = device
+        self.session = Session(model, providers=device.providers(), record_placement=True)
+        self.inputs, self.outputs = self.session.inputs, self.session.outputs
+        facts = {p.key.removeprefix("portable_cam."): p.value for p in model.metadata_props}
+        self._image, self._axis = facts["image"], int(facts["channel_axis"])
+        graphs = isinstance(options, Cuda) and options.cuda_graphs and not _has_subgraphs(model)
+        self._bound = BoundSession(self.session, device, self._image, options.buckets, cuda_graphs=graphs)
+        self._details = details
+        self._heads = _kernel_heads(facts, device, details)
+        self._check_placement(model, options)
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The element type of an input."""
+        return self.session.dtype(name)
+
+    def check_input(self, name: str, value: Any) -> NDArray[Any]:
+        """As :meth:`~portable_cam.runtime.Session.check_input`."""
+        return self.session.check_input(name, value)
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+        """From host to host: what a session returns for the graph with heads."""
+        values = self.on_device(feeds)
+        return {
+            name: self.device.download(value) for name, value in values.items()
+            if not name.startswith("extent.") and (outputs is None or name in outputs)
+        }  # fmt: skip
+
+    def on_device(self, feeds: Mapping[str, NDArray[Any] | Array]) -> dict[str, Array]:
+        """From arrays of the host or the device to arrays of the device, which stay as they are.
+
+        Nothing here waits for the device.
+        """
+        self.device.enter()
+        values = self._bound.run(feeds)
+        made: dict[str, Array] = {}
+        if self._heads is not None:
+            shape = feeds[self._image].shape
+            made = self._heads(values, (shape[2], shape[3]) if self._axis == 1 else (shape[1], shape[2]))
+        layers = ("activations.", "gradients.")
+        for name, value in values.items():
+            # the next run writes these buffers again, so whoever gets one gets a copy
+            if name not in made and not name.startswith(_INTERNAL) and (self._details or not name.startswith(layers)):
+                if self._heads is None or self._heads.gives(name):
+                    made[name] = self._copy(value)
+            elif name in made and made[name].pointer == value.pointer:
+                made[name] = self._copy(value)
+        return made
+
+    def take(self, name: str, value: Any) -> Array | NDArray[Any]:
+        """An input that a user gave: of the device as it is, else on the host; checked.
+
+        Raises:
+            InputError: Wrong name, shape or type, or on another device.
+        """
+        if isinstance(value, np.ndarray) or not hasattr(value, "__dlpack_device__"):
+            return self.session.check_input(name, value)
+        kind, index = value.__dlpack_device__()
+        if (int(kind), int(index)) == (self.device.dlpack_type, self.device.index):
+            array = from_dlpack(name, value, self.device)
+            self.session.check_shape(name, array.shape)
+            if array.dtype != self.session.dtype(name).name:
+                raise InputError(f"input '{name}' must be {self.session.dtype(name)}, not {array.dtype}")
+            return array
+        if int(kind) == 1:
+            return self.session.check_input(name, np.from_dlpack(value))
+        raise InputError(
+            f"input '{name}' is on DLPack device {kind}:{index}, not on {self.device.kind}:{self.device.index}"
+        )
+
+    def _copy(self, source: Array) -> Array:
+        to = self.device.empty(source.shape, source.dtype)
+        self.device.copy(source, to)
+        return to
+
+    def _check_placement(self, model: onnx.ModelProto, options: Common) -> None:
+        wanted = self.device.providers()[0]
+        name = wanted if isinstance(wanted, str) else wanted[0]
+        self.misplaced = placement.elsewhere(model, self.session.placement(), name)
+        if self.misplaced:
+            message = placement.describe(self.misplaced, name)
+            if options.placement == "error":
+                raise DeviceError(message)
+            warnings.warn(message, stacklevel=4)
+
+
+def _kernel_heads(facts: Mapping[str, str], device: PipelineDevice, details: bool) -> KernelHeads | None:
+    if "kernels" not in facts:
+        return None
+    where = json.loads(facts["kernels"])
+    return KernelHeads(
+        device, tuple(json.loads(facts["methods"])), cast(Profile, facts["profile"]), tuple(where["layers"]),
+        where["cam"], -1 if facts["sign"] == "negative" else 1, float(facts.get("seed_scale", 1)),
+        facts["channel_axis"] != "1", details,
+    )  # fmt: skip
+
+
+def _has_subgraphs(model: onnx.ModelProto) -> bool:
+    """Control flow, which a CUDA graph cannot record."""
+    return any(a.type == onnx.AttributeProto.GRAPH for node in model.graph.node for a in node.attribute)

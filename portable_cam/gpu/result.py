@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays that stay on a device, and the explanation made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from portable_cam.errors import OptionError
+from portable_cam.gpu.device import PipelineDevice
+from portable_cam.kernels.array import Array
+from portable_cam.result import Result
+
+
+class DeviceArray:
+    """An array of a device: DLPack for who stays there (``torch.from_dlpack(a)``, ``cupy.from_dlpack(a)``), numpy on
+    request (``a.numpy()``, ``numpy.asarray(a)``), which waits for it to be computed."""
+
+    def __init__(self, array: Array, device: PipelineDevice) -> None:
+        self._array, self._device = array, device
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    @property
+    def ndim(self) -> int:
+        return len(self._array.shape)
+
+    @property
+    def dtype(self) -> str:
+        """As numpy names it, or ``bfloat16``."""
+        return self._array.dtype
+
+    @property
+    def pointer(self) -> int:
+        """The address of its first element; the elements lie one after another."""
+        return self._array.pointer
+
+    def __len__(self) -> int:
+        return self._array.shape[0]
+
+    def __repr__(self) -> str:
+        return f"DeviceArray({self.dtype}{list(self.shape)} on {self._device.kind}:{self._device.index})"
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._device.dlpack_type, self._device.index
+
+    def __dlpack__(self, *, stream: int | None = None, **_: Any) -> Any:
+        """Hand the memory over; the consumer's ``stream`` waits for what is computed on ours, the host does not.
+        -1: it takes care of that itself."""
+        self._device.enter()
+        if stream != -1:
+            self._device.hand_to(stream)
+        return self._array.owner.__dlpack__()
+
+    def numpy(self) -> NDArray[Any]:
+        """A copy on the host."""
+        self._device.enter()
+        return self._device.download(self._array)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        del copy  # there always is one
+        return self.numpy() if dtype is None else self.numpy().astype(dtype)
+
+
+@dataclass(frozen=True)
+class DeviceResult:
+    """The explanation of N images, K targets each, as :class:`~portable_cam.result.Result` has it, on a device."""
+
+    scores: DeviceArray
+    """float32 (N, K)."""
+    targets: DeviceArray
+    """int64 (N, K)."""
+    layer: str | list[str]
+    maps: Mapping[str, DeviceArray]
+    raw: Mapping[str, DeviceArray]
+    outputs: Mapping[str, DeviceArray]
+    """The model's own outputs."""
+    values: Mapping[str, DeviceArray]
+    """Everything that was computed, by the names of an explanation file."""
+    to_host: Callable[[dict[str, NDArray[Any]]], Result]
+    find_flags: Callable[[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]], list[list[tuple[str, ...]]]]
+
+    def __getitem__(self, method: str) -> DeviceArray:
+        if method not in self.maps:
+            raise OptionError(f"method '{method}' was not computed; this result has {', '.join(self.maps)}")
+        return self.maps[method]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.maps)
+
+    def __contains__(self, method: object) -> bool:
+        return method in self.maps
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @cached_property
+    def flags(self) -> list[list[tuple[str, ...]]]:
+        """As in ``Result``; from a few numbers of each map that the kernels found, which cross to the host when this
+        is asked for the first time."""
+        small = {n: v.numpy() for n, v in self.values.items() if n == "scores" or n.startswith("range.")}
+        extents = {m: self.values.get(f"extent.{m}") for m in self.maps}
+        ends = {m: self.maps[m].numpy() if e is None else e.numpy()[..., -2:] for m, e in extents.items()}
+        return self.find_flags(small, ends)
+
+    def numpy(self) -> Result:
+        """All of it on the host."""
+        return self.to_host({name: np.asarray(value) for name, value in self.values.items()})

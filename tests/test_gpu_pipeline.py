@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GPU's pipeline without a GPU: on the host, with interpreted kernels, it gives the maps of heads in the graph."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import portable_cam as pcam
+from portable_cam.errors import DeviceError, InputError, OptionError, TargetError
+from portable_cam.gpu import Cuda, Host, placement
+from portable_cam.runtime import Placed
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+METHODS = ("cam", "gradcam", "layercam", "hirescam", "gradient", "guided_backprop", "guided_gradcam")
+random = np.random.default_rng(3)
+
+
+def pixels(count: int, *shape: int) -> np.ndarray:
+    return random.standard_normal((count, *(shape or (3, 8, 8))), dtype=np.float32)
+
+
+def compare(ours: pcam.Result, theirs: pcam.Result, relative: float = 1e-5) -> None:
+    """Everything in two results, floats to a fraction of their greatest value."""
+    assert ours.maps.keys() == theirs.maps.keys()
+    assert ours.raw.keys() == theirs.raw.keys()
+    assert ours.outputs.keys() == theirs.outputs.keys()
+    assert ours.layer == theirs.layer
+    assert ours.flags == theirs.flags
+    assert ours.guided_nodes == theirs.guided_nodes
+    np.testing.assert_array_equal(ours.targets, theirs.targets)
+    pairs = [(ours.scores, theirs.scores)]
+    for mine, other in ((ours.maps, theirs.maps), (ours.raw, theirs.raw), (ours.outputs, theirs.outputs)):
+        pairs += [(mine[name], other[name]) for name in other]
+    for name in ("activations", "gradients"):
+        if getattr(theirs, name) is not None:
+            pairs.append((getattr(ours, name), getattr(theirs, name)))
+    for mine, other in pairs:
+        assert mine.shape == other.shape
+        assert mine.dtype == other.dtype
+        assert np.abs(mine - other).max() <= relative * np.abs(other).max()
+
+
+@pytest.fixture(scope="module")
+def explainers(small_cnn: onnx.ModelProto) -> Callable[..., tuple[pcam.Explainer, pcam.Explainer]]:
+    """One on the host's pipeline, one with heads in the graph."""
+
+    def make(methods: Any = METHODS, **options: Any) -> tuple[pcam.Explainer, pcam.Explainer]:
+        device = options.pop("device", Host(heads="kernels"))
+        return pcam.Explainer(small_cnn, methods, device=device, **options), pcam.Explainer(
+            small_cnn, methods, **options
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("sign", ["positive", "negative"])
+@pytest.mark.parametrize("profile", ["paper", "pytorch_grad_cam", "captum"])
+def test_same_maps_as_in_the_graph(explainers: Any, profile: str, sign: str) -> None:
+    ours, theirs = explainers(METHODS if sign == "positive" else METHODS[:3], profile=profile, sign=sign, details=True)
+    x = pixels(2)
+    compare(ours(x), theirs(x))
+    compare(ours(x[:1], [[1, 4]]), theirs(x[:1], [[1, 4]]))
+
+
+@pytest.mark.parametrize("profile", ["paper", "pytorch_grad_cam"])
+def test_several_layers(explainers: Any, profile: str) -> None:
+    ours, theirs = explainers(("gradcam", "guided_gradcam"), layer=["r1", "r2"], profile=profile)
+    x = pixels(2)
+    compare(ours(x), theirs(x))
+
+
+def test_captum_explains_one_layer(explainers: Any) -> None:
+    with pytest.raises(OptionError, match="one layer at a time"):
+        explainers(("gradcam",), layer=["r1", "r2"], profile="captum")
+
+
+def test_channels_last(make_model: Any) -> None:
+    weight = random.standard_normal((4, 3, 3, 3), dtype=np.float32)
+    model = make_model(
+        "t = Transpose<perm = [0, 3, 1, 2]>(x) c = Conv<pads = [1, 1, 1, 1]>(t, w) r = Relu(c) "
+        "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB = 1>(f, v)",
+        {"w": weight, "v": random.standard_normal((5, 4), dtype=np.float32)}, x="float[N,6,9,3] x",
+    )  # fmt: skip
+    x = pixels(2, 6, 9, 3)
+    compare(pcam.Explainer(model, METHODS, device=Host(heads="kernels"))(x), pcam.Explainer(model, METHODS)(x))
+
+
+def test_a_channel_per_class(make_model: Any) -> None:
+    model = make_model(
+        "c = Conv(x, w) r = Relu(c) p = GlobalAveragePool(r) y = Flatten(p)",
+        {"w": random.standard_normal((5, 3, 1, 1), dtype=np.float32)},
+    )
+    x, options = pixels(2), {"methods": ("cam", "gradcam"), "sign": "negative"}
+    compare(pcam.Explainer(model, device=Host(heads="kernels"), **options)(x), pcam.Explainer(model, **options)(x))
+
+
+def test_a_large_layer_of_varying_gradient(make_model: Any) -> None:
+    """More pixels than one tile holds, and a gradient that differs from place to place."""
+    model = make_model(
+        "c = Conv<pads = [1, 1, 1, 1]>(x, w) r = Relu(c) q = Mul(r, r) p = GlobalAveragePool(q) f = Flatten(p) "
+        "y = Gemm<transB = 1>(f, v)",
+        {"w": random.standard_normal((4, 3, 3, 3), dtype=np.float32),
+         "v": random.standard_normal((5, 4), dtype=np.float32)}, x="float[N,3,20,20] x",
+    )  # fmt: skip
+    x = pixels(1, 3, 20, 20)
+    compare(
+        pcam.Explainer(model, layer="r", device=Host(heads="kernels"))(x), pcam.Explainer(model, layer="r")(x)
+    )
+
+
+def test_batches_are_filled_up(explainers: Any) -> None:
+    ours, theirs = explainers(("gradcam", "guided_backprop"), device=Host(heads="graph", buckets=(1, 4)))
+    sizes = (1, 3, 2, 4, 5, 3)
+    batches = [pixels(size) for size in sizes]
+    results = [ours(x) for x in batches]
+    for x, result in zip(batches, results, strict=True):
+        compare(result, theirs(x))
+    assert set(ours._session(1)._bound._bound) == {((n, 3, 8, 8), (n, 1)) for n in (1, 4, 5)}
+
+
+def test_the_graphs_own_heads(explainers: Any) -> None:
+    ours, theirs = explainers(METHODS, device=Host(heads="graph"), details=True)
+    x = pixels(2)
+    compare(ours(x), theirs(x))
+    compare(ours.on_device(x).numpy(), theirs(x))
+    assert ours.on_device(x).flags == theirs(x).flags
+
+
+def test_results_stay_when_the_next_come(explainers: Any) -> None:
+    ours, theirs = explainers(("gradcam", "guided_backprop", "guided_gradcam"))
+    first, second = pixels(2), pixels(2)
+    results = [ours.on_device(x) for x in (first, second)]
+    compare(results[0].numpy(), theirs(first))
+    compare(results[1].numpy(), theirs(second))
+
+
+def test_from_and_to_torch(explainers: Any) -> None:
+    ours, theirs = explainers()
+    x = pixels(2)
+    result = ours.on_device(torch.from_numpy(x), [1, 2])
+    assert len(result) == 2
+    assert list(result) == list(METHODS)
+    assert "gradcam" in result
+    maps = torch.from_dlpack(result["gradcam"])
+    assert maps.data_ptr() == result["gradcam"].pointer
+    expected = theirs(x, [1, 2])
+    np.testing.assert_allclose(maps.numpy(), expected["gradcam"], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(result.raw["gradcam"]), expected.raw["gradcam"], rtol=1e-5, atol=1e-6)
+    assert repr(result["gradcam"]) == "DeviceArray(float32[2, 1, 8, 8] on cpu:0)"
+    assert result.flags == expected.flags
+    with pytest.raises(OptionError, match="'deconvnet' was not computed"):
+        result["deconvnet"]
+
+
+class Elsewhere:
+    """An array of a GPU that is not ours."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 3
+
+    def __dlpack__(self, **_: Any) -> Any:
+        raise AssertionError
+
+
+def test_inputs_refused(explainers: Any) -> None:
+    ours, theirs = explainers(("gradcam",))
+    with pytest.raises(InputError, match="DLPack device 2:3, not on cpu:0"):
+        ours.on_device(Elsewhere())
+    with pytest.raises(InputError, match="must be contiguous"):
+        ours.on_device(torch.zeros(2, 3, 8, 16)[..., ::2])
+    with pytest.raises(InputError, match="detached"):
+        ours.on_device(torch.zeros(2, 3, 8, 8, requires_grad=True))
+    with pytest.raises(InputError, match=r"shape \(any, 3, 8, 8\), not \(2, 3, 8, 9\)"):
+        ours.on_device(torch.zeros(2, 3, 8, 9))
+    with pytest.raises(InputError, match="must be float32, not float16"):
+        ours.on_device(torch.zeros(2, 3, 8, 8).half())
+    with pytest.raises(TargetError, match="out of range"):
+        ours.on_device(torch.zeros(2, 3, 8, 8), [5, 0])
+    with pytest.raises(DeviceError, match="runs on the host"):
+        theirs.on_device(pixels(1))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_flags(explainers: Any) -> None:
+    ours, theirs = explainers(("gradcam", "guided_backprop"))
+    x = np.stack([pixels(1)[0], np.zeros((3, 8, 8), np.float32)])
+    assert ours.on_device(x).flags == theirs(x).flags
+    bad = torch.from_numpy(pixels(2))
+    bad[1, 0, 0, 0] = np.nan
+    flags = ours.on_device(bad).flags
+    assert flags[0] == [()]
+    assert "nan" in flags[1][0]
+
+
+def test_float16(explainers: Any, small_cnn: onnx.ModelProto) -> None:
+    ours = pcam.Explainer(small_cnn, METHODS, device=Host(heads="kernels", precision="float16", placement="error"))
+    theirs = pcam.Explainer(small_cnn, METHODS)
+    assert ours._session(1).session.raw.get_outputs()[-1].type == "tensor(float16)"
+    x = pixels(2)
+    result, expected = ours(x, [1, 2]), theirs(x, [1, 2])
+    for method in METHODS:
+        assert result[method].dtype == np.float32
+        ours_flat, flat = result[method].ravel(), expected[method].ravel()
+        assert ours_flat @ flat > 0.999 * np.linalg.norm(ours_flat) * np.linalg.norm(flat)
+
+
+def test_what_runs_was_compiled_ahead(explainers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every variant that explanations launch is among those that are compiled ahead of time."""
+    from portable_cam.gpu.device import HostDevice
+    from portable_cam.kernels.cubins import all_variants
+
+    seen = set()
+    real = HostDevice.launch
+
+    def launch(self: Any, variant: Any, grid: Any, arguments: Any) -> None:
+        seen.add(variant)
+        real(self, variant, grid, arguments)
+
+    monkeypatch.setattr(HostDevice, "launch", launch)
+    for profile in ("paper", "pytorch_grad_cam", "captum"):
+        for precision in ("float32", "float16"):
+            methods = ("cam", "gradcam", "gradient", "guided_gradcam")
+            explainers(methods, profile=profile, device=Host(heads="kernels", precision=precision))[0](pixels(1))
+        if profile != "captum":
+            explainers(("gradcam", "guided_gradcam"), profile=profile, layer=["r1", "r2"])[0](pixels(1))
+    assert len(seen) > 15
+    assert seen <= set(all_variants())
+
+
+def test_kernels_asked_for_but_not_there(explainers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portable_cam.gpu.pipeline.has_kernels", lambda device: False)
+    with pytest.raises(DeviceError, match=r"Triton is not installed.*kernels\.compile"):
+        explainers(("gradcam",))
+    ours, theirs = explainers(("gradcam",), device=Host())
+    x = pixels(2)
+    compare(ours(x), theirs(x))
+    assert "heatmap.gradcam" in ours._session(1).outputs
+
+
+def test_cuda_asked_for_but_not_there(small_cnn: onnx.ModelProto) -> None:
+    for device in ("cuda", Cuda(index=1)):
+        with pytest.raises(DeviceError, match="CUDAExecutionProvider is not in this build"):
+            pcam.Explainer(small_cnn, device=device)
+
+
+def test_options() -> None:
+    name, options = Cuda(nhwc=True, memory_limit=1 << 30, provider_options={"use_tf32": "7"}).provider(4096)
+    assert name == "CUDAExecutionProvider"
+    assert options == {
+        "device_id": "0", "user_compute_stream": "4096", "use_tf32": "7", "prefer_nhwc": "1",
+        "cudnn_conv_algo_search": "HEURISTIC", "cudnn_conv_use_max_workspace": "1", "enable_cuda_graph": "0",
+        "gpu_mem_limit": str(1 << 30),
+    }  # fmt: skip
+    assert Cuda().provider(0)[1]["use_tf32"] == "0"
+    assert Cuda(precision="tf32").provider(0)[1]["use_tf32"] == "1"
+    with pytest.raises(OptionError, match="precision is one of float32, tf32, float16"):
+        Cuda(precision="int8")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="conv_search"):
+        Cuda(conv_search="fast")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="ascending"):
+        Host(buckets=(4, 1))
+
+
+def test_placement(small_cnn: onnx.ModelProto) -> None:
+    graph = pcam.export.build_explanation(small_cnn, targets_per_image=1)
+    host = {"Relu", "Gather", "Shape"}
+    nodes = [
+        Placed(node.name, node.op_type, "CPUExecutionProvider" if node.op_type in host else "GPU")
+        for node in graph.graph.node
+    ]
+    found = placement.elsewhere(graph, nodes, "GPU")
+    assert {node.operator for node in found} == {"Relu"}
+    text = placement.describe(found * 4, "GPU")
+    assert "do not run on GPU: Relu" in text
+    assert "more" in text
+    inserted = [Placed("new", "FusedConv", "CPUExecutionProvider"), Placed("m", "MemcpyToHost", "CPUExecutionProvider")]
+    assert placement.elsewhere(graph, inserted, "GPU") == inserted[:1]
+
+
+def test_a_node_elsewhere_is_told(small_cnn: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "elsewhere", lambda *_: [Placed("r1", "Relu", "OtherExecutionProvider")])
+    with pytest.raises(DeviceError, match="Relu 'r1' \\(OtherExecutionProvider\\)"):
+        pcam.Explainer(small_cnn, device=Host(placement="error"))
+    with pytest.warns(UserWarning, match="1 of the graph's nodes do not run on CPUExecutionProvider"):
+        pcam.Explainer(small_cnn, device=Host())
