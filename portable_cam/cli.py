@@ -74,11 +74,20 @@ def explain(
     model: ModelArgument,
     images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)],
     folder: Annotated[Path, typer.Option("-o", "--out", help="Where results go.")] = Path("explained"),
-    methods: MethodsOption = "gradcam",
-    target: Annotated[str | None, typer.Option(help="Class number or NAME, several by comma, or top3.")] = None,
+    task: Annotated[str, typer.Option(help="classify, caption, vqa or ctc.")] = "classify",
+    methods: Annotated[
+        str | None, typer.Option(help="Comma-separated, see `portable-cam doctor`; the task's own if left out.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Class number or NAME, several by comma, or top3; a word of what is said.")
+    ] = None,
     layer: LayerOption = None,
     output: OutputOption = None,
-    labels: Annotated[Path | None, typer.Option(help="Names of the classes: txt, JSON or CSV.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Names of the classes or answers: txt, JSON or CSV.")] = None,
+    decoder: Annotated[Path | None, typer.Option(help="caption: the decoder, where MODEL is the encoder.")] = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="Words (ctc: characters), one a line, or JSON.")] = None,
+    question: Annotated[str | None, typer.Option(help="vqa: what is asked.")] = None,
+    caption: Annotated[str | None, typer.Option(help="caption: what the model is made to say.")] = None,
     preset: Annotated[str | None, typer.Option(help="imagenet, tf, caffe, unit or raw.")] = None,
     mean: Annotated[str | None, typer.Option(help="One number per channel, by comma; after --scale.")] = None,
     std: Annotated[str | None, typer.Option(help="One number per channel, by comma.")] = None,
@@ -95,23 +104,24 @@ def explain(
 ) -> None:
     """Explain photos: writes maps, prints a line for each class explained."""
     from portable_cam.image import expand_images
-    from portable_cam.output import check_formats, unique_stems, write_explanation
-    from portable_cam.photo import PhotoExplainer
+    from portable_cam.jobs import job_for
+    from portable_cam.output import check_formats, unique_stems
 
     chosen = check_formats(formats)
     given = {
         "preset": preset, "mean": _numbers("--mean", mean), "std": _numbers("--std", std), "scale": scale,
         "color": color, "size": _size(size), "resize": resize,
     }  # fmt: skip
-    explainer = PhotoExplainer(
-        model, _names(methods), labels=labels, preprocessing={k: v for k, v in given.items() if v is not None},
+    job = job_for(
+        task, model, None if methods is None else _names(methods), {k: v for k, v in given.items() if v is not None},
+        target=target, labels=labels, decoder=decoder, vocabulary=vocabulary, question=question, caption=caption,
         layer=layer, output=output, profile=profile, relu_policy=relu_policy, sign=sign, device=device,
     )  # fmt: skip
-    prepared = explainer.preprocessing
+    prepared = job.preprocessing
     _err.print(f"preprocessing: {prepared.describe()}", highlight=False, markup=False)
     if prepared.guessed:
         _warn(f"guessed: {', '.join(prepared.guessed)}; say what the model expects with --preset, or a JSON beside it")
-    for note in explainer.explainer.notes:
+    for note in job.explainer.notes:
         _err.print(f"note: {note}", highlight=False, markup=False)
     paths = expand_images(images)
     failed, records, stems = 0, [], unique_stems(paths)
@@ -119,8 +129,7 @@ def explain(
         list(zip(paths, stems, strict=True)), "explaining", console=_err, transient=True, disable=len(paths) < 2
     ):
         try:
-            explained = explainer(path, target)
-            written = write_explanation(explained, folder, stem, chosen, heading=path.name)
+            written = job.run(path, folder, stem, chosen)
         except (ImageError, InputError) as error:  # one bad picture does not stop the others
             failed += 1
             named = "" if str(path) in str(error) else f"{path}: "
@@ -129,12 +138,15 @@ def explain(
         record = {"image": str(path), **written}
         records.append(record)
         if not as_json:
+            if "said" in record:
+                _out.print(f"{path.name}: {record['said']}", highlight=False, markup=False)
             for line in record["explained"]:
                 flags = f" [{', '.join(line['flags'])}]" if line["flags"] else ""
-                _out.print(f"{path.name}: {line['label']} ({line['target']}) {line['score']:.4f}{flags}",
+                number = f" ({line['target']})" if "target" in line else ""
+                _out.print(f"{path.name}: {line['label']}{number} {line['score']:.4f}{flags}",
                            highlight=False, markup=False)  # fmt: skip
     if as_json:
-        _print_json({"model": str(model), "preprocessing": prepared.to_json(), "layer": explainer.explainer.layer,
+        _print_json({"model": str(model), "preprocessing": prepared.to_json(), "layer": job.explainer.layer,
                      "images": records, "failed": failed})  # fmt: skip
     elif records:
         _err.print(f"written to {folder}", highlight=False, markup=False)
@@ -153,11 +165,12 @@ def layers(model: ModelArgument, output: OutputOption = None, as_json: JsonOptio
     if as_json:
         _print_json([asdict(layer) for layer in found])
         return
-    table = _table("layer", "shape", "axes", "grid", "operator", "stride", "why")
+    table = _table("layer", "shape", "operator", "stride", "why")
     for layer in found:
-        shape, grid = (" x ".join("?" if d is None else str(d) for d in dims) for dims in (layer.shape, layer.grid))
-        stride = "?" if layer.stride is None else f"{layer.stride:g}"
-        table.add_row(escape(layer.name), shape, layer.layout, grid, layer.operator, stride, layer.why)
+        shape = " x ".join("?" if d is None else str(d) for d in layer.shape)
+        table.add_row(
+            escape(layer.name), shape, layer.operator, "?" if layer.stride is None else f"{layer.stride:g}", layer.why
+        )
     _out.print(table)
 
 

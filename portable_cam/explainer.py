@@ -140,9 +140,9 @@ class Explainer:
         """The metadata of the explanation graph, the source model's included."""
         return dict(self._metadata)
 
-    def input_shape(self) -> list[int | str | None]:
-        """The shape of the image input; a str or None where it is symbolic."""
-        return list(self._session(1).inputs[self.image_name].shape)
+    def input_shape(self, name: str | None = None) -> list[int | str | None]:
+        """The shape of an input, by default that of the image; a str or None where it is symbolic."""
+        return list(self._session(1).inputs[name or self.image_name].shape)
 
     def input_dtype(self) -> str:
         """The element type of the image input as numpy names it."""

@@ -48,6 +48,25 @@ def known_preprocessing(model: str | Path) -> str | None:
     return json.dumps(resolve(known_dims(image) or [], image.dtype.numpy(), sidecar=sidecar).to_json())
 
 
+def preprocessing_of(
+    explainer: Explainer, model: Any, wanted: Preprocessing | str | Mapping[str, Any] | None = None
+) -> Preprocessing:
+    """How a photo becomes the input of an explainer.
+
+    Args:
+        explainer: Says the input's shape and type, and the model's metadata.
+        model: Where it is a path, a JSON file beside it is read.
+        wanted: A :class:`Preprocessing`, a preset's name, a mapping of ``resolve``'s options, or None.
+    """
+    if isinstance(wanted, Preprocessing):
+        return wanted
+    options = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
+    sidecar = find_sidecar(model) if isinstance(model, str | Path) else None
+    return resolve(
+        explainer.input_shape(), explainer.input_dtype(), sidecar=sidecar, metadata=explainer.metadata, **options
+    )
+
+
 class PhotoExplainer:
     """Decodes, preprocesses, explains and names.
 
@@ -70,20 +89,10 @@ class PhotoExplainer:
         **options: Any,
     ) -> None:
         self.explainer = Explainer(model, methods, **options)
-        self.preprocessing = self._prepare(model, preprocessing)
+        self.preprocessing = preprocessing_of(self.explainer, model, preprocessing)
         if isinstance(labels, str | Path):
             labels = read_labels(labels)
         self.labels = labels.check(self.explainer.classes) if labels else Labels.default(self.explainer.classes)
-
-    def _prepare(self, model: Any, wanted: Preprocessing | str | Mapping[str, Any] | None) -> Preprocessing:
-        if isinstance(wanted, Preprocessing):
-            return wanted
-        options = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
-        sidecar = find_sidecar(model) if isinstance(model, str | Path) else None
-        return resolve(
-            self.explainer.input_shape(), self.explainer.input_dtype(), sidecar=sidecar,
-            metadata=self.explainer.metadata, **options,
-        )  # fmt: skip
 
     def __call__(self, image: Any, targets: str | int | Sequence[int | str] | None = None) -> PhotoExplanation:
         """Explain one photo: a path, bytes, PIL image or uint8 array (H, W, 3).

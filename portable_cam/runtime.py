@@ -68,7 +68,7 @@ class Session:
         names = [p if isinstance(p, str) else p[0] for p in wanted]
         check_available(names)
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised
         if threads is not None:
             options.intra_op_num_threads = threads
         if not spin:

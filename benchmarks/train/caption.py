@@ -14,7 +14,8 @@ from torch import nn
 from benchmarks.train import files, networks
 from benchmarks.train.scenes import END, LONGEST, PAD, START, VOCABULARY, Scene, draw_scene, token_ids
 
-BATCH = 64
+BATCH = 48
+SPARSITY = 0.05
 HELD_OUT_SEED = 1_000_000
 
 
@@ -41,7 +42,7 @@ def train(encoder: nn.Module, decoders: dict[str, nn.Module], steps: int) -> Non
             for decoder in decoders.values()
         ]
         optimizer.zero_grad()
-        torch.stack(losses).sum().backward()
+        (torch.stack(losses).sum() + SPARSITY * networks.sparsity(features)).backward()
         optimizer.step()
         schedule.step()
         if step % 100 == 0:
@@ -96,9 +97,9 @@ def main(steps: int = 1600) -> None:
     """Train, test and write everything."""
     torch.manual_seed(0)
     encoder = networks.Encoder()
-    lstm = networks.LstmDecoder(len(VOCABULARY), 48)
+    lstm = networks.LstmDecoder(len(VOCABULARY))
     decoders: dict[str, nn.Module] = {
-        "lstm": lstm, "transformer": networks.TransformerDecoder(len(VOCABULARY), 48, LONGEST),
+        "lstm": lstm, "transformer": networks.TransformerDecoder(len(VOCABULARY), LONGEST),
     }  # fmt: skip
     train(encoder, decoders, steps)
     for module in (encoder, *decoders.values()):

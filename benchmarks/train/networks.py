@@ -8,15 +8,19 @@ import math
 import torch
 from torch import nn
 
+#: Channels of the features, and how many cells they have.
+WIDTH, CELLS = 32, 16 * 16
+
 
 class Encoder(nn.Module):
-    """Pictures (N, 3, 64, 64) of 0 to 1 to features (N, width, 8, 8)."""
+    """Pictures (N, 3, 64, 64) of 0 to 1 to features (N, 32, 16, 16), each from 23 x 23 pixels: a cell should know of
+    what lies around it, and little of what lies elsewhere."""
 
-    def __init__(self, width: int = 48) -> None:
+    def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         inside = 3
-        for out, stride in ((16, 2), (24, 2), (32, 1), (width, 2), (width, 1)):
+        for out, stride in ((16, 2), (24, 2), (32, 1), (WIDTH, 1)):
             layers += [nn.Conv2d(inside, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
             inside = out
         self.layers = nn.Sequential(*layers)
@@ -24,6 +28,13 @@ class Encoder(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.layers(image)
         return features
+
+
+def sparsity(features: torch.Tensor) -> torch.Tensor:
+    """The mean over the root of the mean square, 1 if all are equal: small where few cells hold much (Hoyer 2004).
+    Added to the loss, it keeps the model from spreading over empty ground what it knows of a shape."""
+    mean, square = features.mean((1, 2, 3)), features.square().mean((1, 2, 3))
+    return (mean / (square + 1e-6).sqrt()).mean()
 
 
 class Attention(nn.Module):
@@ -49,11 +60,11 @@ class Attention(nn.Module):
 
 
 class Cells(nn.Module):
-    """Features (N, C, 8, 8) to a sequence (N, 64, C) with learned places."""
+    """Features (N, C, 16, 16) to a sequence (N, 256, C) with learned places."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.place = nn.Parameter(torch.randn(64, width) * 0.3)
+        self.place = nn.Parameter(torch.randn(CELLS, WIDTH) * 0.3)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return features.flatten(2).transpose(1, 2) + self.place
@@ -98,12 +109,12 @@ class LstmDecoder(nn.Module):
     """Features and token ids (N, T) to logits (N, T, words): the LSTM's state asks the picture, as in Lu et al. 2017,
     arXiv 1612.01887."""
 
-    def __init__(self, words: int, features: int, width: int = 96) -> None:
+    def __init__(self, words: int, width: int = 96) -> None:
         super().__init__()
         self.words = nn.Embedding(words, 32)
         self.lstm = Recurrent("LSTM", 32, width)
-        self.cells = Cells(features)
-        self.look = Attention(width, features, 64)
+        self.cells = Cells()
+        self.look = Attention(width, WIDTH, 64)
         self.head = nn.Sequential(nn.Linear(width + 64, 96), nn.ReLU(), nn.Linear(96, words))
 
     def forward(self, features: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -127,14 +138,14 @@ class TransformerDecoder(nn.Module):
 
     mask: torch.Tensor
 
-    def __init__(self, words: int, features: int, longest: int, width: int = 64, layers: int = 2) -> None:
+    def __init__(self, words: int, longest: int, width: int = 64, layers: int = 2) -> None:
         super().__init__()
         self.words = nn.Embedding(words, width)
         self.place = nn.Parameter(torch.randn(longest, width) * 0.1)
-        self.cells = Cells(features)
+        self.cells = Cells()
         self.register_buffer("mask", torch.triu(torch.full((longest, longest), -1e4), 1))
         self.before = nn.ModuleList(Attention(width, width, width) for _ in range(layers))
-        self.look = nn.ModuleList(Attention(width, features, width) for _ in range(layers))
+        self.look = nn.ModuleList(Attention(width, WIDTH, width) for _ in range(layers))
         self.think = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 128), nn.ReLU(), nn.Linear(128, width))
             for _ in range(layers)
@@ -157,13 +168,13 @@ class TransformerDecoder(nn.Module):
 class RecurrentVqa(nn.Module):
     """A GRU reads the question (N, T) and scales the picture's channels (Perez et al. 2018, arXiv 1709.07871)."""
 
-    def __init__(self, words: int, answers: int, width: int = 48) -> None:
+    def __init__(self, words: int, answers: int) -> None:
         super().__init__()
-        self.encoder = Encoder(width)
+        self.encoder = Encoder()
         self.words = nn.Embedding(words, 32)
         self.gru = Recurrent("GRU", 32, 64)
-        self.scale, self.shift = nn.Linear(64, width), nn.Linear(64, width)
-        self.mix = nn.Conv2d(width, 64, 1)
+        self.scale, self.shift = nn.Linear(64, WIDTH), nn.Linear(64, WIDTH)
+        self.mix = nn.Conv2d(WIDTH, 64, 1)
         self.head = nn.Sequential(nn.Linear(128, 96), nn.ReLU(), nn.Linear(96, answers))
 
     def forward(self, image: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
@@ -181,13 +192,13 @@ class RecurrentVqa(nn.Module):
 class AttentionVqa(nn.Module):
     """The question's words attend to each other, then to the cells of the picture."""
 
-    def __init__(self, words: int, answers: int, longest: int, width: int = 48) -> None:
+    def __init__(self, words: int, answers: int, longest: int) -> None:
         super().__init__()
-        self.encoder = Encoder(width)
+        self.encoder = Encoder()
         self.words = nn.Embedding(words, 64)
         self.place = nn.Parameter(torch.randn(longest, 64) * 0.1)
-        self.cells = Cells(width)
-        self.before, self.look = Attention(64, 64, 64), Attention(64, width, 64)
+        self.cells = Cells()
+        self.before, self.look = Attention(64, 64, 64), Attention(64, WIDTH, 64)
         self.norms = nn.ModuleList(nn.LayerNorm(64) for _ in range(3))
         self.think = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64))
         self.head = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, answers))

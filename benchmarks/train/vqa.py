@@ -19,6 +19,7 @@ from benchmarks.train import files, networks
 LONGEST = 10
 PAD = "<pad>"
 IMAGES_PER_STEP = 32
+SPARSITY = 0.05
 
 
 def words_of(question: str) -> list[str]:
@@ -53,10 +54,11 @@ def train(model: nn.Module, epochs: int, images: torch.Tensor, rows: list[tuple[
                 continue
             questions, answers = (torch.cat([rows[i][part] for i in batch]) for part in (0, 1))
             which = torch.cat([torch.full((len(rows[i][1]),), n) for n, i in enumerate(batch)])
-            logits = model.answer(model.encoder(images[batch])[which], questions)  # type: ignore[operator]
+            features = model.encoder(images[batch])  # type: ignore[operator]
+            logits = model.answer(features[which], questions)  # type: ignore[operator]
             loss = nn.functional.cross_entropy(logits, answers)
             optimizer.zero_grad()
-            loss.backward()
+            (loss + SPARSITY * networks.sparsity(features)).backward()
             optimizer.step()
             schedule.step()
             total += loss.item()
@@ -77,7 +79,7 @@ def accuracy(model: nn.Module, images: torch.Tensor, rows: list[tuple[torch.Tens
     return right / count
 
 
-def main(epochs: int = 12) -> None:
+def main(epochs: int = 10) -> None:
     """Train, test and write both."""
     answers = easy_vqa.get_answers()
     questions = easy_vqa.get_train_questions()[0]

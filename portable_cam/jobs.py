@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tasks as the command line runs them: a photo in, files and a record out.
+
+A task is a class with ``takes`` and ``needs`` (options of its own), ``explainer``, ``preprocessing`` and ``run``; it is
+listed in :data:`JOBS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from portable_cam.errors import OptionError
+from portable_cam.explainer import Explainer
+from portable_cam.output import write_explanation
+from portable_cam.photo import PhotoExplainer
+from portable_cam.preprocess import Preprocessing
+
+#: Each task's class, by module and name; imported when it is asked for.
+JOBS: Mapping[str, tuple[str, str]] = {
+    "classify": ("portable_cam.jobs", "ClassifyJob"),
+    "caption": ("portable_cam.language.jobs", "CaptionJob"),
+    "vqa": ("portable_cam.language.jobs", "QuestionJob"),
+    "ctc": ("portable_cam.language.jobs", "LineJob"),
+}
+
+
+class Job(Protocol):
+    """One task with one model."""
+
+    takes: ClassVar[frozenset[str]]
+    needs: ClassVar[tuple[str, ...]]
+    explainer: Explainer
+    preprocessing: Preprocessing
+
+    def run(self, image: Path, folder: Path, stem: str, formats: Sequence[str]) -> dict[str, Any]:
+        """Explain one photo, write files that begin with ``stem``, and return the record."""
+
+
+def job_for(
+    task: str, model: Path, methods: Sequence[str] | None, preprocessing: Mapping[str, Any], *, target: str | None,
+    layer: Sequence[str] | None, output: str | None, profile: str, relu_policy: str, sign: str, device: str,
+    **own: Any,
+) -> Job:  # fmt: skip
+    """The job for a task.
+
+    Args:
+        task: A name from :data:`JOBS`.
+        model: The file.
+        methods: None for the task's own.
+        preprocessing: Options of :func:`~portable_cam.preprocess.resolve`.
+        target: What is explained, in the task's own words.
+        layer, output, profile, relu_policy, sign, device: As for :class:`~portable_cam.explainer.Explainer`.
+        **own: Options of single tasks, None where they are not given.
+
+    Raises:
+        OptionError: There is no such task, it needs an option, or an option belongs to another one.
+    """
+    if task not in JOBS:
+        raise OptionError(f"task '{task}' does not exist; the tasks are {', '.join(JOBS)}")
+    module, name = JOBS[task]
+    kind = getattr(import_module(module), name)
+    given = {option: value for option, value in own.items() if value is not None}
+    for option in kind.needs:
+        if option not in given:
+            raise OptionError(f"the task {task} needs --{option}")
+    for option in given:
+        if option not in kind.takes:
+            raise OptionError(f"the task {task} takes no --{option}")
+    job: Job = kind(
+        model, methods, preprocessing, target=target, layer=layer, output=output, profile=profile,
+        relu_policy=relu_policy, sign=sign, device=device, **given,
+    )  # fmt: skip
+    return job
+
+
+class ClassifyJob:
+    """Classes of a classifier."""
+
+    takes = frozenset({"labels"})
+    needs = ()
+
+    def __init__(
+        self, model: Path, methods: Sequence[str] | None, preprocessing: Mapping[str, Any], *,
+        target: str | None = None, **options: Any,
+    ) -> None:  # fmt: skip
+        self._task = PhotoExplainer(model, methods or ("gradcam",), preprocessing=preprocessing, **options)
+        self._target = target
+        self.explainer, self.preprocessing = self._task.explainer, self._task.preprocessing
+
+    def run(self, image: Path, folder: Path, stem: str, formats: Sequence[str]) -> dict[str, Any]:
+        """A sheet, a picture for each class and method, arrays, a record."""
+        explained = self._task(image, self._target)
+        return write_explanation(explained, folder, stem, formats, heading=image.name)
