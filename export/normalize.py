@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -13,8 +14,9 @@ from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule
 
 from portable_cam.errors import ModelError
-from portable_cam.export.builder import OPSET, constant_of
+from portable_cam.export.builder import ONNX_DOMAINS, OPSET, constant_of
 from portable_cam.export.contrib import adopt, decompose
+from portable_cam.export.downgrade import add_defaults, to_opset
 from portable_cam.export.load import ModelLike, load
 from portable_cam.export.quantized.qoperator import rewrite_qoperators
 from portable_cam.export.quantized.unsigned import make_unsigned
@@ -86,13 +88,24 @@ def _open_negative_dims(graph: ir.Graph) -> None:
 def _convert(proto: onnx.ModelProto) -> onnx.ModelProto:
     """To the one opset; functions that have no rule of their own are replaced by their bodies, newer ones than the
     opset before the conversion, for it does not know them."""
-    proto = _inline(proto, lambda op_type: not onnx.defs.has(op_type, OPSET))
+    proto = to_opset(proto, OPSET)
     current = next(o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"})
     if current != OPSET:
         proto = version_converter.convert_version(proto, OPSET)
     if current < 11:
         _keep_old_resize(proto)
+    _write_out_defaults(proto)
     return _inline(proto, lambda op_type: op_type not in RULES and op_type not in NO_GRADIENT)
+
+
+def _write_out_defaults(proto: onnx.ModelProto) -> None:
+    """Bodies refer to attributes whether they are given or not, and onnx looks into a body even to infer a shape: one
+    MeanVarianceNormalization without axes would leave the whole model without shapes."""
+    for node in proto.graph.node:
+        if node.domain in ONNX_DOMAINS and onnx.defs.has(node.op_type, OPSET):
+            schema: Any = onnx.defs.get_schema(node.op_type, OPSET)
+            if schema.has_function:
+                add_defaults(node, schema)
 
 
 def _keep_old_resize(proto: onnx.ModelProto) -> None:
@@ -113,6 +126,16 @@ def _keep_old_resize(proto: onnx.ModelProto) -> None:
 
 
 def _inline(proto: onnx.ModelProto, wanted: Callable[[str], bool]) -> onnx.ModelProto:
+    """Replace the wanted functions of the standard by their bodies, and those within the bodies."""
+    before: set[tuple[str, str]] = set()
+    chosen = _functions(proto, wanted)
+    while chosen and chosen != before:  # the inliner leaves what it has no body for under these attributes
+        proto = inliner.inline_selected_functions(proto, list(chosen), inline_schema_functions=True)
+        before, chosen = chosen, _functions(proto, wanted)
+    return proto
+
+
+def _functions(proto: onnx.ModelProto, wanted: Callable[[str], bool]) -> set[tuple[str, str]]:
     opset = next(o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"})
     chosen: set[tuple[str, str]] = set()
     for op_type in {n.op_type for n in proto.graph.node if n.domain in {"", "ai.onnx"}}:
@@ -122,7 +145,7 @@ def _inline(proto: onnx.ModelProto, wanted: Callable[[str], bool]) -> onnx.Model
         has_body = bool(getattr(schema, "has_function", 0) or getattr(schema, "has_context_dependent_function", 0))
         if has_body and wanted(op_type):
             chosen.add(("", op_type))
-    return inliner.inline_selected_functions(proto, list(chosen), inline_schema_functions=True) if chosen else proto
+    return chosen
 
 
 def _on_proto(model: ir.Model, convert: Callable[[onnx.ModelProto], onnx.ModelProto]) -> ir.Model:

@@ -326,3 +326,35 @@ def test_a_given_model_is_left_as_it_is(small_cnn: onnx.ModelProto) -> None:
         value.name = f"renamed/{value.name}"
     assert small_cnn.SerializeToString() == before
     assert ir.to_proto(model).graph.initializer[0].name.startswith("renamed/")
+
+
+# -- opsets after 21 -----------------------------------------------------------------------------------------------
+
+
+def newer(nodes: list[onnx.NodeProto], inputs: dict[str, np.ndarray], opset: int, **constants: Any) -> ir.Model:
+    return normalize(node_model(nodes, inputs, ["y"], constants, opset=opset, ir_version=11))
+
+
+def test_what_is_the_same_is_only_relabelled() -> None:
+    """Integer arithmetic on shapes above all: a model is full of it."""
+    nodes = [onnx.helper.make_node("Mod", ["i", "two"], ["y"])]
+    model = newer(nodes, {"i": np.arange(3)}, 28, two=np.array(2))
+    assert [n.op_type for n in model.graph] == ["Mod"]
+    assert model.graph.opset_imports[""] == OPSET
+
+
+def test_a_function_inside_a_body() -> None:
+    """SwiGLU's body is a Swish, which opset 21 lacks too, and whose alpha is given nowhere."""
+    inputs = {"a": np.ones(2, np.float32), "b": np.ones(2, np.float32)}
+    model = newer([onnx.helper.make_node("SwiGLU", ["a", "b"], ["y"])], inputs, 28)
+    assert {n.op_type for n in model.graph} <= {"Mul", "Sigmoid", "CastLike", "Identity"}
+
+
+def test_what_opset_21_cannot_say_is_named() -> None:
+    scale = {"s": np.float32(1), "z": np.zeros((), np.uint8)}
+    quantize = onnx.helper.make_node("QuantizeLinear", ["x", "s", "z"], ["y"], name="q", precision=10)
+    with pytest.raises(ModelError, match="'q': attribute precision of QuantizeLinear has no form in ONNX opset 21"):
+        newer([quantize], {"x": np.ones(2, np.float32)}, 23, **{k: np.asarray(v) for k, v in scale.items()})
+    bits = onnx.helper.make_node("BitCast", ["x"], ["y"], name="bits", to=6)
+    with pytest.raises(ModelError, match="'bits': operator BitCast has no form in ONNX opset 21"):
+        newer([bits], {"x": np.ones(2, np.float32)}, 26)
