@@ -130,7 +130,7 @@ class Builder:
         dims = known_dims(like)
         if dims is not None and dims.count(None) <= 1 and 0 not in dims:
             return self.reshape(value, [-1 if d is None else d for d in dims])
-        return self.op("Reshape", value, self.op("Shape", like))
+        return self.op("Reshape", value, self.op("Shape", like), allowzero=1)
 
     def expand_like(self, value: ir.Value, like: ir.Value) -> ir.Value:
         """``value`` broadcast to the shape of ``like``."""
@@ -144,6 +144,22 @@ class Builder:
         out = self.expand_like(small, like)
         out.meta["spread"] = True
         return out
+
+    def cast_like(self, value: ir.Value, like: ir.Value) -> ir.Value:
+        """``value`` in the element type of ``like``."""
+        return value if value.dtype == like.dtype else self.op("Cast", value, to=int(self.dtype_of(like)))
+
+    @staticmethod
+    def dtype_of(value: ir.Value) -> ir.DataType:
+        """The element type, which every tensor on a gradient's path has."""
+        assert value.dtype is not None
+        return value.dtype
+
+    def positions(self, like: ir.Value) -> ir.Value:
+        """Where each element of ``like`` stands in its flattened form: int64 in the shape of ``like``."""
+        count = element_count(known_dims(like) or [None])
+        size = self.ints(count) if count is not None else self.op("Size", like)
+        return self.op("Reshape", self.op("Range", self.ints(0), size, self.ints(1)), self.shape(like), allowzero=1)
 
     def zeros_like(self, value: ir.Value) -> ir.Value:
         assert value.dtype is not None
@@ -163,10 +179,13 @@ class Builder:
         return self.op("Cast", self.op(op_type, zeros, indices, wide, reduction="add", **attributes), to=int(dtype))
 
     def eye(self, size: ir.Value, dtype: ir.DataType) -> ir.Value:
-        """The identity matrix, ``size`` an int64 vector of length 1; never stored, always computed at load."""
+        """The identity matrix, ``size`` an int64 vector of length 1; never stored, always computed at load. In
+        float32 first where the type is a half, of which ONNX Runtime's CPU provider has none."""
         square = self.op("ConstantOfShape", self.op("Concat", size, size, axis=0))
         square.dtype = ir.DataType.FLOAT
-        return self.op("EyeLike", square, dtype=int(dtype))
+        if dtype not in HALVES:
+            return self.op("EyeLike", square, dtype=int(dtype))
+        return self.op("Cast", self.op("EyeLike", square, dtype=int(ir.DataType.FLOAT)), to=int(dtype))
 
     def swap_last(self, value: ir.Value) -> ir.Value:
         """The last two axes transposed."""

@@ -371,6 +371,7 @@ for equation, shapes in [
     ("ba,cb", ((2, 3), (4, 2))), ("ij->ji", ((2, 3),)), ("ijk->i", ((2, 3, 4),)), ("ij,kl->il", ((2, 3), (4, 5))),
     ("ij,j,k->ik", ((2, 3), (3,), (4,))), ("i,i->", ((3,), (3,))), ("bhid,bhjd->bhij", ((2, 3, 4, 5), (2, 3, 6, 5))),
     ("...ij,...jk->...ik", ((5, 2, 3), (5, 3, 4))), ("...ij,jk->...ik", ((5, 2, 3), (3, 4))), ("...i,...i", ((2, 3), (2, 3))),
+    ("ii->i", ((3, 3),)), ("bii->b", ((2, 3, 3),)), ("bii,bi->bi", ((2, 3, 3), (2, 3))), ("ii,jj->ij", ((3, 3), (2, 2))), ("iii->", ((3, 3, 3),)),
     ("...ij->...", ((5, 2, 3),)), ("...ij,...jk->...ik", ((1, 2, 3), (5, 3, 4))),
 ]:  # fmt: skip
     broadcasts = len(shapes) > 1 and shapes[0][0] == 1
@@ -391,11 +392,14 @@ CASES += [
     Case("InstanceNormalization", [x(2, 3, 6), w(3), w(3)], {"epsilon": 0.1}, lambda t, s, b: F.instance_norm(t, weight=s, bias=b, eps=0.1), linear=[1, 2]),
     Case("GroupNormalization", [x(2, 6, 3, 4), w(6), w(6)], {"num_groups": 3}, lambda t, s, b: F.group_norm(t, 3, s, b), linear=[1, 2], dynamic="channels"),
     Case("GroupNormalization", [x(2, 4, 5), w(4), w(4)], {"num_groups": 1, "epsilon": 0.1}, lambda t, s, b: F.group_norm(t, 1, s, b, 0.1), linear=[1, 2], dynamic="channels"),
+    *[Case("LayerNormalization", [x(2, 3, 4), const(np.ones(4), np.float32), const(np.ones(4), np.float32)], {"axis": 1} if a else {}, lambda t, s, b, f=f, d=(1, 2) if a else (2,): f(t, d), outputs=3, of=of, note="statistics")
+      for a in (0, 1) for of, f in ((1, lambda t, d: t.mean(d, keepdim=True)), (2, lambda t, d: (t.var(d, keepdim=True, correction=0) + 1e-5).rsqrt()))],
     Case("MeanVarianceNormalization", [x(2, 3, 4, 5)], {}, lambda t: (t - t.mean((0, 2, 3), keepdim=True)) / t.std((0, 2, 3), keepdim=True, correction=0)),
     Case("MeanVarianceNormalization", [x(2, 3, 4, 5)], {"axes": [2, 3]}, lambda t: (t - t.mean((2, 3), keepdim=True)) / t.std((2, 3), keepdim=True, correction=0)),
     Case("LpNormalization", [x(2, 3, 4)], {}, lambda t: F.normalize(t, 2, -1)),
     Case("LpNormalization", [x(2, 3, 4, draw=spaced)], {"p": 1, "axis": 1}, lambda t: F.normalize(t, 1, 1)),
     Case("LpNormalization", [x(2, 3, 4)], {"axis": -2}, lambda t: F.normalize(t, 2, 1)),
+    Case("LpNormalization", [at([[0.0, 0.0], [3.0, 4.0]])], {}, lambda t: torch.cat([0 * t[:1], F.normalize(t[1:], 2, -1)]), fd=False, note="at 0"),
     Case("LRN", [x(2, 7, 3, 4)], {"size": 5, "alpha": 0.3, "beta": 0.75, "bias": 2.0}, lambda t: F.local_response_norm(t, 5, 0.3, 0.75, 2.0), dynamic="channels"),
     Case("LRN", [x(2, 3, 3, 4)], {"size": 3}, lambda t: F.local_response_norm(t, 3), dynamic="channels"),
     Case("LRN", [x(2, 4, 3, 3)], {"size": 1, "alpha": 0.5}, lambda t: F.local_response_norm(t, 1, 0.5, 0.75, 1.0), dynamic="channels"),
@@ -498,6 +502,15 @@ CASES += [
 
 # -- reductions ----------------------------------------------------------------------------------------------------
 
+
+
+def product(t: Any, axes: Sequence[int], keepdim: bool) -> Any:
+    """torch multiplies along one axis at a time."""
+    for axis in sorted((a % t.ndim for a in axes), reverse=True):
+        t = t.prod(axis, keepdim=keepdim)
+    return t
+
+
 REDUCTIONS: dict[str, tuple[Any, Any, list[int]]] = {
     "ReduceSum": (lambda t, d, k: t.sum(d, keepdim=k), normal, [0]),
     "ReduceMean": (lambda t, d, k: t.mean(d, keepdim=k), normal, [0]),
@@ -508,6 +521,7 @@ REDUCTIONS: dict[str, tuple[Any, Any, list[int]]] = {
     "ReduceSumSquare": (lambda t, d, k: t.pow(2).sum(d, keepdim=k), normal, []),
     "ReduceLogSum": (lambda t, d, k: t.sum(d, keepdim=k).log(), positive, []),
     "ReduceLogSumExp": (lambda t, d, k: t.logsumexp(d, keepdim=k), normal, []),
+    "ReduceProd": (lambda t, d, k: product(t, d, k), spaced, []),
 }
 for op, (reduction, draw, linear) in REDUCTIONS.items():
     for axes, keep in [([1], 1), ([0, 2], 0), ([-1], 0), ([-2, 0], 1), (None, 1), (None, 0)]:
@@ -533,6 +547,7 @@ CASES += [
     Case("ReduceMean", [x(2, 3), const([])], {"keepdims": 0}, lambda t, a: t.mean(), linear=[0]),
     Case("ReduceMax", [at([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]), const([1])], {}, lambda t, a: t.amax(1, keepdim=True), fd=False, note="ties"),
     Case("ReduceMin", [at([[1.0, 1.0, 3.0], [2.0, 2.0, 2.0]]), const([1])], {"keepdims": 0}, lambda t, a: t.amin(1), fd=False, note="ties"),
+    Case("ReduceProd", [at([[0.0, 2.0, 3.0], [0.0, 0.0, 4.0], [1.0, 5.0, 2.0]]), const([1])], {}, lambda t, a: t.prod(1, keepdim=True), note="zeros"),
     Case("ReduceL2", [at([[0.0, 0.0], [3.0, 4.0]]), const([1])], {}, lambda t, a: torch.linalg.vector_norm(t, dim=1, keepdim=True), fd=False, note="at 0"),
 ]  # fmt: skip
 
@@ -653,6 +668,20 @@ CASES += [
     Case("ScatterElements", [x(3, 4), const([[1, 0, 3, 2]]), const(np.ones((1, 4)), np.float32)], {"axis": -1}, lambda t, i, u: t.scatter(1, i, u), linear=[0]),
     Case("ScatterND", [x(3, 4), const([[2], [0]]), x(2, 4)], {}, lambda t, i, u: t.index_put((torch.tensor([2, 0]),), u), linear=[0, 2]),
     Case("ScatterND", [x(3, 4), late([[0, 1], [0, 1], [2, 2]]), x(3)], {"reduction": "add"}, lambda t, i, u: t.index_put((i[:, 0], i[:, 1]), u, accumulate=True), linear=[0, 2]),
+    *[Case("GatherND", [x(2, 3, 4), kind([[[1, 0], [2, 3]], [[0, 1], [0, 1]]])], {"batch_dims": 1}, lambda t, i: torch.stack([t[n][i[n, :, 0], i[n, :, 1]] for n in (0, 1)]), linear=[0]) for kind in (const, late)],
+    *[Case("ScatterElements", [draw, late([[1, 0, 1, 0], [1, 2, 0, 1]]), x(2, 4, draw=positive)], {"reduction": onnx_name}, lambda t, i, u, r=r: t.scatter_reduce(0, i, u, r))
+      for draw in (x(3, 4, draw=spaced),) for onnx_name, r in (("mul", "prod"), ("max", "amax"), ("min", "amin"))],
+    Case("ScatterElements", [at([[0.0, 2.0], [3.0, 0.0]]), const([[0, 0], [1, 0]]), at([[0.0, 5.0], [0.0, 2.0]])], {"reduction": "mul"}, lambda t, i, u: t.scatter_reduce(0, i, u, "prod"), note="zeros"),
+    Case("ScatterElements", [at([1.0, 2.0, 3.0]), const([0, 0, 1]), at([1.0, 1.0, 4.0])], {"reduction": "max"}, lambda t, i, u: t.scatter_reduce(0, i, u, "amax"), fd=False, note="ties"),
+    *[Case("ScatterND", [x(4, 2, draw=spaced), late([[2], [0], [2]]), x(3, 2, draw=positive)], {"reduction": name}, lambda t, i, u, r=r: t.scatter_reduce(0, i.expand(3, 2), u, r))
+      for name, r in (("mul", "prod"), ("max", "amax"), ("min", "amin"))],
+    Case("Compress", [x(3, 4), const([False, True, True], np.bool_)], {"axis": 0}, lambda t, c: t[1:], linear=[0]),
+    Case("Compress", [x(3, 4), late([True, False, True, True], np.bool_)], {"axis": -1}, lambda t, c: t[:, [0, 2, 3]], linear=[0]),
+    Case("Compress", [x(3, 4), late([False, True, False, False, True], np.bool_)], {}, lambda t, c: t.reshape(-1)[[1, 4]], linear=[0]),
+    Case("ReverseSequence", [x(4, 3, 2), const([1, 4, 3])], {}, lambda t, n: torch.stack([torch.cat([t[:k, i].flip(0), t[k:, i]]) for i, k in enumerate((1, 4, 3))], 1), linear=[0]),
+    Case("ReverseSequence", [x(2, 4), late([3, 2])], {"time_axis": 1, "batch_axis": 0}, lambda t, n: torch.stack([torch.cat([t[i, :k].flip(0), t[i, k:]]) for i, k in enumerate((3, 2))]), linear=[0]),
+    Case("MaxUnpool", [x(1, 1, 2, 2), const([[[[5, 7], [8, 10]]]])], {"kernel_shape": [2, 2], "strides": [2, 2]}, lambda t, i: F.max_unpool2d(t, i, 2), linear=[0]),
+    Case("Range", [at(1.5), const(4.0, np.float32), at(0.7)], {}, lambda s, e, d: s + d * torch.arange(4)),
     Case("TopK", [x(3, 5, draw=spaced), const([2])], {}, lambda t, k: t.topk(2).values, outputs=2),
     Case("TopK", [x(5, 3, draw=spaced), late([3])], {"axis": 0, "largest": 0}, lambda t, k: t.topk(3, 0, largest=False).values, outputs=2),
     *[Case("CumSum", [x(3, 5), const(axis)], {"reverse": r, "exclusive": e}, None if e else (lambda t, a, r=r: t.flip(1).cumsum(1).flip(1) if r else t.cumsum(1)), linear=[0])
@@ -725,6 +754,117 @@ CASES += [
     resize((2, 4, 5, 3), [7, 9], None, mode="nearest", axes=[1, 2]), resize((2, 4, 5, 3), [2, 7, 9, 3], None, late_bounds=True, mode="linear"),
     resize((2, 3, 4, 5), [2, 3, 8, 9], {"mode": "bilinear"}, late_bounds=True, mode="linear"), resize((2, 3, 4, 5), [1, 1, 2, 1.5], None, "scales", late_bounds=True, mode="linear"),
     resize((2, 3, 2, 3, 4), [2, 3, 4, 5, 3], {"mode": "trilinear"}, mode="linear"), resize((4, 5), [6, 3], None, mode="linear"), resize((4, 5, 3), [8, 9, 3], None, late_bounds=True, mode="nearest"),
+]  # fmt: skip
+
+CASES += [
+    *[Case("Resize", [x(2, 3, 5, 6), const([*begin, *end], np.float32), NONE, const([2, 3, 4, 3])], {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 2.0}, fd=False, linear=[0], note=f"crop {begin[2]}")
+      for begin, end in (([0, 0, 0.2, 0.3], [1, 1, 0.7, 0.9]), ([0, 0, -0.2, 0.3], [1, 1, 0.7, 1.4]))],
+    *[Case("Resize", [x(2, 3, 4, 6), NONE, NONE, const(sizes)], {"mode": mode, "axes": [2, 3], "keep_aspect_ratio_policy": policy}, linear=[0], note=f"{policy} {sizes}", dynamic="all" if mode == "nearest" else "no", why="known before it runs")
+      for policy in ("not_larger", "not_smaller") for mode in ("nearest", "linear", "cubic") for sizes in ([7, 9], [3, 2])],
+]  # fmt: skip
+
+# -- sampling ------------------------------------------------------------------------------------------------------
+
+INNER = uniform(-0.93, 0.93)  # over 5 and 7 elements, hardly ever near one: there is a kink at each
+
+
+def grid_sample(shape: Sequence[int], out: Sequence[int], draw: Any = INNER, **kw: Any) -> Case:
+    options = {"mode": {"linear": "bilinear", "cubic": "bicubic"}.get(kw.get("mode", "linear"), "nearest"), "padding_mode": kw.get("padding_mode", "zeros"),
+               "align_corners": bool(kw.get("align_corners", 0))}  # fmt: skip
+    oracle = len(shape) == 4
+    return Case(
+        "GridSample", [x(*shape), x(shape[0], *out, len(shape) - 2, draw=draw)], kw,
+        (lambda t, g: F.grid_sample(t, g, **options)) if oracle else None, linear=[0], fd=not oracle,
+    )  # fmt: skip
+
+
+CASES += [
+    grid_sample((2, 3, 5, 7), (4, 3), draw, mode=mode, padding_mode=padding, align_corners=corners)
+    for mode in ("linear", "nearest", "cubic") for padding in ("zeros", "border", "reflection") for corners in (0, 1) for draw in (INNER, uniform(-2.7, 2.7))
+] + [grid_sample((1, 2, 3, 4, 5), (2, 3, 2), mode="nearest"), grid_sample((2, 1, 1, 1), (2, 2), padding_mode="reflection", align_corners=1)]  # fmt: skip
+
+
+CASES += [
+    Case("AffineGrid", [x(2, d, d + 1), kind([2, 3, 4, 5, 3][: d + 2])], {"align_corners": corners}, lambda t, s, c=corners, d=d: F.affine_grid(t, [2, 3, 4, 5, 3][: d + 2], align_corners=bool(c)), linear=[0], note="late" * (kind is late))
+    for d in (2, 3) for corners in (0, 1) for kind in (const, late)
+]  # fmt: skip
+
+
+def torch_deform(t: Any, weight: Any, offset: Any, bias: Any, mask: Any, *, strides: int, pads: int, dilations: int, group: int, offset_group: int) -> Any:
+    """Every element of every window read by grid_sample, then a matrix product."""
+    n, c, height, width = t.shape
+    m, _, kh, kw = weight.shape
+    oh, ow = offset.shape[2:]
+    read = []
+    for o in range(offset_group):
+        for k in range(kh * kw):
+            at = 2 * (o * kh * kw + k)
+            y = torch.arange(oh).reshape(-1, 1) * strides - pads + (k // kw) * dilations + offset[:, at]
+            xx = torch.arange(ow) * strides - pads + (k % kw) * dilations + offset[:, at + 1]
+            grid = torch.stack([2 * xx / (width - 1) - 1, 2 * y / (height - 1) - 1], -1)
+            part = F.grid_sample(t[:, o * c // offset_group : (o + 1) * c // offset_group], grid, align_corners=True)
+            read.append(part * (1 if mask is None else mask[:, None, o * kh * kw + k]))
+    columns = torch.cat([torch.stack(read[o * kh * kw : (o + 1) * kh * kw], 2) for o in range(offset_group)], 1)
+    columns = columns.reshape(n, group, -1, oh * ow)
+    y = (weight.reshape(group, m // group, -1) @ columns).reshape(n, m, oh, ow)
+    return y if bias is None else y + bias.reshape(-1, 1, 1)
+
+
+def deform(shape: Sequence[int], weight: Sequence[int], bias: bool = True, mask: bool = True, **kw: int) -> Case:
+    strides, pads, dilations = (kw.pop(name, default) for name, default in (("strides", 1), ("pads", 0), ("dilations", 1)))
+    group, og = kw.get("group", 1), kw.get("offset_group", 1)
+    out = [(s + 2 * pads - dilations * (k - 1) - 1) // strides + 1 for s, k in zip(shape[2:], weight[2:], strict=True)]
+    k = math.prod(weight[2:])
+    inputs = [x(*shape), w(*weight), x(shape[0], og * 2 * k, *out, draw=lambda s: lambda rng: rng.integers(-2, 2, s) + rng.uniform(0.1, 0.9, s)),
+              w(weight[0]) if bias else NONE, *([x(shape[0], og * k, *out)] if mask else [])]  # fmt: skip
+    attributes = {"strides": [strides] * 2, "pads": [pads] * 4, "dilations": [dilations] * 2, **kw}
+    settings = {"strides": strides, "pads": pads, "dilations": dilations, "group": group, "offset_group": og}
+    return Case("DeformConv", inputs, attributes, lambda t, w_, o, b, m=None: torch_deform(t, w_, o, b, m, **settings),
+                linear=[0, 1, 3, 4], tolerance=2e-5)  # fmt: skip
+
+
+CASES += [
+    deform((2, 4, 6, 7), (3, 4, 3, 2), pads=1), deform((1, 4, 6, 7), (4, 2, 2, 2), False, False, group=2, offset_group=2, strides=2, pads=1), deform((2, 2, 7, 6), (2, 2, 3, 3), True, False, dilations=2, pads=2),
+]  # fmt: skip
+
+
+def torch_roi_align(t: Any, rois: Any, which: Any, *, cells: Sequence[int], scale: float, ratio: int, half: bool) -> Any:
+    """Sample by sample, as the standard has it."""
+    out = torch.zeros(len(rois), t.shape[1], *cells, dtype=t.dtype)
+    for r, (box, n) in enumerate(zip(rois.tolist(), which.tolist(), strict=True)):
+        left, top, right, bottom = (v * scale - (0.5 if half else 0.0) for v in box)
+        sizes = [bottom - top, right - left] if half else [max(bottom - top, 1.0), max(right - left, 1.0)]
+        counts = [ratio or math.ceil(size / cell) for size, cell in zip(sizes, cells, strict=True)]
+        for p, q in itertools.product(range(cells[0]), range(cells[1])):
+            for i, j in itertools.product(range(counts[0]), range(counts[1])):
+                yy = top + sizes[0] / cells[0] * (p + (i + 0.5) / counts[0])
+                xx = left + sizes[1] / cells[1] * (q + (j + 0.5) / counts[1])
+                if not (-1 <= yy <= t.shape[2] and -1 <= xx <= t.shape[3]):
+                    continue
+                yy, xx = min(max(yy, 0), t.shape[2] - 1), min(max(xx, 0), t.shape[3] - 1)
+                fy, fx, y0, x0 = yy % 1, xx % 1, int(yy), int(xx)
+                y1, x1 = min(y0 + 1, t.shape[2] - 1), min(x0 + 1, t.shape[3] - 1)
+                value = (1 - fy) * ((1 - fx) * t[n, :, y0, x0] + fx * t[n, :, y0, x1]) + fy * ((1 - fx) * t[n, :, y1, x0] + fx * t[n, :, y1, x1])
+                out[r, :, p, q] = out[r, :, p, q] + value / (counts[0] * counts[1])
+    return out
+
+
+BOXES = [[1.3, 2.1, 9.2, 13.7], [-3.0, -2.0, 8.0, 4.0], [4.0, 6.0, 4.2, 6.1], [2.0, 3.0, 30.0, 20.0]]
+for ratio, half, kind in itertools.product((0, 2), (True, False), (const, late)):
+    add(Case("RoiAlign", [x(2, 3, 8, 9), kind(BOXES, np.float32), kind([0, 1, 1, 0])],
+             {"output_height": 3, "output_width": 2, "spatial_scale": 0.5, "sampling_ratio": ratio, "coordinate_transformation_mode": "half_pixel" if half else "output_half_pixel"},
+             lambda t, r, n, a=ratio, h=half: torch_roi_align(t, r, n, cells=(3, 2), scale=0.5, ratio=a, half=h), linear=[0], note="late" * (kind is late)))  # fmt: skip
+
+for kind in (const, late):
+    CASES += [
+        Case("Col2Im", [x(2, 12, 12), kind([4, 5]), kind([2, 2])], {}, lambda t, s, b: F.fold(t, (4, 5), 2), linear=[0], note="late" * (kind is late)),
+        Case("Col2Im", [x(1, 12, 6), kind([6, 7]), kind([2, 3])], {"strides": [2, 3], "pads": [1, 0, 1, 0], "dilations": [2, 1]}, lambda t, s, b: F.fold(t, (6, 7), (2, 3), (2, 1), (1, 0), (2, 3)), linear=[0], note="late" * (kind is late)),
+    ]  # fmt: skip
+CASES += [
+    Case("Col2Im", [x(1, 6, 4), const([6]), const([3])], {}, linear=[0], note="1-D"),
+    Case("Col2Im", [x(1, 8, 4), const([2, 3, 3]), const([2, 2, 2])], {}, linear=[0], note="3-D"),
+    Case("Det", [x(3, 3)], {}, torch.linalg.det), Case("Det", [x(2, 3, 4, 4)], {}, torch.linalg.det),
+    Case("Det", [at([[1.0, 2.0], [2.0, 4.0]])], {}, lambda t: t[0, 0] * t[1, 1] - t[0, 1] * t[1, 0], note="singular"),
 ]  # fmt: skip
 
 # -- running a case ------------------------------------------------------------------------------------------------
@@ -1073,19 +1213,22 @@ def test_split_with_an_unused_output(dynamic: bool) -> None:
 
 
 def test_a_secondary_output_is_an_error_not_a_silent_part() -> None:
-    nodes = [node("LayerNormalization", ["x", "s"], ["a", "mean", ""]), node("Mul", ["a", "mean"], ["y"])]
-    model = node_model(nodes, {"x": POINT}, ["y"], {"s": np.ones(4, np.float32)})
-    with pytest.raises(UnsupportedOperatorError, match="secondary output"):
+    nodes = [
+        node("BatchNormalization", ["x", "s", "s", "s", "s"], ["a", "mean", "variance"], training_mode=1),
+        node("Mul", ["a", "mean"], ["y"]),
+    ]
+    model = node_model(nodes, {"x": POINT[:, 0]}, ["y"], {"s": np.ones(4, np.float32)})
+    with pytest.raises(UnsupportedOperatorError, match="training mode"):
         differentiate(model, "y", ["x"])
 
 
 def test_an_operator_without_a_rule_is_named_with_its_path() -> None:
-    nodes = [node("Sin", ["x"], ["a"]), node("Det", ["a"], ["d"], name="the-determinant"), node("Exp", ["d"], ["y"])]
-    square = np.ones((2, 3, 3), np.float32)
-    model = node_model(nodes, {"x": square}, ["y"])
+    nodes = [node("Sin", ["x"], ["a"]), node("MaxRoiPool", ["a", "r"], ["d"], name="the-pooling", pooled_shape=[1, 1]), node("Exp", ["d"], ["y"])]
+    square = np.ones((2, 3, 3, 3), np.float32)
+    model = node_model(nodes, {"x": square}, ["y"], {"r": np.zeros((1, 5), np.float32)})
     with pytest.raises(UnsupportedOperatorError) as caught:
         differentiate(model, "y", ["x"])
-    for part in ("ai.onnx::Det", "opset 21", "'the-determinant'", "'x' -> Sin -> Det"):
+    for part in ("ai.onnx::MaxRoiPool", "opset 21", "'the-pooling'", "'x' -> Sin -> MaxRoiPool"):
         assert part in str(caught.value)
     differentiate(model, "y", ["d"])  # behind it, it is of no concern
 
@@ -1100,6 +1243,72 @@ def test_no_differentiable_path_is_an_error_not_zeros(blocked: list[onnx.NodePro
     feeds = {"x": POINT, "other": POINT}
     with pytest.raises(ModelError, match="does not depend on 'x' in a differentiable way"):
         differentiate(node_model(blocked, feeds, ["y"]), "y", ["x"])
+
+
+def test_boxes_are_places_and_carry_no_gradient() -> None:
+    """A box that is computed from the image, as a detector does: the gradient is that of what is read, not of where."""
+    image = np.random.default_rng(3).standard_normal((1, 2, 8, 8)).astype(np.float32)
+    nodes = [
+        node("ReduceMax", ["x"], ["m"], keepdims=0),
+        node("Mul", ["m", "unit"], ["boxes"]),
+        node("RoiAlign", ["x", "boxes", "zero"], ["y"], output_height=2, output_width=2, sampling_ratio=2),
+    ]
+    constants = {"unit": np.array([[1, 1, 2, 2.5]], np.float32), "zero": np.zeros(1, np.int64)}
+    computed = node_model(nodes, {"x": image}, ["y"], constants)
+    boxes = constants["unit"] * image.max()
+    given = node_model(nodes[2:], {"x": image, "boxes": boxes}, ["y"], {"zero": constants["zero"]})
+    dy = np.ones((1, 2, 2, 2), np.float32)
+    gradients = [
+        Session(differentiate(model, "y", ["x"]), threads=1).run({**feeds, "seed": dy})["gradient.x"]
+        for model, feeds in ((computed, {"x": image}), (given, {"x": image, "boxes": boxes}))
+    ]
+    np.testing.assert_array_equal(*gradients)
+    with pytest.raises(ModelError, match="does not depend on 'boxes' in a differentiable way"):
+        differentiate(given, "y", ["boxes"])
+
+
+def test_the_score_path_through_non_maximum_suppression() -> None:
+    """The scores that are kept are read by index: each has its gradient, the choice has none."""
+    rng = np.random.default_rng(4)
+    boxes = np.array([[[0, 0, 1, 1], [0, 0, 1.1, 1], [2, 2, 3, 3], [5, 5, 6, 6]]], np.float32)
+    nodes = [
+        node("MatMul", ["x", "w"], ["raw"]),
+        node("Sigmoid", ["raw"], ["scores"]),
+        node("NonMaxSuppression", ["boxes", "scores", "most", "overlap"], ["kept"]),
+        node("GatherND", ["scores", "kept_scores"], ["y"]),
+        node("Gather", ["kept", "columns"], ["kept_scores"], axis=1),
+    ]
+    nodes = [*nodes[:3], nodes[4], nodes[3]]
+    constants = {
+        "w": rng.standard_normal((3, 4)).astype(np.float32), "boxes": boxes, "most": np.array([2]),
+        "overlap": np.array([0.5], np.float32), "columns": np.array([0, 1, 2]),
+    }  # fmt: skip
+    x = rng.standard_normal((1, 1, 3)).astype(np.float32)
+    check = check_vjp(node_model(nodes, {"x": x}, ["y"], constants), {"x": x})
+    assert check.gradients["x"].any()
+
+
+@pytest.mark.parametrize("corners", [0, 1])
+def test_a_spatial_transformer(corners: int) -> None:
+    """AffineGrid and GridSample: the gradient reaches the transformation."""
+    rng = np.random.default_rng(5)
+    feeds = {"x": rng.standard_normal((2, 3, 6, 5)), "theta": np.array([[[0.7, 0.2, 0.1], [-0.3, 0.6, 0.05]]] * 2)}
+    feeds = {name: value.astype(np.float32) for name, value in feeds.items()}
+    nodes = [
+        node("AffineGrid", ["theta", "size"], ["grid"], align_corners=corners),
+        node("GridSample", ["x", "grid"], ["y"], align_corners=corners, mode="cubic"),
+    ]
+    model = node_model(nodes, feeds, ["y"], {"size": np.array([2, 3, 4, 3])})
+    gradients = check_vjp(model, feeds).gradients
+    theta = torch.tensor(feeds["theta"].astype(np.float64), requires_grad=True)
+    grid = F.affine_grid(theta, (2, 3, 4, 3), align_corners=bool(corners))
+    y = F.grid_sample(torch.tensor(feeds["x"].astype(np.float64)), grid, mode="bicubic", align_corners=bool(corners))
+    session = Session(differentiate(model, "y", ["theta"]), threads=1)
+    dy = rng.standard_normal((2, 3, 4, 3)).astype(np.float32)
+    got = session.run({**feeds, "seed": dy})["gradient.theta"]
+    (want,) = torch.autograd.grad(y, [theta], torch.tensor(dy.astype(np.float64)))
+    np.testing.assert_allclose(got, want.numpy(), rtol=1e-4, atol=1e-4 * want.abs().max().item())
+    assert gradients["x"].shape == (2, 3, 6, 5)
 
 
 def test_tensors_that_are_not_there() -> None:

@@ -13,6 +13,8 @@ from portable_cam.export.rules import (  # imported for their registrations
     reduce,
     relu,
     resize,
+    sampling,
+    scatter,
     shape,
 )
 from portable_cam.export.rules.registry import (
@@ -30,5 +32,5 @@ from portable_cam.export.rules.registry import (
 __all__ = [
     "NO_GRADIENT", "RULES", "Entry", "Vjp", "conv", "differentiable_inputs", "elementwise", "has_no_gradient", "index",
     "key_of", "linear", "norm", "pool", "quant", "recurrent", "reduce", "register", "relu", "resize", "rule_for",
-    "shape",
+    "sampling", "scatter", "shape",
 ]  # fmt: skip

@@ -267,3 +267,27 @@ def _transposed_window(v: Vjp, window: Window) -> Window:
         begin.append(total // 2 if auto_pad == "SAME_UPPER" else total - total // 2)
         end.append(total - begin[-1])
     return Window(window.kernel, window.strides, window.dilations, begin, end, window.group)
+
+
+@register("Col2Im")
+def col2im(v: Vjp) -> Sequence[Gradient]:
+    """Every element of a block is read where it was added: (N, C, *image) -> (N, C prod(block), number of blocks)."""
+    b = v.b
+    spatial = static_dim(v.input(1), 0)
+    if spatial is None:
+        raise v.unsupported("its number of spatial axes is known only at run time")
+    ones = [1] * spatial
+    strides, dilations = v.ints_attr("strides", ones), v.ints_attr("dilations", ones)
+    pads = v.ints_attr("pads", [0] * 2 * spatial)
+    g = b.op("Pad", v.g, b.ints([0, 0, *pads[:spatial], 0, 0, *pads[spatial:]])) if any(pads) else v.g
+    for i in range(spatial):
+        size, block = (b.op("Gather", v.input(k), b.ints(i)) for k in (1, 2))
+        reach = b.op("Add", b.op("Mul", b.op("Sub", block, 1), dilations[i]), 1)
+        free = b.op("Sub", b.op("Add", size, pads[i] + pads[spatial + i]), reach)
+        count = b.op("Add", b.op("Div", free, strides[i]), 1)
+        within = b.op("Mul", b.op("Range", b.ints(0), block, b.ints(1)), dilations[i])
+        starts = b.op("Mul", b.op("Range", b.ints(0), count, b.ints(1)), strides[i])
+        at = b.op("Add", b.op("Unsqueeze", within, b.ints([1])), starts)  # (block, count)
+        g = b.op("Gather", g, at, axis=2 + 2 * i)  # (N, C, block, count, ..., the axes not yet done)
+    axes = range(2, 2 + 2 * spatial)
+    return [b.reshape_like(b.op("Transpose", g, perm=[0, 1, *axes[::2], *axes[1::2]]), v.x), None, None]

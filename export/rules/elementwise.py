@@ -100,6 +100,15 @@ def mod(v: Vjp) -> Sequence[Gradient]:
     return [v.g, b.op("Neg", b.op("Mul", v.g, b.op("Round", steps)))]
 
 
+@register("Range", inputs=[0, 2])
+def range_(v: Vjp) -> Sequence[Gradient]:
+    """start + i delta; the limit only says how many there are."""
+    b = v.b
+    steps = b.op("Mul", v.g, b.cast_like(b.positions(v.y), v.g))
+    to_start, to_delta = (b.op("ReduceSum", each, keepdims=0) for each in (v.g, steps))
+    return [to_start, None, to_delta]
+
+
 # -- unary: gradient times a slope --------------------------------------------------------------------------------
 
 Slope = Callable[[Vjp], ir.Value]
@@ -169,7 +178,7 @@ def cast(v: Vjp) -> Sequence[Gradient]:
     return [v.b.op("Cast", v.g, to=int(source.dtype))]
 
 
-@register("Dropout")
+@register("Dropout", inputs=[0])
 def dropout(v: Vjp) -> Sequence[Gradient]:
     """The identity, as at inference; in training mode the gradient would need the mask that was drawn."""
     training = constant_of(v.optional(2))

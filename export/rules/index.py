@@ -39,37 +39,6 @@ def gather_elements(v: Vjp) -> Sequence[Gradient]:
     return [b.scatter_add("ScatterElements", v.x, v.input(1), v.g, axis=axis), None]
 
 
-@register("GatherND")
-def gather_nd(v: Vjp) -> Sequence[Gradient]:
-    if v.int_attr("batch_dims", 0):
-        raise v.unsupported("it has batch_dims")
-    return [v.b.scatter_add("ScatterND", v.x, v.input(1), v.g), None]
-
-
-@register("ScatterElements")
-def scatter_elements(v: Vjp) -> Sequence[Gradient]:
-    """The updates' gradient is read where they went; the data's is zero there, unless they were added to it."""
-    b, axis, reduction = v.b, v.int_attr("axis", 0), v.str_attr("reduction", "none")
-    if reduction not in {"none", "add"}:
-        raise v.unsupported(f"its reduction is {reduction}")
-    updates = b.op("GatherElements", v.g, v.input(1), axis=axis) if v.needed(2) else None
-    if reduction == "add" or not v.needed(0):
-        return [v.g, None, updates]
-    zeros = b.zeros_like(v.input(2))
-    return [b.op("ScatterElements", v.g, v.input(1), zeros, axis=axis), None, updates]
-
-
-@register("ScatterND")
-def scatter_nd(v: Vjp) -> Sequence[Gradient]:
-    b, reduction = v.b, v.str_attr("reduction", "none")
-    if reduction not in {"none", "add"}:
-        raise v.unsupported(f"its reduction is {reduction}")
-    updates = b.op("GatherND", v.g, v.input(1)) if v.needed(2) else None
-    if reduction == "add" or not v.needed(0):
-        return [v.g, None, updates]
-    return [b.op("ScatterND", v.g, v.input(1), b.zeros_like(v.input(2))), None, updates]
-
-
 @register("TopK")
 def top_k(v: Vjp) -> Sequence[Gradient]:
     """The values' gradient goes back to where each value came from; the indices have none."""

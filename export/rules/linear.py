@@ -7,6 +7,8 @@ import onnx_ir as ir
 from portable_cam.export.builder import known_dims, rank_of
 from portable_cam.export.rules.registry import Gradient, Vjp, register
 
+_LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
 
 @register("MatMul")
 def matmul(v: Vjp) -> Sequence[Gradient]:
@@ -88,19 +90,38 @@ def einsum(v: Vjp) -> Sequence[Gradient]:
         if not v.needed(i):
             gradients.append(None)
             continue
-        if len(set(term)) != len(term):
-            raise v.unsupported(f"operand {i} repeats a label (a diagonal)")
+        unique, repeated = _without_repeats(term, set("".join(terms) + out))
         others = [(t, v.input(j)) for j, t in enumerate(terms) if j != i]
         reachable = set(out).union(*(set(t) for t, _ in others))
         broadcast = {label for label, size in zip(term, known_dims(v.input(i)) or [], strict=False) if size == 1}
-        kept = "".join(label for label in term if label in reachable - broadcast)
+        kept = "".join(label for label in dict.fromkeys(term) if label in reachable - broadcast)
         equation = ",".join([out, *(t for t, _ in others)]) + "->" + kept
         gradient = b.op("Einsum", v.g, *(x for _, x in others), equation=equation)
-        private = [axis for axis, label in enumerate(term) if label not in kept]
+        private = [axis for axis, label in enumerate(dict.fromkeys(term)) if label not in kept]
         if private:
-            gradient = b.expand_like(b.op("Unsqueeze", gradient, b.ints(private)), v.input(i))
+            gradient = b.op("Unsqueeze", gradient, b.ints(private))
+            gradient = gradient if repeated else b.expand_like(gradient, v.input(i))
+        if repeated:
+            # back on the diagonal: the identity of the repeated axis, one label of which is the new one
+            eyes = [b.eye(b.dim(v.input(i), axis), b.dtype_of(v.x)) for axis, _, _ in repeated]
+            placed = ",".join(["".join(dict.fromkeys(term)), *(old + new for _, old, new in repeated)])
+            gradient = b.op("Einsum", gradient, *eyes, equation=f"{placed}->{unique}")
+            gradient = b.expand_like(gradient, v.input(i)) if private else gradient
         gradients.append(gradient)
     return gradients
+
+
+def _without_repeats(term: str, taken: set[str]) -> tuple[str, list[tuple[int, str, str]]]:
+    """The labels of an operand with new ones for those that were there before, and for each of these its axis, the
+    label that it repeats and the new one."""
+    labels, repeated = "", []
+    for axis, label in enumerate(term):
+        if label in labels:
+            new = next(c for c in _LABELS if c not in taken and c not in labels)
+            repeated.append((axis, label, new))
+            label = new
+        labels += label
+    return labels, repeated
 
 
 def _einsum_labels(v: Vjp) -> tuple[list[str], str]:
@@ -113,9 +134,22 @@ def _einsum_labels(v: Vjp) -> tuple[list[str], str]:
         out = ("..." if "..." in left else "") + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
     if "..." not in equation:
         return terms, out
-    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation]
+    free = [c for c in _LABELS if c not in equation]
     widths = [rank_of(v.input(i)) - len(t.replace("...", "")) for i, t in enumerate(terms) if "..." in t]
     width = max(widths, default=0)
     if any(w != width for w in widths):
         raise v.unsupported("its operands broadcast an ellipsis of different ranks")
     return [t.replace("...", "".join(free[:width])) for t in terms], out.replace("...", "".join(free[:width]))
+
+
+@register("Det")
+def det(v: Vjp) -> ir.Value:
+    """The cofactors, each the determinant of the matrix with row i replaced by the unit vector e_j: right for singular
+    matrices too, where det(A) A^-T is not defined."""
+    b = v.b
+    n = b.dim(v.x, -1)
+    eye = b.eye(n, b.dtype_of(v.x))
+    row = b.op("Cast", b.op("Unsqueeze", eye, b.ints([1, 3])), to=int(ir.DataType.BOOL))  # (n, 1, n, 1)
+    unit = b.op("Unsqueeze", eye, b.ints([0, 2]))  # (1, n, 1, n)
+    replaced = b.op("Where", row, unit, b.op("Unsqueeze", v.x, b.ints([-3, -4])))  # (..., n, n, n, n)
+    return b.op("Mul", b.op("Det", replaced), b.op("Unsqueeze", v.g, b.ints([-1, -2])))

@@ -59,15 +59,32 @@ def batch_normalization(v: Vjp) -> Sequence[Gradient]:
 
 @register("LayerNormalization")
 def layer_normalization(v: Vjp) -> Sequence[Gradient]:
+    """Its other two outputs, the mean and r, have dmean/dx = 1 / count and dr/dx = -r^2 n / count."""
     b, rank = v.b, rank_of(v.x)
     axes = list(range(v.int_attr("axis", -1) % rank, rank))
     n, r = _normalised(v, v.x, axes, v.float_attr("epsilon", 1e-5))
-    to_x = None
-    if v.needed(0):
-        to_x = _through_normalisation(v, n, r, b.op("Mul", v.g, v.input(1)), axes)
-    to_scale = b.unbroadcast(b.op("Mul", v.g, n), v.input(1), v.y) if v.needed(1) else None
-    to_bias = b.unbroadcast(v.g, v.input(2), v.y) if v.needed(2) else None
+    g, to_mean, to_r = (*v.grads, None, None)[:3]
+    parts: list[ir.Value] = []
+    if g is not None:
+        parts.append(_through_normalisation(v, n, r, b.op("Mul", g, v.input(1)), axes))
+    if to_mean is not None:
+        parts.append(b.op("Mul", b.cast_like(to_mean, n), _one_over_count(v, r)))
+    if to_r is not None:
+        slope = b.op("Mul", b.op("Neg", b.op("Mul", r, r)), _one_over_count(v, r))
+        parts.append(b.op("Mul", n, b.op("Mul", b.cast_like(to_r, n), slope)))
+    to_x = parts[0] if len(parts) == 1 and g is not None else b.op("Expand", b.op("Sum", *parts), b.shape(v.x))
+    to_scale = to_bias = None
+    if v.needed(1):
+        to_scale = b.zeros_like(v.input(1)) if g is None else b.unbroadcast(b.op("Mul", g, n), v.input(1), v.y)
+    if v.needed(2):
+        to_bias = b.zeros_like(v.input(2)) if g is None else b.unbroadcast(g, v.input(2), v.y)
     return [to_x, to_scale, to_bias]
+
+
+def _one_over_count(v: Vjp, reduced: ir.Value) -> ir.Value:
+    """One over the number of elements of x for each one of ``reduced``."""
+    b = v.b
+    return b.op("Reciprocal", b.cast_like(b.op("Div", b.op("Size", v.x), b.op("Size", reduced)), v.x))
 
 
 @register("InstanceNormalization")
@@ -118,7 +135,9 @@ def lp_normalization(v: Vjp) -> ir.Value:
     norm = b.op(kind, v.x, b.ints([axis]), keepdims=1)
     inner = b.op("ReduceSum", b.op("Mul", v.g, v.y), b.ints([axis]), keepdims=1)
     direction = v.y if p == 2 else b.op("Sign", v.x)
-    return b.op("Div", b.op("Sub", v.g, b.op("Mul", direction, inner)), norm)
+    zero = b.constant(0, b.dtype_of(norm))
+    scale = b.op("Where", b.op("Equal", norm, zero), zero, b.op("Reciprocal", norm))  # where x is 0, so is y
+    return b.op("Mul", b.op("Sub", v.g, b.op("Mul", direction, inner)), scale)
 
 
 @register("LRN")

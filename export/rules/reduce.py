@@ -4,18 +4,30 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from portable_cam.export.builder import element_count, known_dims, rank_of
+from portable_cam.export.builder import Builder, element_count, known_dims, rank_of
 from portable_cam.export.rules.registry import Gradient, Vjp, register
+
+
+def without_zeros(b: Builder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """x with each 0 replaced by 1, and a 1 for each that was replaced."""
+    is_zero = b.op("Equal", x, 0)
+    return b.op("Where", is_zero, b.constant(1, b.dtype_of(x)), x), b.cast_like(is_zero, x)
+
+
+def product_of_others(b: Builder, x: ir.Value, product: ir.Value, zeros: ir.Value) -> ir.Value:
+    """For each x, the product of the elements that it was multiplied with. ``product`` is that of all that are not
+    zero, ``zeros`` their number."""
+    nonzero, is_zero = without_zeros(b, x)
+    elsewhere = b.op("Equal", b.op("Sub", zeros, is_zero), 0)  # no zero among the others
+    return b.op("Where", elsewhere, b.op("Div", product, nonzero), b.constant(0, b.dtype_of(x)))
 
 
 def _axes(v: Vjp) -> list[int] | None:
     """The reduced axes, none negative; None if they are computed at run time."""
-    rank = rank_of(v.x)
-    if v.optional(1) is None:
-        return [] if v.int_attr("noop_with_empty_axes", 0) else list(range(rank))
-    given = v.const_ints(1)
+    given = v.const_ints(1) if v.optional(1) is not None else []
     if given is None:
         return None
+    rank = rank_of(v.x)
     if not given:
         return [] if v.int_attr("noop_with_empty_axes", 0) else list(range(rank))
     return sorted(axis % rank for axis in given)
@@ -60,6 +72,17 @@ def reduce_extremum(v: Vjp) -> Sequence[Gradient]:
     axes = v.optional(1)
     count = b.op("ReduceSum", taken, axes, keepdims=1, noop_with_empty_axes=v.int_attr("noop_with_empty_axes", 0))
     return [b.op("Mul", b.op("Div", _keepdims(v, v.g), count), taken), None]
+
+
+@register("ReduceProd")
+def reduce_prod(v: Vjp) -> Sequence[Gradient]:
+    """The product of the others. Where zeros take part it is 0, save for a single zero's own."""
+    b, axes = v.b, v.optional(1)
+    kept = {"keepdims": 1, "noop_with_empty_axes": v.int_attr("noop_with_empty_axes", 0)}
+    nonzero, is_zero = without_zeros(b, v.x)
+    product = b.op("ReduceProd", nonzero, axes, **kept)
+    zeros = b.op("ReduceSum", is_zero, axes, **kept)
+    return [b.op("Mul", _keepdims(v, v.g), product_of_others(b, v.x, product, zeros)), None]
 
 
 @register("ReduceL2")

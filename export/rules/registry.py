@@ -116,7 +116,7 @@ NO_GRADIENT = frozenset(
     """
     And ArgMax ArgMin Bernoulli BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil ConstantOfShape
     Constant Equal EyeLike Floor Greater GreaterOrEqual Hardmax IsInf IsNaN Less LessOrEqual Multinomial
-    NonMaxSuppression NonZero Not OneHot Or RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range Round
+    NonMaxSuppression NonZero Not OneHot Or RandomNormal RandomNormalLike RandomUniform RandomUniformLike Round
     SequenceLength Shape Sign Size StringConcat StringNormalizer StringSplit TfIdfVectorizer Unique Xor
     """.split()
 )

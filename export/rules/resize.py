@@ -6,19 +6,16 @@ import onnx_ir as ir
 
 from portable_cam.export.builder import Attribute, constant_of, known_dims, rank_of
 from portable_cam.export.rules.registry import Gradient, Vjp, register
+from portable_cam.export.rules.scatter import by_position
 from portable_cam.export.rules.separable import apply_adjoint
 
 
-@register("Resize")
+@register("Resize", inputs=[0])
 def resize(v: Vjp) -> Sequence[Gradient]:
     """Every mode is separable: along each resized axis the adjoint is the transpose of what Resize, with the same
     attributes, makes of the identity."""
     b, rank = v.b, rank_of(v.x)
     coordinates = v.str_attr("coordinate_transformation_mode", "half_pixel")
-    if v.str_attr("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise v.unsupported("keep_aspect_ratio_policy other than stretch")
-    if coordinates == "tf_crop_and_resize":
-        raise v.unsupported("coordinate_transformation_mode tf_crop_and_resize")
     attributes: dict[str, Attribute] = {
         "mode": v.str_attr("mode", "nearest"),
         "coordinate_transformation_mode": coordinates,
@@ -28,6 +25,10 @@ def resize(v: Vjp) -> Sequence[Gradient]:
         "nearest_mode": v.str_attr("nearest_mode", "round_prefer_floor"),
     }
     axes = [a % rank for a in v.ints_attr("axes", list(range(rank)))]
+    if coordinates == "tf_crop_and_resize":
+        return [_cropped(v, axes, attributes)]
+    if v.str_attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return [_keeping_aspect(v, axes, attributes)]
     source, result = known_dims(v.x), known_dims(v.y)
     by_scale = v.optional(2) is not None and known_dims(v.input(2)) != [0]  # an empty tensor stands for none
     constant_scales = constant_of(v.input(2)) if by_scale else None
@@ -65,6 +66,64 @@ def resize(v: Vjp) -> Sequence[Gradient]:
 
         gradient = apply_adjoint(v, gradient, axis, stretch)
     return [gradient]
+
+
+def _cropped(v: Vjp, axes: Sequence[int], attributes: dict[str, Attribute]) -> ir.Value:
+    """Coordinate mode tf_crop_and_resize: along each axis from the start to the end that the region names. What is
+    read outside of the image is a constant, so its part of the matrix is 0."""
+    b, gradient = v.b, v.g
+    region = v.input(1)
+    for i, axis in enumerate(axes):
+
+        def crop(identity: ir.Value, i: int = i, axis: int = axis) -> ir.Value:
+            # (n, n) -> (1, 1, n, m); the other axis of the picture is read as it is
+            picture = b.op("Unsqueeze", identity, b.ints([0, 1]))
+            start, end = (b.op("Slice", region, b.ints([k]), b.ints([k + 1])) for k in (i, len(axes) + i))
+            zeros, ones = (b.op("Expand", b.cast_like(b.ints([k]), region), b.ints([3])) for k in (0, 1))
+            roi = b.op("Concat", zeros, start, ones, end, axis=0)
+            sizes = b.op("Concat", b.ints([1, 1]), b.dim(v.x, axis), b.dim(v.y, axis), axis=0)
+            rows = b.op("Resize", picture, roi, None, sizes, **attributes, extrapolation_value=0.0)
+            return b.op("Squeeze", rows, b.ints([0, 1]))
+
+        gradient = apply_adjoint(v, gradient, axis, crop)
+    return gradient
+
+
+def _keeping_aspect(v: Vjp, axes: Sequence[int], attributes: dict[str, Attribute]) -> ir.Value:
+    """Sizes that only bound the result: one scale for all axes, that of the axis which fills (or first exceeds) its
+    size. Along another axis the matrix is found beside a picture of the deciding axis, so that the scale is the same.
+    """
+    b, dims, sizes, gradient = v.b, known_dims(v.x), v.const_ints(3), v.g
+    policy = v.str_attr("keep_aspect_ratio_policy", "stretch")
+    if attributes["mode"] == "nearest":  # a copy
+
+        def copy(positions: ir.Value) -> ir.Value:
+            small = b.op("Cast", positions, to=int(ir.DataType.INT32))
+            return b.op("Resize", small, *v.node.inputs[1:], **attributes, axes=axes, keep_aspect_ratio_policy=policy)
+
+        return by_position(v, copy)
+    if dims is None or sizes is None or None in [dims[axis] for axis in axes]:
+        raise v.unsupported("its keep_aspect_ratio_policy needs sizes that are known before it runs")
+    ratios = [size / (dims[axis] or 1) for axis, size in zip(axes, sizes, strict=True)]
+    deciding = ratios.index(min(ratios) if policy == "not_larger" else max(ratios))
+    for i, axis in enumerate(axes):
+
+        def scale(identity: ir.Value, i: int = i) -> ir.Value:
+            # (n, n) -> (1, n, L, n), the same along the deciding axis of length L -> (1, n, l, m) -> (n, m)
+            picture = b.op("Unsqueeze", identity, b.ints([0, 2]))
+            if i == deciding:
+                rows = b.op("Resize", picture, None, None, b.ints([sizes[i]]), **attributes, axes=[3])
+            else:
+                length = dims[axes[deciding]] or 1
+                picture = b.op("Expand", picture, b.ints([1, 1, length, 1]))
+                bounds = b.ints([sizes[deciding], sizes[i]])
+                rows = b.op(
+                    "Resize", picture, None, None, bounds, **attributes, axes=[2, 3], keep_aspect_ratio_policy=policy
+                )
+            return b.op("Squeeze", b.op("Slice", rows, b.ints([0]), b.ints([1]), b.ints([2])), b.ints([0, 2]))
+
+        gradient = apply_adjoint(v, gradient, axis, scale)
+    return gradient
 
 
 def _may_be_copied(v: Vjp, scales: list[float] | None) -> ir.Value | None:

@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from portable_cam.export.builder import known_dims, rank_of, static_dim, static_shape
 from portable_cam.export.rules.registry import Gradient, Vjp, register
+from portable_cam.export.rules.scatter import by_position
 from portable_cam.export.rules.separable import apply_adjoint
 
 register("Reshape", "Flatten", "Squeeze", "Unsqueeze", rule=lambda v: [v.b.reshape_like(v.g, v.x)])
@@ -69,12 +70,10 @@ def slice_(v: Vjp) -> Sequence[Gradient]:
     b, rank = v.b, rank_of(v.x)
     starts, ends = v.const_ints(1), v.const_ints(2)
     count = static_dim(v.input(1), 0)
-    if count is None:
-        raise v.unsupported("how many axes it has is known only at run time")
-    axes = v.const_ints(3) if v.optional(3) is not None else list(range(count))
+    axes = v.const_ints(3) if v.optional(3) is not None else None if count is None else list(range(count))
+    if count is None or axes is None:
+        return [by_position(v, lambda positions: b.op("Slice", positions, *v.node.inputs[1:]))]
     steps = v.const_ints(4) if v.optional(4) is not None else [1] * count
-    if axes is None:
-        raise v.unsupported("its axes are computed at run time")
     dims = known_dims(v.x)
     axes = [a % rank for a in axes]
     gradient = v.g
@@ -144,12 +143,14 @@ def pad(v: Vjp) -> Sequence[Gradient]:
         raise v.unsupported("its fill value depends on the tensor to differentiate for")
     pads = v.const_ints(1)
     axes = list(range(rank))
+    mode = v.str_attr("mode", "constant")
     if v.optional(3) is not None:
         given = v.const_ints(3)
         if given is None:
-            raise v.unsupported("its axes are computed at run time")
+            if mode != "constant":
+                raise v.unsupported("its axes are computed at run time")
+            return [b.op("Pad", v.g, b.op("Neg", v.input(1)), None, v.input(3))]
         axes = [a % rank for a in given]
-    mode = v.str_attr("mode", "constant")
     if mode == "constant":
         axes_input = [b.ints(axes)] if len(axes) != rank else []
         if pads is not None and min(pads, default=0) >= 0:
