@@ -25,6 +25,8 @@ from portable_cam.runtime import Session
 Array: TypeAlias = NDArray[Any]
 
 _FLOATS = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16, TensorProto.DOUBLE: np.float64}
+_ROUNDING = {*_FLOATS, TensorProto.BFLOAT16}  # a cast to these is a cast to float64 in the widened model
+_TYPE_ATTRIBUTES = {"to", "dtype", "softmax_precision"}
 _NOT_WIDENED = {"Resize": (1, 2), "Upsample": (1,)}  # inputs that are float32 whatever the type of the data
 _STASH = {"GroupNormalization", "LayerNormalization", "RMSNormalization"}  # these compute in a type of their own
 _STEP_FLOAT64 = 1e-6  # truncation 1e-12, rounding 1e-10
@@ -120,7 +122,7 @@ def directional_derivative(
     model: onnx.ModelProto, point: Mapping[str, Array], direction: Mapping[str, Array], of: str, dy: Array
 ) -> tuple[float, type[np.floating[Any]]]:
     """<dy, J v> by central differences: in float64 where ONNX Runtime has float64 kernels for every operator, else in
-    the model's own type with a wide step and one Richardson extrapolation.
+    float32 with a wide step and one Richardson extrapolation.
 
     Args:
         model: Every tensor of ``direction`` is one of its inputs, ``of`` one of its outputs.
@@ -133,16 +135,18 @@ def directional_derivative(
         The number, and the type the model was evaluated in.
     """
 
-    def difference(session: Session, kind: type[np.floating[Any]] | None, step: float) -> tuple[float, bool]:
+    def difference(session: Session, kind: type[np.floating[Any]], step: float) -> tuple[float, bool]:
         ends = []
         for sign in (1, -1):
-            moved = {k: v if kind is None or v.dtype.kind != "f" else v.astype(kind) for k, v in point.items()}
+            moved = {k: v.astype(kind) if v.dtype.kind == "f" else v for k, v in point.items()}
             for name, v in direction.items():
                 start = point[name].astype(np.float64)
                 moved[name] = np.asarray(start + sign * step * v, moved[name].dtype)
             ends.append(session.run(moved, [of])[of].astype(np.float64))
         rounded = all(np.array_equal(end, end.astype(np.float32), equal_nan=True) for end in ends)
-        return float((dy.astype(np.float64) * (ends[0] - ends[1])).sum() / (2 * step)), rounded
+        with np.errstate(invalid="ignore"):
+            change = np.where(dy == 0, 0, ends[0] - ends[1])  # infinite outputs of no weight count for nothing
+        return float((dy.astype(np.float64) * change).sum() / (2 * step)), rounded
 
     try:
         number, rounded = difference(Session(widen(model), threads=1), np.float64, _STEP_FLOAT64)
@@ -150,8 +154,8 @@ def directional_derivative(
             return number, np.float64
     except (ModelError, InputError):  # there is no float64 kernel, or it says so only when it is run
         pass
-    session = Session(model, threads=1)
-    wide, narrow = (difference(session, None, step)[0] for step in (_STEP_FLOAT32, _STEP_FLOAT32 / 2))
+    session = Session(widen(model, TensorProto.FLOAT), threads=1)
+    wide, narrow = (difference(session, np.float32, step)[0] for step in (_STEP_FLOAT32, _STEP_FLOAT32 / 2))
     return (4 * narrow - wide) / 3, np.float32
 
 
@@ -176,11 +180,11 @@ def assert_unchanged(model: onnx.ModelProto, before: Mapping[str, Array], after:
             raise AssertionError(f"output '{name}' has changed by {worst:.3g} (rounding explains {rounding:.3g})")
 
 
-def widen(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model computed in float64: its inputs, outputs, weights and casts of type float32 or float16."""
+def widen(model: onnx.ModelProto, to: int = TensorProto.DOUBLE) -> onnx.ModelProto:
+    """The model computed in float64, or the type ``to``: its floating-point inputs, outputs, weights and casts."""
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
-    graph = wide.graph
+    graph, opset = wide.graph, next(o.version for o in wide.opset_import if o.domain in {"", "ai.onnx"})
     keep = {
         node.input[i]
         for node in graph.node
@@ -191,24 +195,28 @@ def widen(model: onnx.ModelProto) -> onnx.ModelProto:
     for value in [*graph.input, *graph.output]:
         kind = value.type.tensor_type
         if kind.elem_type in _FLOATS and value.name not in keep:
-            kind.elem_type = TensorProto.DOUBLE
+            kind.elem_type = to
     for tensor in graph.initializer:
         if tensor.name not in keep:
-            _widen_tensor(tensor)
+            _widen_tensor(tensor, to)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("t") and not set(node.output) & keep:
-                _widen_tensor(attribute.t)
-            elif attribute.name in {"to", "dtype"} and attribute.i in _FLOATS:
-                attribute.i = TensorProto.DOUBLE
-        if node.op_type in _STASH and not any(a.name == "stash_type" for a in node.attribute):
-            node.attribute.append(onnx.helper.make_attribute("stash_type", TensorProto.DOUBLE))
+                _widen_tensor(attribute.t, to)
+            elif attribute.name in _TYPE_ATTRIBUTES and attribute.i in _ROUNDING:
+                attribute.i = to
+        if _has_stash_type(node.op_type, opset) and not any(a.name == "stash_type" for a in node.attribute):
+            node.attribute.append(onnx.helper.make_attribute("stash_type", to))
     return wide
 
 
-def _widen_tensor(tensor: onnx.TensorProto) -> None:
+def _has_stash_type(op_type: str, opset: int) -> bool:
+    return op_type in _STASH and "stash_type" in onnx.defs.get_schema(op_type, opset).attributes
+
+
+def _widen_tensor(tensor: onnx.TensorProto, to: int) -> None:
     if tensor.data_type in _FLOATS:
-        array = onnx.numpy_helper.to_array(tensor).astype(np.float64)
+        array = onnx.numpy_helper.to_array(tensor).astype(onnx.helper.tensor_dtype_to_np_dtype(to))
         tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
 
 
