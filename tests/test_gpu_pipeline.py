@@ -257,6 +257,9 @@ def test_options() -> None:
         "gpu_mem_limit": str(1 << 30),
     }  # fmt: skip
     assert Cuda().provider(0)[1]["use_tf32"] == "0"
+    assert Cuda(cuda_graphs=True).provider(8, cuda_graphs=True)[1]["enable_cuda_graph"] == "1"
+    with pytest.raises(OptionError, match="default stream"):
+        Cuda(cuda_graphs=True, stream=0)
     assert Cuda(precision="tf32").provider(0)[1]["use_tf32"] == "1"
     with pytest.raises(OptionError, match="precision is one of float32, tf32, float16"):
         Cuda(precision="int8")  # type: ignore[arg-type]

@@ -91,6 +91,8 @@ class BoundSession:
         first = session.inputs[image].shape[0]
         self._image, self._batch = image, first if isinstance(first, str) else None
         self._buckets = tuple(buckets or ()) if self._batch is not None else ()
+        # outputs with a row for each image, which fixed shapes, and scalars, are not
+        self._batched = {o.name for o in session.raw.get_outputs() if o.shape and not isinstance(o.shape[0], int)}
         self._bound: dict[tuple[tuple[int, ...], ...], _Bound] = {}
 
     def run(self, feeds: Mapping[str, NDArray[Any] | Array]) -> dict[str, Array]:
@@ -117,10 +119,14 @@ class BoundSession:
                 self._device.copy(value, bound.inputs[name])
             else:
                 self._device.upload(value, bound.inputs[name])
+        if any(isinstance(value, Array) for value in feeds.values()):
+            self._device.hand_to(None)  # who fills an input again on the default stream waits until it was copied
         self._run(bound, bound.run_options, shapes)
         assert bound.outputs is not None
-        return {name: first_rows(value, count) if value.shape[:1] == (filled,) and filled != count else value
-                for name, value in bound.outputs.items()}  # fmt: skip
+        return {
+            name: first_rows(value, count) if name in self._batched and filled != count else value
+            for name, value in bound.outputs.items()
+        }
 
     def _fill(self, count: int) -> int:
         return next((bucket for bucket in self._buckets if bucket >= count), count)

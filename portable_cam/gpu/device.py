@@ -23,6 +23,11 @@ from portable_cam.kernels.launch import Argument, Grid, TorchDevice, Variant
 from portable_cam.runtime import Provider, check_available
 
 
+LEGACY = 1  # the handle of the default stream, CU_STREAM_LEGACY, and its number in DLPack
+#: One stream for all explainers on a GPU: they share an allocator, which hands memory on in the order of the host.
+_STREAMS: dict[int, int] = {}
+
+
 class PipelineDevice(Protocol):
     """A device of the kernels that ONNX Runtime knows too."""
 
@@ -42,7 +47,7 @@ class PipelineDevice(Protocol):
     def stream(self) -> int | None:
         """The stream that everything runs on, for ``__dlpack__``; None where there are none."""
 
-    def providers(self) -> list[Provider]:
+    def providers(self, *, cuda_graphs: bool = False) -> list[Provider]:
         """Execution providers for a session on this device."""
 
     def empty(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:
@@ -52,7 +57,8 @@ class PipelineDevice(Protocol):
         """Run a kernel after everything before it."""
 
     def enter(self) -> None:
-        """Make the device current in this thread."""
+        """Make the device current in this thread, and wait for what the default stream holds: who read an earlier
+        result or wrote an input there is done before memory is used again. The host does not wait."""
 
     def upload(self, values: NDArray[Any], to: Array) -> None:
         """Copy from the host to the start of an array, after everything before it."""
@@ -76,7 +82,7 @@ class HostDevice:
         del options  # nothing to choose
         self._torch: TorchDevice | None = None
 
-    def providers(self) -> list[Provider]:
+    def providers(self, *, cuda_graphs: bool = False) -> list[Provider]:
         return ["CPUExecutionProvider"]
 
     def empty(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:
@@ -118,11 +124,14 @@ class CudaDevice:
         self.options = options
         self.index = options.index
         self._driver = Driver(options.index)
-        self.stream: int = self._driver.new_stream() if options.stream is None else options.stream
+        if options.stream is None and self.index not in _STREAMS:
+            _STREAMS[self.index] = self._driver.new_stream()
+        # 0 would have ONNX Runtime make a stream of its own
+        self.stream: int = _STREAMS[self.index] if options.stream is None else options.stream or LEGACY
         self._cubins = Cubins(self._driver.capability)
 
-    def providers(self) -> list[Provider]:
-        return [self.options.provider(self.stream), "CPUExecutionProvider"]
+    def providers(self, *, cuda_graphs: bool = False) -> list[Provider]:
+        return [self.options.provider(self.stream, cuda_graphs=cuda_graphs), "CPUExecutionProvider"]
 
     def empty(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:
         return binding.allocate(shape, dtype, "cuda", self.index)
@@ -132,6 +141,8 @@ class CudaDevice:
 
     def enter(self) -> None:
         self._driver.enter()
+        if self.stream != LEGACY:
+            self._driver.wait(self.stream, LEGACY)
 
     def upload(self, values: NDArray[Any], to: Array) -> None:
         contiguous = np.ascontiguousarray(values)
@@ -147,7 +158,9 @@ class CudaDevice:
         return values
 
     def hand_to(self, stream: int | None) -> None:
-        self._driver.wait(0 if stream in {None, 0, 1} else int(stream or 0), self.stream)
+        consumer = stream or LEGACY
+        if consumer != self.stream:
+            self._driver.wait(consumer, self.stream)
 
 
 def open_device(options: Common) -> PipelineDevice:

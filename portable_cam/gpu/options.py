@@ -53,7 +53,9 @@ class Cuda(Common):
     index: int = 0
     """Which GPU."""
     stream: int | None = None
-    """The address of a CUDA stream to run on (``torch.cuda.current_stream().cuda_stream``); None for one of our own."""
+    """The address of a CUDA stream to run on (``torch.cuda.current_stream().cuda_stream``); None for one that all
+    explainers on this GPU share. Explainers of one process should not run on different streams at the same time: they
+    share an allocator."""
     cuda_graphs: bool = False
     """Record the graph's kernels once for each batch size and replay them; for one target per image and models
     without control flow."""
@@ -72,8 +74,10 @@ class Cuda(Common):
         super().__post_init__()
         if self.conv_search not in get_args(ConvSearch):
             raise OptionError(f"conv_search is one of {', '.join(get_args(ConvSearch))}, not {self.conv_search!r}")
+        if self.cuda_graphs and self.stream in {0, 1}:
+            raise OptionError("CUDA graphs cannot be recorded on the default stream: name another, or none")
 
-    def provider(self, stream: int) -> tuple[str, dict[str, Any]]:
+    def provider(self, stream: int, *, cuda_graphs: bool = False) -> tuple[str, dict[str, Any]]:
         """The execution provider as ONNX Runtime takes it."""
         options = {
             "device_id": str(self.index),
@@ -82,7 +86,7 @@ class Cuda(Common):
             "prefer_nhwc": str(int(self.nhwc)),
             "cudnn_conv_algo_search": self.conv_search.upper(),
             "cudnn_conv_use_max_workspace": str(int(self.max_workspace)),
-            "enable_cuda_graph": str(int(self.cuda_graphs)),
+            "enable_cuda_graph": str(int(cuda_graphs)),
         }
         if self.memory_limit is not None:
             options["gpu_mem_limit"] = str(self.memory_limit)

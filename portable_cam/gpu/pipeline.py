@@ -59,11 +59,11 @@ class Pipeline:
         self, model: onnx.ModelProto, device: PipelineDevice, options: Common, *, details: bool = False
     ) -> None:
         self.device = device
-        self.session = Session(model, providers=device.providers(), record_placement=True)
+        graphs = isinstance(options, Cuda) and options.cuda_graphs and not _has_subgraphs(model)
+        self.session = Session(model, providers=device.providers(cuda_graphs=graphs), record_placement=True)
         self.inputs, self.outputs = self.session.inputs, self.session.outputs
         facts = {p.key.removeprefix("portable_cam."): p.value for p in model.metadata_props}
         self._image, self._axis = facts["image"], int(facts["channel_axis"])
-        graphs = isinstance(options, Cuda) and options.cuda_graphs and not _has_subgraphs(model)
         self._bound = BoundSession(self.session, device, self._image, options.buckets, cuda_graphs=graphs)
         self._details = details
         self._heads = _kernel_heads(facts, device, details)
