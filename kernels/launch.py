@@ -91,10 +91,10 @@ class TorchDevice:
 
     def __init__(self, device: str = "cuda") -> None:
         self._torch: Any = importlib.import_module("torch")
-        self._device = device
+        self.place = device
 
     def empty(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:
-        return of_torch(self._torch.empty(shape, dtype=getattr(self._torch, dtype), device=self._device))
+        return of_torch(self._torch.empty(shape, dtype=getattr(self._torch, dtype), device=self.place))
 
     def launch(self, variant: Variant, grid: Grid, arguments: Sequence[Argument]) -> None:
         values = [self._tensor(a) if isinstance(a, Array) else a for a in arguments]

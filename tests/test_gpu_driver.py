@@ -233,3 +233,27 @@ print(json.dumps(sorted({v.kernel for v in chosen})))
     }
     assert set(json.loads(done.stdout)) == launched
     assert len(launched) == 10
+
+
+def test_streams_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from portable_cam.gpu import Cuda, device
+
+    cuda = FakeCuda()
+    monkeypatch.setattr(device, "Driver", lambda index: Driver(index, cuda))
+    monkeypatch.setattr(device, "_STREAMS", {})
+    first, second = device.CudaDevice(Cuda()), device.CudaDevice(Cuda())
+    assert first.stream == second.stream
+    assert len(cuda.named("cuStreamCreate")) == 1
+    assert device.CudaDevice(Cuda(index=1)).stream != first.stream
+    assert device.CudaDevice(Cuda(stream=0)).stream == 1
+    cuda.calls.clear()
+    first.enter()  # ours waits for the default stream
+    first.hand_to(None)  # the default stream waits for ours
+    first.hand_to(first.stream)
+    assert [(to.value, before.value) for (to, *_), (_, before) in
+            zip(cuda.named("cuStreamWaitEvent"), cuda.named("cuEventRecord"), strict=True)] == [
+        (first.stream, 1), (1, first.stream)]  # fmt: skip
+    provider, host = first.providers(cuda_graphs=True)
+    assert provider[1]["user_compute_stream"] == str(first.stream)
+    assert host == "CPUExecutionProvider"
+    assert device.has_kernels(first) == Cubins(90).available

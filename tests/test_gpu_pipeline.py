@@ -157,6 +157,24 @@ def test_from_and_to_torch(explainers: Any) -> None:
         result["deconvnet"]
 
 
+def test_overlay(explainers: Any) -> None:
+    ours, theirs = explainers(("gradcam", "gradient"))
+    x, photos = pixels(2), random.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    result = ours.on_device(x)
+    pictures = result.overlay("gradcam", photos)
+    assert pictures.shape == (2, 1, 8, 8, 3)
+    expected = [pcam.report.overlay(photo, maps[0]) for photo, maps in zip(photos, theirs(x)["gradcam"], strict=True)]
+    off = np.abs(pictures.numpy()[:, 0].astype(int) - np.stack(expected).astype(int))
+    assert (off > 0).mean() < 0.02  # a value between two colours may fall to either
+    np.testing.assert_array_equal(pictures, result.overlay("gradcam", torch.from_numpy(photos)))
+    with pytest.raises(InputError, match="have no overlay"):
+        result.overlay("gradient", photos)
+    with pytest.raises(InputError, match="must be uint8, not float32"):
+        result.overlay("gradcam", photos.astype(np.float32))
+    with pytest.raises(InputError, match="the photos must have shape"):
+        result.overlay("gradcam", photos[:1])
+
+
 class Elsewhere:
     """An array of a GPU that is not ours."""
 

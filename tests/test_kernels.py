@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each kernel against its numpy twin, under Triton's interpreter, with memory poisoned.
+"""Each kernel against its numpy twin, with memory poisoned: under Triton's interpreter, on a GPU with ``-m gpu``.
 
 The interpreter runs about a thousand programs a second: grids are small.
 """
@@ -38,9 +38,24 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", poisoned)
 
 
-@pytest.fixture
-def device() -> TorchDevice:
-    return TorchDevice("cpu")
+@pytest.fixture(params=["interpreted", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> TorchDevice:
+    """Triton's interpreter; with ``-m gpu`` a GPU, kernels compiled and launched by the driver."""
+    if request.param == "interpreted":
+        return TorchDevice("cpu")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    from portable_cam.kernels.on_torch import DriverDevice
+
+    return DriverDevice()
+
+
+def put(device: TorchDevice, t: Any) -> Array:
+    """A tensor where the kernels run; its strides stay."""
+    if t.device.type == "cpu" and device.place != "cpu":
+        moved = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=device.place)
+        t = moved.copy_(t)
+    return of_torch(t)
 
 
 def tensor(array: Any, dtype: str = "float32") -> Any:
@@ -49,7 +64,7 @@ def tensor(array: Any, dtype: str = "float32") -> Any:
 
 def back(array: Array) -> np.ndarray:
     """As float64."""
-    return array.owner.to(torch.float64).numpy()
+    return array.owner.to(torch.float64).cpu().numpy()
 
 
 def exact(t: Any) -> np.ndarray:
@@ -92,7 +107,7 @@ def test_weighted_sum(device: TorchDevice, n: int, k: int, c: int, h: int, w: in
         signed = reference.method_map(method, exact(a), exact(g))
         g_in = g.movedim(2, -1).contiguous() if last else g
     a_in = a.movedim(1, -1).contiguous() if last else a
-    raw, ranges = cam.weighted_sum(device, of_torch(a_in), of_torch(g_in), method=method, channels_last=last)
+    raw, ranges = cam.weighted_sum(device, put(device, a_in), put(device, g_in), method=method, channels_last=last)
     close(back(raw), np.maximum(signed, 0))
     close(back(ranges), np.stack([signed.min((2, 3)), signed.max((2, 3))], -1))
 
@@ -107,7 +122,7 @@ def test_weighted_sum_of_halves(device: TorchDevice, method: str, dtype: str) ->
         g = weights
     else:
         signed = reference.method_map(method, exact(a), exact(g))
-    raw, _ = cam.weighted_sum(device, of_torch(a), of_torch(g), method=method, relu=False)
+    raw, _ = cam.weighted_sum(device, put(device, a), put(device, g), method=method, relu=False)
     assert raw.dtype == "float32"
     close(back(raw), signed)
 
@@ -115,20 +130,20 @@ def test_weighted_sum_of_halves(device: TorchDevice, method: str, dtype: str) ->
 @pytest.mark.parametrize("method", ["gradcam", "hirescam", "xgradcam"])
 def test_counterfactual_and_scaled_seed(device: TorchDevice, method: str) -> None:
     a, g = normal(1, 6, 4, 4).abs(), normal(1, 1, 6, 4, 4)
-    raw, _ = cam.weighted_sum(device, of_torch(a), of_torch(g * 1024), method=method, scale=-1 / 1024, relu=False)
+    raw, _ = cam.weighted_sum(device, put(device, a), put(device, g * 1024), method=method, scale=-1 / 1024, relu=False)
     close(back(raw), -reference.method_map(method, exact(a), exact(g)))
 
 
 def test_strides(device: TorchDevice) -> None:
     a, g = normal(4, 12, 4, 4), normal(2, 6, 12, 4, 4)
     a_view, g_view = a[1:3, ::2], g[:, 1:5:2, ::2]
-    raw, _ = cam.weighted_sum(device, of_torch(a_view), of_torch(g_view))
+    raw, _ = cam.weighted_sum(device, put(device, a_view), put(device, g_view))
     close(back(raw), np.maximum(reference.method_map("gradcam", exact(a_view), exact(g_view)), 0))
     with pytest.raises(InputError, match="pixels of a channel must lie one after another"):
-        cam.weighted_sum(device, of_torch(a[:2, ..., ::2]), of_torch(g[..., ::2]))
+        cam.weighted_sum(device, put(device, a[:2, ..., ::2]), put(device, g[..., ::2]))
     last = a.permute(0, 2, 3, 1)
     with pytest.raises(InputError, match="channels of a pixel"):
-        cam.weighted_sum(device, of_torch(last), of_torch(last[:, None]), channels_last=True)
+        cam.weighted_sum(device, put(device, last), put(device, last[:, None]), channels_last=True)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # the interpreter computes with numpy
@@ -138,7 +153,7 @@ def test_nan_and_infinity_are_seen(device: TorchDevice, method: str, bad: float)
     a, g = normal(2, 3, 4, 4).abs(), normal(2, 1, 3, 4, 4)
     a[0, 1, 2, 2], g[0, 0, 1, 2, 2] = bad, 1
     g_in = g.mean((3, 4)) if method == "weights" else g
-    raw, ranges = cam.weighted_sum(device, of_torch(a), of_torch(g_in), method=method, relu=False)
+    raw, ranges = cam.weighted_sum(device, put(device, a), put(device, g_in), method=method, relu=False)
     assert not np.isfinite(back(ranges)[0]).all()
     assert not np.isfinite(back(raw)[0, 0]).all()
     assert np.isfinite(back(raw)[1]).all()
@@ -147,27 +162,27 @@ def test_nan_and_infinity_are_seen(device: TorchDevice, method: str, bad: float)
 
 def test_finish(device: TorchDevice) -> None:
     maps = normal(2, 2, 5, 60)
-    raw, ranges = cam.finish(device, of_torch(maps), scale=-1)
+    raw, ranges = cam.finish(device, put(device, maps), scale=-1)
     close(back(raw), np.maximum(-exact(maps), 0))
     close(back(ranges)[..., 1], (-exact(maps)).max((2, 3)))
 
 
 def test_the_same_bits_every_time(device: TorchDevice) -> None:
-    a, g = of_torch(normal(1, 300, 7, 7)), of_torch(normal(1, 1, 300, 7, 7))
+    a, g = put(device, normal(1, 300, 7, 7)), put(device, normal(1, 1, 300, 7, 7))
     first, second = (cam.weighted_sum(device, a, g)[0].owner for _ in range(2))
     assert torch.equal(first, second)
 
 
 def test_weighted_sum_refuses(device: TorchDevice) -> None:
-    a, g = of_torch(normal(2, 3, 4, 4)), of_torch(normal(2, 1, 3, 4, 4))
+    a, g = put(device, normal(2, 3, 4, 4)), put(device, normal(2, 1, 3, 4, 4))
     with pytest.raises(OptionError, match="method 'smooth' has no kernel"):
         cam.weighted_sum(device, a, g, method="smooth")
     with pytest.raises(InputError, match=r"the gradient must have shape \(2, any, 3, 4, 4\)"):
-        cam.weighted_sum(device, a, of_torch(normal(2, 1, 3, 4, 5)))
+        cam.weighted_sum(device, a, put(device, normal(2, 1, 3, 4, 5)))
     with pytest.raises(InputError, match="not float64"):
-        cam.weighted_sum(device, of_torch(normal(2, 3, 4, 4).double()), g)
+        cam.weighted_sum(device, put(device, normal(2, 3, 4, 4).double()), g)
     with pytest.raises(InputError, match="is empty"):
-        cam.weighted_sum(device, of_torch(normal(2, 0, 4, 4)), of_torch(normal(2, 1, 0, 4, 4)))
+        cam.weighted_sum(device, put(device, normal(2, 0, 4, 4)), put(device, normal(2, 1, 0, 4, 4)))
 
 
 SIZES = [(7, 7, 31, 29), (1, 1, 5, 3), (4, 3, 4, 3), (2, 9, 40, 64), (20, 20, 9, 7), (1, 8, 1, 1)]
@@ -178,7 +193,7 @@ NORMS = {"none": lambda x: x, "minmax": reference.minmax, "pytorch_grad_cam": re
 @pytest.mark.parametrize(("h", "w", "H", "W"), SIZES)
 def test_upsample(device: TorchDevice, h: int, w: int, H: int, W: int, norm: Any) -> None:
     maps = normal(2, 2, h, w)
-    out, extent = upsample.upsample(device, upsample.Upsampling(of_torch(maps), (H, W)), norm)
+    out, extent = upsample.upsample(device, upsample.Upsampling(put(device, maps), (H, W)), norm)
     expected = NORMS[norm](reference.upsample_bilinear(exact(maps), (H, W)))
     close(back(out), expected)
     if norm != "none":
@@ -187,14 +202,14 @@ def test_upsample(device: TorchDevice, h: int, w: int, H: int, W: int, norm: Any
 
 def test_upsample_as_torch_does(device: TorchDevice) -> None:
     maps = normal(1, 1, 5, 6)
-    out, _ = upsample.upsample(device, upsample.Upsampling(of_torch(maps), (17, 23)), "none")
+    out, _ = upsample.upsample(device, upsample.Upsampling(put(device, maps), (17, 23)), "none")
     theirs = torch.nn.functional.interpolate(maps, (17, 23), mode="bilinear", align_corners=False)
     close(back(out), exact(theirs))
 
 
 def test_upsample_scaled_first(device: TorchDevice) -> None:
     signed = normal(2, 1, 6, 6)
-    raw, ranges = cam.finish(device, of_torch(signed))
+    raw, ranges = cam.finish(device, put(device, signed))
     of = upsample.Upsampling(raw, (20, 21), scale_by=ranges)
     out, _ = upsample.upsample(device, of, "pytorch_grad_cam")
     scaled = reference.upsample_bilinear(reference.pgc_scale(np.maximum(exact(signed), 0)), (20, 21))
@@ -205,7 +220,7 @@ def test_mean_of_layers(device: TorchDevice) -> None:
     layers = [normal(1, 2, 5, 5), normal(1, 2, 10, 8)]
     total = None
     for maps in layers:
-        of = upsample.Upsampling(of_torch(maps), (16, 12))
+        of = upsample.Upsampling(put(device, maps), (16, 12))
         total, _ = upsample.upsample(device, of, "minmax", factor=0.5, add_to=total)
     assert total is not None
     mean = np.mean([reference.minmax(reference.upsample_bilinear(exact(m), (16, 12))) for m in layers], axis=0)
@@ -220,7 +235,7 @@ def test_upsample_flat_nan_infinite(device: TorchDevice) -> None:
     maps[0, 1, 1, 1] = np.nan
     maps[0, 2, 1, 1] = np.inf
     maps[0, 3] = 0
-    out, extent = upsample.upsample(device, upsample.Upsampling(of_torch(maps), (33, 40)), "minmax")
+    out, extent = upsample.upsample(device, upsample.Upsampling(put(device, maps), (33, 40)), "minmax")
     wide = back(out)[0]
     assert (wide[0] == 0).all()
     assert np.isnan(wide[1]).all()
@@ -234,18 +249,18 @@ def test_many_tiles(device: TorchDevice, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(upsample, "BLOCK", 16)
     monkeypatch.setattr(upsample, "TILES", 4)
     maps = normal(1, 1, 3, 3)
-    out, _ = upsample.upsample(device, upsample.Upsampling(of_torch(maps), (15, 11)))
+    out, _ = upsample.upsample(device, upsample.Upsampling(put(device, maps), (15, 11)))
     close(back(out), reference.minmax(reference.upsample_bilinear(exact(maps), (15, 11))))
 
 
 def test_upsample_refuses(device: TorchDevice) -> None:
-    maps = of_torch(normal(1, 1, 3, 3))
+    maps = put(device, normal(1, 1, 3, 3))
     with pytest.raises(InputError, match="cannot be resized"):
         upsample.upsample(device, upsample.Upsampling(maps, (0, 4)))
     with pytest.raises(InputError, match="cannot be resized"):
         upsample.upsample(device, upsample.Upsampling(maps, (1 << 29, 4)))
     with pytest.raises(InputError, match="contiguous"):
-        upsample.upsample(device, upsample.Upsampling(of_torch(normal(1, 1, 3, 6)[..., ::2]), (4, 4)))
+        upsample.upsample(device, upsample.Upsampling(put(device, normal(1, 1, 3, 6)[..., ::2]), (4, 4)))
     with pytest.raises(InputError, match="nearest"):
         upsample.upsample(device, upsample.Upsampling(maps, (4, 4), nearest=True), "minmax")
 
@@ -255,24 +270,24 @@ def test_upsample_refuses(device: TorchDevice) -> None:
 def test_guided_product(device: TorchDevice, dtype: str, last: bool) -> None:
     g, maps = normal(2, 2, 3, 15, 13, dtype=dtype), normal(2, 2, 4, 4).abs()
     g_in = g.movedim(2, -1).contiguous() if last else g
-    out = back(guided.guided_product(device, of_torch(g_in), upsample.Upsampling(of_torch(maps), (15, 13)),
+    out = back(guided.guided_product(device, put(device, g_in), upsample.Upsampling(put(device, maps), (15, 13)),
                                      channels_last=last))  # fmt: skip
     close(np.moveaxis(out, -1, 2) if last else out, reference.guided_product(exact(g), exact(maps)))
 
 
 def test_guided_product_nearest(device: TorchDevice) -> None:
     g, maps = normal(1, 1, 1, 9, 40), normal(1, 1, 4, 7)
-    of = upsample.Upsampling(of_torch(maps), (9, 40), nearest=True)
+    of = upsample.Upsampling(put(device, maps), (9, 40), nearest=True)
     wide = reference.upsample_nearest(exact(maps), (9, 40))
     close(wide, exact(torch.nn.functional.interpolate(maps, (9, 40), mode="nearest")))
-    close(back(guided.guided_product(device, of_torch(g), of, scale=0.25)), exact(g) * wide[:, :, None] / 4)
+    close(back(guided.guided_product(device, put(device, g), of, scale=0.25)), exact(g) * wide[:, :, None] / 4)
 
 
 def test_guided_product_normalised(device: TorchDevice) -> None:
     g, signed = normal(1, 2, 3, 12, 12), normal(1, 2, 4, 4)
-    raw, ranges = cam.finish(device, of_torch(signed))
+    raw, ranges = cam.finish(device, put(device, signed))
     of = upsample.Upsampling(raw, (12, 12), scale_by=ranges)
-    out = guided.guided_product(device, of_torch(g), of, "pytorch_grad_cam")
+    out = guided.guided_product(device, put(device, g), of, "pytorch_grad_cam")
     scaled = reference.upsample_bilinear(reference.pgc_scale(np.maximum(exact(signed), 0)), (12, 12))
     close(back(out), exact(g) * reference.pgc_scale(scaled)[:, :, None])
 
@@ -284,9 +299,9 @@ def test_overlay(device: TorchDevice, alpha: float) -> None:
     maps[0, 0, 1, :3] = np.arange(3, dtype=np.float32) / 255 + np.float32(0.5 / 255)
     palette = random.integers(0, 256, (257, 3), dtype=np.uint8)
     photos = random.integers(0, 256, (2, 9, 7, 3), dtype=np.uint8)
-    out = overlay.overlay(device, *(of_torch(torch.from_numpy(a)) for a in (maps, palette, photos)), alpha)
+    out = overlay.overlay(device, *(put(device, torch.from_numpy(a)) for a in (maps, palette, photos)), alpha)
     expected = reference.overlay(maps, palette, photos, alpha)
-    off = np.abs(out.owner.numpy().astype(int) - expected.astype(int))
+    off = np.abs(out.owner.cpu().numpy().astype(int) - expected.astype(int))
     # with 0.3 in float32 a value just at a half may round the other way
     assert off.max() <= (1 if alpha == 0.3 else 0)
     assert (off > 0).mean() < 0.02
@@ -299,15 +314,15 @@ def test_overlay_as_the_report_does(device: TorchDevice) -> None:
     maps[0, 0, 2, 2] = np.nan
     photo = random.integers(0, 256, (6, 5, 3), dtype=np.uint8)
     palette = np.vstack([report.colorize(np.linspace(0, 1, 256)[None])[0], report.NOT_A_NUMBER]).astype(np.uint8)
-    out = overlay.overlay(device, *(of_torch(torch.from_numpy(a)) for a in (maps, palette, photo[None])))
-    np.testing.assert_array_equal(out.owner.numpy()[0, 0], report.overlay(photo, maps[0, 0]))
+    out = overlay.overlay(device, *(put(device, torch.from_numpy(a)) for a in (maps, palette, photo[None])))
+    np.testing.assert_array_equal(out.owner.cpu().numpy()[0, 0], report.overlay(photo, maps[0, 0]))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize(("rows", "length"), [(3, 1), (2, 1000), (1, 5001), (4, 17)])
 def test_row_statistics(device: TorchDevice, rows: int, length: int, dtype: str) -> None:
     x = (normal(rows, length) + 100).to(getattr(torch, dtype))
-    close(back(moments.row_statistics(device, of_torch(x))), reference.row_statistics(exact(x)), 2e-5)
+    close(back(moments.row_statistics(device, put(device, x))), reference.row_statistics(exact(x)), 2e-5)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
@@ -315,21 +330,21 @@ def test_row_statistics_over_many_tiles(device: TorchDevice, monkeypatch: pytest
     monkeypatch.setattr(moments, "_BLOCK", 16)
     monkeypatch.setattr(moments, "_TILES", 4)
     x = normal(2, 143) * 3 + 7
-    ours = back(moments.row_statistics(device, of_torch(x), correction=1))
+    ours = back(moments.row_statistics(device, put(device, x), correction=1))
     close(ours, reference.row_statistics(exact(x), 1))
     x[1, 140] = np.nan
-    ours = back(moments.row_statistics(device, of_torch(x)))
+    ours = back(moments.row_statistics(device, put(device, x)))
     assert np.isfinite(ours[0]).all()
     assert np.isnan(ours[1]).all()
     x[1, 140] = np.inf
-    assert back(moments.row_statistics(device, of_torch(x)))[1, 3] == np.inf
+    assert back(moments.row_statistics(device, put(device, x)))[1, 3] == np.inf
 
 
 def test_sample_moments(device: TorchDevice) -> None:
     x = normal(11, 37) + 50
     running = moments.SampleMoments(device, 37)
     for start, end in pairwise((0, 1, 5, 11)):
-        running.add(of_torch(x[start:end]))
+        running.add(put(device, x[start:end]))
     mean, variance = reference.sample_moments(exact(x), 1)
     close(back(running.variance(correction=1)), variance, 1e-5)
     close(back(running.mean), mean)
@@ -341,6 +356,6 @@ def test_sample_moments_refuse(device: TorchDevice) -> None:
     with pytest.raises(InputError, match="not defined"):
         running.variance()
     with pytest.raises(InputError, match=r"the samples must have shape \(any, 4\)"):
-        running.add(of_torch(normal(2, 5)))
+        running.add(put(device, normal(2, 5)))
     with pytest.raises(OptionError, match="correction"):
-        moments.row_statistics(device, of_torch(normal(2, 5)), correction=3)
+        moments.row_statistics(device, put(device, normal(2, 5)), correction=3)

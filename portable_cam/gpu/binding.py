@@ -124,7 +124,7 @@ class BoundSession:
         self._run(bound, bound.run_options, shapes)
         assert bound.outputs is not None
         return {
-            name: first_rows(value, count) if name in self._batched and filled != count else value
+            name: first_rows(value, count) if name in self._batched and value.shape[0] == filled > count else value
             for name, value in bound.outputs.items()
         }
 

@@ -22,7 +22,6 @@ from portable_cam.kernels.driver import Driver
 from portable_cam.kernels.launch import Argument, Grid, TorchDevice, Variant
 from portable_cam.runtime import Provider, check_available
 
-
 LEGACY = 1  # the handle of the default stream, CU_STREAM_LEGACY, and its number in DLPack
 #: One stream for all explainers on a GPU: they share an allocator, which hands memory on in the order of the host.
 _STREAMS: dict[int, int] = {}

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portable_cam.errors import OptionError
+from portable_cam import kernels
+from portable_cam.errors import InputError, OptionError
+from portable_cam.gpu.binding import from_dlpack
 from portable_cam.gpu.device import PipelineDevice
 from portable_cam.kernels.array import Array
 from portable_cam.result import Result
@@ -69,6 +71,31 @@ class DeviceArray:
         return self.numpy() if dtype is None else self.numpy().astype(dtype)
 
 
+def overlay(device: PipelineDevice, maps: Array, photos: Any, alpha: float) -> Array:
+    """See :meth:`DeviceResult.overlay`."""
+    from portable_cam.report import NOT_A_NUMBER, colorize
+
+    if len(maps.shape) != 4:
+        raise InputError(f"maps of shape {maps.shape} have no overlay: choose a method whose maps are (N, K, H, W)")
+    device.enter()
+    palette = np.vstack([colorize(np.linspace(0, 1, 256)[None])[0], NOT_A_NUMBER]).astype(np.uint8)
+    return kernels.overlay.overlay(
+        device, maps, _placed(device, "the palette", palette), _placed(device, "the photos", photos), alpha
+    )
+
+
+def _placed(device: PipelineDevice, name: str, values: Any) -> Array:
+    """An array on the device, copied there if it is not."""
+    if not isinstance(values, np.ndarray) and hasattr(values, "__dlpack_device__"):
+        return from_dlpack(name, values, device)
+    host = np.asarray(values)
+    if host.dtype != np.uint8:
+        raise InputError(f"{name} must be uint8, not {host.dtype}")
+    array = device.empty(host.shape, "uint8")
+    device.upload(host, array)
+    return array
+
+
 @dataclass(frozen=True)
 class DeviceResult:
     """The explanation of N images, K targets each, as :class:`~portable_cam.result.Result` has it, on a device."""
@@ -109,6 +136,24 @@ class DeviceResult:
         extents = {m: self.values.get(f"extent.{m}") for m in self.maps}
         ends = {m: self.maps[m].numpy() if e is None else e.numpy()[..., -2:] for m, e in extents.items()}
         return self.find_flags(small, ends)
+
+    def overlay(self, method: str, photos: Any, alpha: float = 0.5) -> DeviceArray:
+        """The maps of a method over the photos, made on the device: only finished pictures need to cross to the host.
+
+        Args:
+            method: A method of maps at the size of the photos.
+            photos: uint8 (N, H, W, 3), RGB, of the host or the device.
+            alpha: How opaque the map is, 0 to 1.
+
+        Returns:
+            uint8 (N, K, H, W, 3), as :func:`portable_cam.report.overlay` mixes them.
+
+        Raises:
+            InputError: Method, photos and maps do not fit.
+            DeviceError: There are no kernels.
+        """
+        maps = self[method]
+        return DeviceArray(overlay(maps._device, maps._array, photos, alpha), maps._device)
 
     def numpy(self) -> Result:
         """All of it on the host."""
