@@ -269,13 +269,14 @@ class Explainer:
             raise DeviceError("this explainer runs on the host: make it with device='cuda' to leave results on the GPU")
         return session
 
-    def top(self, x: ArrayLike | Mapping[str, ArrayLike], k: int) -> Result:
-        """Explain the ``k`` classes with the highest scores of each image, best first."""
-        feeds = self._feeds(self._session(1), x, {})
+    def top(self, x: ArrayLike | Mapping[str, ArrayLike], k: int, **extra: ArrayLike) -> Result:
+        """Explain the ``k`` classes with the highest scores of each image, best first; ``extra`` as in a call."""
+        feeds = self._feeds(self._session(1), x, extra)
         limit = min(16, self.classes or 16)
         if not 1 <= k <= limit:
             raise TargetError(f"top{k}: between 1 and {limit} top classes can be explained at once")
         asked = np.tile(-np.arange(1, k + 1, dtype=np.int64), (len(feeds[self.image_name]), 1))
+        feeds |= {name: self._broadcast(name, value, asked.shape) for name, value in extra.items()}
         return self._run(feeds, asked)
 
     def _run(self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]) -> Result:

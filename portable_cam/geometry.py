@@ -64,6 +64,22 @@ class Geometry:
         canvas.paste(image, (-left, -top))
         return np.asarray(canvas)
 
+    def to_photo(self, box: Box) -> Box:
+        """A box in pixels of the input in those of the photo, cut off at the photo's edges."""
+        left, top, right, bottom = self.box
+        x, y = (right - left) / self.size[1], (bottom - top) / self.size[0]
+        (height, width), (x0, y0, x1, y1) = self.photo, box
+        return (
+            min(max(left + x0 * x, 0), width), min(max(top + y0 * y, 0), height),
+            min(max(left + x1 * x, 0), width), min(max(top + y1 * y, 0), height),
+        )  # fmt: skip
+
+    def to_input(self, box: Box) -> Box:
+        """A box in pixels of the photo in those of the input; it may reach beyond what a crop leaves."""
+        left, top, right, bottom = self.box
+        x, y = self.size[1] / (right - left), self.size[0] / (bottom - top)
+        return (box[0] - left) * x, (box[1] - top) * y, (box[2] - left) * x, (box[3] - top) * y
+
     def on_photo(self, map01: NDArray[np.floating], fill: float = 0.0) -> NDArray[np.float32]:
         """Lay a map at the input's size over the whole photo.
 

@@ -21,10 +21,15 @@ from portable_cam.preprocess import Preprocessing
 #: Each task's class, by module and name; imported when it is asked for.
 JOBS: Mapping[str, tuple[str, str]] = {
     "classify": ("portable_cam.jobs", "ClassifyJob"),
+    "detect": ("portable_cam.jobs", "DetectJob"),
+    "segment": ("portable_cam.jobs", "SegmentJob"),
     "caption": ("portable_cam.language.jobs", "CaptionJob"),
     "vqa": ("portable_cam.language.jobs", "QuestionJob"),
     "ctc": ("portable_cam.language.jobs", "LineJob"),
 }
+
+
+_FLAGS = {"sets": "set"}  # options whose name on the command line is another
 
 
 class Job(Protocol):
@@ -68,7 +73,7 @@ def job_for(
             raise OptionError(f"the task {task} needs --{option}")
     for option in given:
         if option not in kind.takes:
-            raise OptionError(f"the task {task} takes no --{option}")
+            raise OptionError(f"the task {task} takes no --{_FLAGS.get(option, option.replace('_', '-'))}")
     job: Job = kind(
         model, methods, preprocessing, target=target, layer=layer, output=output, profile=profile,
         relu_policy=relu_policy, sign=sign, device=device, **given,
@@ -76,21 +81,64 @@ def job_for(
     return job
 
 
-class ClassifyJob:
-    """Classes of a classifier."""
+class PhotoJob:
+    """A task whose explainer of photos is a :class:`~portable_cam.photo.PhotoExplainer`."""
 
-    takes = frozenset({"labels"})
-    needs = ()
+    takes: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[tuple[str, ...]] = ()
+    #: Options of one photo: what is marked in it.
+    marks: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self, model: Path, methods: Sequence[str] | None, preprocessing: Mapping[str, Any], *,
         target: str | None = None, **options: Any,
     ) -> None:  # fmt: skip
-        self._task = PhotoExplainer(model, methods or ("gradcam",), preprocessing=preprocessing, **options)
+        self._where = {name: options.pop(name) for name in self.marks if name in options}
+        given = {} if methods is None else {"methods": methods}
+        self._task = self.kind()(model, **given, preprocessing=preprocessing, **options)
         self._target = target
         self.explainer, self.preprocessing = self._task.explainer, self._task.preprocessing
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the maps should know."""
+        return self._task.notes
+
+    def kind(self) -> type[PhotoExplainer]:
+        """The explainer of photos."""
+        return PhotoExplainer
+
     def run(self, image: Path, folder: Path, stem: str, formats: Sequence[str]) -> dict[str, Any]:
-        """A sheet, a picture for each class and method, arrays, a record."""
-        explained = self._task(image, self._target)
+        """A sheet, a picture for each target and method, arrays, a record."""
+        explained = self._task(image, self._target, **self._where)
         return write_explanation(explained, folder, stem, formats, heading=image.name)
+
+
+class ClassifyJob(PhotoJob):
+    """Classes of a classifier."""
+
+    takes = frozenset({"labels", "rather_than", "sets"})
+
+
+class DetectJob(PhotoJob):
+    """Boxes of a detector."""
+
+    takes = frozenset({"labels", "rather_than", "head", "part", "threshold", "region"})
+    marks = frozenset({"region"})
+
+    def kind(self) -> type[PhotoExplainer]:
+        from portable_cam.detect.photos import DetectExplainer
+
+        return DetectExplainer
+
+
+class SegmentJob(PhotoJob):
+    """Classes of a semantic segmentation, or what is marked."""
+
+    takes = frozenset({"labels", "rather_than", "region", "pixel", "mask"})
+    marks = frozenset({"region", "pixel", "mask"})
+
+    def kind(self) -> type[PhotoExplainer]:
+        from portable_cam.segment import SegmentExplainer
+
+        return SegmentExplainer

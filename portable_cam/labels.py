@@ -82,9 +82,15 @@ class Labels:
         return self
 
     @staticmethod
-    def default(classes: int | None) -> Labels | None:
-        """ImageNet's names for a model with 1000 classes, else None."""
-        return read_labels(assets.imagenet_labels()) if classes == 1000 else None
+    def default(classes: int | None, task: str = "classify") -> Labels | None:
+        """The names that a model of a task with so many classes most likely has: ImageNet's for a classifier with 1000,
+        COCO's for a detector with 80, Pascal VOC's for a segmentation with 21, else None."""
+        usual = {
+            ("classify", 1000): assets.imagenet_labels, ("detect", 80): assets.coco_labels,
+            ("segment", 21): assets.voc_labels,
+        }  # fmt: skip
+        found = usual.get((task, classes or 0))
+        return read_labels(found()) if found is not None else None
 
     @cached_property
     def _synonyms(self) -> list[list[str]]:

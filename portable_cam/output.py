@@ -13,6 +13,8 @@ from portable_cam import report
 from portable_cam.errors import OptionError
 from portable_cam.export.methods import MAP_METHODS
 from portable_cam.kernels.reference import minmax, upsample_bilinear
+from portable_cam.marks import draw
+from portable_cam.missed import AGAINST
 from portable_cam.photo import PhotoExplanation
 from portable_cam.report import FORMATS, Picture, Row
 
@@ -29,13 +31,12 @@ def write_explanation(
     record = describe(explained)
     pictures: dict[str, Picture] = {}
     if "png" in formats:
-        for k, label in enumerate(result.labels[0]):
+        for k, label in enumerate(unique(result.labels[0])):
             for method in result:
                 pictures[f"{label}.{method}"] = picture_of(explained, method, k, whole_photo=True)
         Path(folder).mkdir(parents=True, exist_ok=True)
-        report.sheet(
-            explained.view, rows_of(explained), Path(folder) / f"{stem}.sheet.png", heading=heading, top=explained.top
-        )
+        view = draw(explained.view, explained.marks, result.labels[0]) if explained.marks else explained.view
+        report.sheet(view, rows_of(explained), Path(folder) / f"{stem}.sheet.png", heading=heading, top=explained.top)
     arrays: dict[str, NDArray[Any]] = {method: result[method][0] for method in result}
     report.save(folder, stem, pictures=pictures, arrays=arrays, document=record, formats=formats)
     return record
@@ -56,6 +57,7 @@ def describe(explained: PhotoExplanation) -> dict[str, Any]:
                 "label": result.labels[0][k],
                 "score": float(result.scores[0, k]),
                 "flags": list(result.flags[0][k]),
+                **(explained.facts[k] if explained.facts else {}),
             }
             for k, target in enumerate(result.targets[0])
         ],
@@ -69,10 +71,16 @@ def rows_of(explained: PhotoExplanation, methods: Iterable[str] | None = None) -
         Row(
             title=label,
             score=float(result.scores[0, k]),
-            panels=[(report.TITLES.get(m, m), picture_of(explained, m, k)) for m in methods or result],
+            panels=[(title_of(m), picture_of(explained, m, k)) for m in methods or result],
         )
         for k, label in enumerate(result.labels[0])
     ]
+
+
+def title_of(method: str) -> str:
+    """A method by the name that papers use."""
+    name = method.removeprefix(AGAINST)
+    return report.TITLES.get(name, name) + (", against" if method.startswith(AGAINST) else "")
 
 
 def picture_of(explained: PhotoExplanation, method: str, k: int, *, whole_photo: bool = False) -> Picture:
@@ -80,14 +88,16 @@ def picture_of(explained: PhotoExplanation, method: str, k: int, *, whole_photo:
     signed input gradient with grey as zero."""
     result = explained.result
     values = result[method][0, k]
-    if method not in MAP_METHODS:
+    if method.removeprefix(AGAINST) not in MAP_METHODS:
         layout = "nchw" if result.channel_axis == 1 else "nhwc"
         return report.signed_picture(values, layout, explained.color)  # type: ignore[arg-type]
     if values.shape != explained.view.shape[:2]:  # a profile that leaves the map at the layer's size
         values = minmax(upsample_bilinear(np.maximum(values, 0), explained.view.shape[:2])).astype(np.float32)
+    mark = explained.marks[k] if explained.marks else None
     if not whole_photo:
-        return report.overlay(explained.view, values)
-    return report.overlay(explained.photo, explained.geometry.on_photo(values))
+        return draw(report.overlay(explained.view, values), [mark])
+    laid = report.overlay(explained.photo, explained.geometry.on_photo(values))
+    return laid if mark is None else draw(laid, [mark.on_photo(explained.geometry)])
 
 
 def check_formats(text: str) -> tuple[str, ...]:
@@ -101,11 +111,16 @@ def check_formats(text: str) -> tuple[str, ...]:
 
 def unique_stems(paths: Sequence[Path]) -> list[str]:
     """What each photo's files begin with: its name without suffix, and a number where that would repeat."""
-    stems: dict[str, None] = {}
-    for path in paths:
-        stem, count = path.stem, 1
-        while stem in stems:
+    return unique([path.stem for path in paths])
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind each that would repeat one before it."""
+    found: dict[str, None] = {}
+    for name in names:
+        tried, count = name, 1
+        while tried in found:
             count += 1
-            stem = f"{path.stem}-{count}"
-        stems[stem] = None
-    return list(stems)
+            tried = f"{name}-{count}"
+        found[tried] = None
+    return list(found)

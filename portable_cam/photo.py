@@ -4,37 +4,64 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
+from portable_cam.errors import OptionError
 from portable_cam.explainer import Explainer
 from portable_cam.export.builder import known_dims
 from portable_cam.export.layers import image_input
 from portable_cam.export.normalize import normalize
+from portable_cam.export.targets import Class, ClassSet, Contrast
 from portable_cam.geometry import Geometry
 from portable_cam.image import read_image
 from portable_cam.labels import Labels, parse_targets, read_labels
-from portable_cam.preprocess import Preprocessing, resolve
+from portable_cam.marks import Mark
+from portable_cam.preprocess import METADATA_KEY, Preprocessing, resolve
 from portable_cam.result import Result
+from portable_cam.runtime import Session
 from portable_cam.sidecar import find_sidecar
 
 
 @dataclass(frozen=True)
 class PhotoExplanation:
-    """One photo's explanation: ``photo`` uint8 (h, w, 3) as decoded, ``view`` uint8 (H, W, 3) the part that the model
-    sees at its input's size, ``geometry`` between the two, ``top`` the five best classes with their scores, ``color``
-    the order of the model's channels."""
+    """One photo's explanation.
+
+    Attributes:
+        result: Scores, targets and labels (1, K), and the maps.
+        photo: uint8 (h, w, 3) as decoded.
+        view: uint8 (H, W, 3), the part that the model sees at its input's size.
+        geometry: Between the two.
+        top: The five best classes with their scores, of a classifier.
+        color: The order of the model's channels.
+        marks: For each target what it is about, a box or a mask in pixels of the view; empty for a classifier.
+        facts: For each target what a record says of it beside its score, as the box in pixels of the photo.
+    """
 
     result: Result
     photo: NDArray[np.uint8]
     view: NDArray[np.uint8]
     geometry: Geometry
-    top: list[tuple[str, float]]
+    top: list[tuple[str, float]] = field(default_factory=list)
     color: str = "rgb"
+    marks: list[Mark] = field(default_factory=list)
+    facts: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a task says of one photo: see :class:`PhotoExplanation`."""
+
+    result: Result
+    top: list[tuple[str, float]] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    facts: list[dict[str, Any]] = field(default_factory=list)
 
 
 def known_preprocessing(model: str | Path) -> str | None:
@@ -49,7 +76,10 @@ def known_preprocessing(model: str | Path) -> str | None:
 
 
 def preprocessing_of(
-    explainer: Explainer, model: Any, wanted: Preprocessing | str | Mapping[str, Any] | None = None
+    explainer: Explainer,
+    model: Any,
+    wanted: Preprocessing | str | Mapping[str, Any] | None = None,
+    usual: str | None = None,
 ) -> Preprocessing:
     """How a photo becomes the input of an explainer.
 
@@ -57,18 +87,23 @@ def preprocessing_of(
         explainer: Says the input's shape and type, and the model's metadata.
         model: Where it is a path, a JSON file beside it is read.
         wanted: A :class:`Preprocessing`, a preset's name, a mapping of ``resolve``'s options, or None.
+        usual: The preset of the model's family, where nothing else says how.
     """
     if isinstance(wanted, Preprocessing):
         return wanted
     options = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
     sidecar = find_sidecar(model) if isinstance(model, str | Path) else None
+    silent = sidecar is None and METADATA_KEY not in explainer.metadata
+    # quantised inputs have another scale than the family's photos
+    if usual is not None and silent and explainer.input_dtype().startswith("float"):
+        options.setdefault("preset", usual)
     return resolve(
         explainer.input_shape(), explainer.input_dtype(), sidecar=sidecar, metadata=explainer.metadata, **options
     )
 
 
 class PhotoExplainer:
-    """Decodes, preprocesses, explains and names.
+    """Decodes, preprocesses, explains and names: the classes of a classifier.
 
     Args:
         model: The path of the model, or the model itself.
@@ -76,6 +111,8 @@ class PhotoExplainer:
         labels: Labels, or a file of them; ImageNet's names where the model has 1000 classes and none are given.
         preprocessing: A :class:`Preprocessing`, a preset's name, a mapping of ``resolve``'s options, or None: read
             from a JSON file beside the model or the model's metadata, and guessed where they say nothing.
+        rather_than: A class number or name: why the target rather than this one.
+        sets: Sets of classes by name, as ``{"cat": ["tabby", "tiger cat", 285]}``: targets are then these names.
         **options: As for :class:`~portable_cam.explainer.Explainer`.
     """
 
@@ -86,45 +123,73 @@ class PhotoExplainer:
         *,
         labels: Labels | str | Path | None = None,
         preprocessing: Preprocessing | str | Mapping[str, Any] | None = None,
+        rather_than: int | str | None = None,
+        sets: Mapping[str, Sequence[int | str]] | None = None,
         **options: Any,
     ) -> None:
+        labels = read_labels(labels) if isinstance(labels, str | Path) else labels
+        if sets:
+            members = tuple(_members(names, labels or Labels.default(1000)) for names in sets.values())
+            options["target"] = ClassSet(members)
+            labels = Labels(tuple(sets), "the sets of classes")
+        if rather_than is not None:
+            options["target"] = Contrast(options.get("target") or Class())
         self.explainer = Explainer(model, methods, **options)
         self.preprocessing = preprocessing_of(self.explainer, model, preprocessing)
-        if isinstance(labels, str | Path):
-            labels = read_labels(labels)
         self.labels = labels.check(self.explainer.classes) if labels else Labels.default(self.explainer.classes)
+        self._other = None if rather_than is None else self.number(rather_than)
 
-    def __call__(self, image: Any, targets: str | int | Sequence[int | str] | None = None) -> PhotoExplanation:
+    def __call__(
+        self, image: Any, targets: str | int | Sequence[int | str] | None = None, **where: Any
+    ) -> PhotoExplanation:
         """Explain one photo: a path, bytes, PIL image or uint8 array (H, W, 3).
 
         Args:
             image: The photo.
             targets: A class number or name, several, ``"top3"``, or None for the top class.
+            **where: What the task takes beside; a classifier takes nothing.
 
         Raises:
             ImageError, LabelError, TargetError: What does not fit.
         """
         asked = parse_targets(targets, self.labels)
         photo = read_image(image)
-        x = self.preprocessing(photo)
-        if isinstance(asked, int):
-            result = self.explainer.top(x, -asked)
-        else:
-            result = self.explainer(x, None if asked is None else [asked])
-        result = replace(result, labels=[[self.name(int(t)) for t in row] for row in result.targets])
         geometry = self.preprocessing.geometry((photo.shape[0], photo.shape[1]))
+        answer = self._answer(self.preprocessing(photo), geometry, asked, **where)
+        view = self.preprocessing.view(photo)
         return PhotoExplanation(
-            result,
-            photo,
-            self.preprocessing.view(photo),
-            geometry,
-            self._top(result),
-            self.preprocessing.color,
+            answer.result, photo, view, geometry, answer.top, self.preprocessing.color, answer.marks, answer.facts
         )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the maps should know."""
+        return self.explainer.notes
 
     def name(self, target: int) -> str:
         """The label of a class, or its number."""
         return self.labels[target] if self.labels else f"class {target}"
+
+    def number(self, target: int | str) -> int:
+        """The number of a class by its name or number."""
+        asked = parse_targets([target], self.labels)
+        assert isinstance(asked, list)
+        return asked[0]
+
+    def _answer(self, x: NDArray[Any], geometry: Geometry, asked: list[int] | int | None, **where: Any) -> Answer:
+        """Explain the array ``x``; ``asked`` are class numbers, minus k for the k best, or None."""
+        if where:
+            raise OptionError(f"a classifier is asked for classes; it takes no {', '.join(where)}")
+        other = {} if self._other is None else {"rather_than": self._other}
+        if isinstance(asked, int):
+            result = self.explainer.top(x, -asked, **other)
+        else:
+            result = self.explainer(x, None if asked is None else [asked], **other)
+        return Answer(replace(result, labels=[self._labels(result.targets[0])]), self._top(result))
+
+    def _labels(self, targets: NDArray[np.int64]) -> list[str]:
+        than = "" if self._other is None else f" rather than {self.name(self._other)}"
+        return [self.name(int(target)) + than for target in targets]
 
     def _top(self, result: Result, count: int = 5) -> list[tuple[str, float]]:
         """The best classes by the model's own output, where that is one number per class."""
@@ -133,3 +198,25 @@ class PhotoExplainer:
                 flat = values.reshape(-1)
                 return [(self.name(int(i)), float(flat[i])) for i in np.argsort(-flat)[:count]]
         return []
+
+
+def raw_session(graph: ir.Graph, names: Sequence[str], **options: Any) -> Session:
+    """A model that gives these tensors of a normalised graph, whether they are its outputs or not.
+
+    Args:
+        graph: Is changed: its outputs become these.
+        names: The tensors.
+        **options: As for :class:`~portable_cam.runtime.Session`.
+    """
+    values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
+    graph.outputs.clear()
+    graph.outputs.extend(values[name] for name in names)
+    model = ir.Model(graph, ir_version=10)
+    passes.RemoveUnusedNodesPass()(model)
+    return Session(ir.to_proto(model), **options)
+
+
+def _members(names: Sequence[int | str], labels: Labels | None) -> tuple[int, ...]:
+    asked = parse_targets(list(names), labels)
+    assert isinstance(asked, list)
+    return tuple(asked)

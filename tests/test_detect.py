@@ -12,7 +12,6 @@ import pytest
 from portable_cam import detect
 from portable_cam.detect import centernet, fastestdet, nanodet, ssd, yolo, yolox
 from portable_cam.detect.head import grid
-from portable_cam.detect.nms import Detection
 from portable_cam.errors import OptionError, TargetError
 from portable_cam.export.normalize import normalize
 from portable_cam.geometry import fit
@@ -197,13 +196,14 @@ def test_suppression_is_within_classes() -> None:
 @pytest.mark.parametrize("resize", ["stretch", "letterbox", "shortest+crop"])
 def test_boxes_return_to_the_photo(resize: Any) -> None:
     geometry = fit((200, 400), (100, 100), resize, 120, "center")
-    found = Detection((0, 0, 100, 100), 0, 1.0, 0, 1).on_photo(geometry).box
+    found = geometry.to_photo((0, 0, 100, 100))
     expected = {
         "stretch": (0, 0, 400, 200),
         "letterbox": (0, 0, 400, 200),
         "shortest+crop": (116.67, 16.67, 283.33, 183.33),
     }
     np.testing.assert_allclose(found, expected[resize], atol=0.01)
+    np.testing.assert_allclose(geometry.to_photo(geometry.to_input((150, 60, 250, 140))), (150, 60, 250, 140))
 
 
 # -- heads in JSON -----------------------------------------------------------------------------------------------------

@@ -83,13 +83,13 @@ class Boxes(Target):
     def count(self, scores: Sequence[ir.Value]) -> int | None:
         self._check(scores)
         boxes = self._boxes(scores)
-        return None if boxes is None else boxes * self._class_count(scores)
+        return None if boxes is None else boxes * self.class_count(scores)
 
     def ranking(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value:
         return self._flat(b, replace(self, part="product")._scored(b, scores))
 
     def score(self, b: Builder, scores: Sequence[ir.Value], index: ir.Value, extra: Mapping[str, ir.Value]) -> ir.Value:
-        box = b.op("Div", index, b.ints(self._class_count(scores)))
+        box = b.op("Div", index, b.ints(self.class_count(scores)))
         if self.part in _SIDES:
             return self._side(b, scores, box)
         factors = []
@@ -151,7 +151,8 @@ class Boxes(Target):
         names = dict.fromkeys(c.tensor for c in (*self.classes, *self.objectness, *self.sides))
         return scores[list(names).index(columns.tensor)]
 
-    def _class_count(self, scores: Sequence[ir.Value]) -> int:
+    def class_count(self, scores: Sequence[ir.Value]) -> int:
+        """How many classes each box has a score for."""
         return _width(self._tensor(scores, self.classes[0]), self.classes[0])
 
     def _boxes(self, scores: Sequence[ir.Value]) -> int | None:

@@ -41,3 +41,13 @@ def photo(name: str = PHOTOS[0]) -> Path:
 def imagenet_labels() -> Path:
     """The 1000 ImageNet class names, one a line in class order, synonyms separated by commas."""
     return path("imagenet_classes.txt")
+
+
+def coco_labels() -> Path:
+    """The 80 class names of COCO's detectors, one a line in class order."""
+    return path("coco_classes.txt")
+
+
+def voc_labels() -> Path:
+    """The 21 class names of Pascal VOC's segmentation, the background first."""
+    return path("voc_classes.txt")

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.detect.head import Floats
-from portable_cam.geometry import Box, Geometry
+from portable_cam.geometry import Box
 
 _MOST = 1000  # candidates that enter the suppression, best first: more are noise and cost time squared
 
 
 @dataclass(frozen=True)
 class Detection:
-    """A box found: left, top, right, bottom in pixels of the model's input, later of the photo; its class and score,
-    and which of the raw boxes it is."""
+    """A box found: left, top, right, bottom in pixels of the model's input; its class and score, and which of the raw
+    boxes it is, of how many classes."""
 
     box: Box
     label: int
@@ -29,18 +29,6 @@ class Detection:
     def index(self) -> int:
         """The index of the target :class:`~portable_cam.export.targets.Boxes`."""
         return self.raw * self.classes + self.label
-
-    def on_photo(self, geometry: Geometry) -> Detection:
-        """In pixels of the photo, cut off at its edges."""
-        left, top, right, bottom = geometry.box
-        x, y = (right - left) / geometry.size[1], (bottom - top) / geometry.size[0]
-        x0, y0, x1, y1 = self.box
-        height, width = geometry.photo
-        cut = (
-            min(max(left + x0 * x, 0), width), min(max(top + y0 * y, 0), height),
-            min(max(left + x1 * x, 0), width), min(max(top + y1 * y, 0), height),
-        )  # fmt: skip
-        return replace(self, box=cut)
 
 
 def iou(box: NDArray[Any], boxes: NDArray[Any]) -> NDArray[np.float64]:

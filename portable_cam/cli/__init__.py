@@ -1,0 +1,204 @@
+"""The command line. Results go to files and stdout, diagnostics and progress to stderr; exit status 0 done, 1 some
+inputs failed (each named), 2 wrong use."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+import portable_cam
+from portable_cam.cli.common import (
+    METHODS_HELP,
+    DeviceOption,
+    JsonOption,
+    LayerOption,
+    ModelArgument,
+    OutputOption,
+    PolicyOption,
+    ProfileOption,
+    SignOption,
+    err,
+    names,
+    new_table,
+    out,
+    print_json,
+    warn,
+)
+from portable_cam.cli.explain import explain
+from portable_cam.errors import Error
+
+app = typer.Typer(
+    help="Explain what a vision model saw, from its ONNX file alone.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,
+)  # fmt: skip
+
+
+def _version(value: bool) -> None:
+    if value:
+        out.print(f"portable-cam {portable_cam.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("-o", "--out", help="Where the picture goes.")] = Path("portable_cam_demo"),
+) -> None:
+    """The bundled model and photo: the four methods for two classes, in one picture."""
+    from portable_cam.demo import run_demo
+
+    outcome = run_demo(folder)
+    out.print(outcome.summary, highlight=False, markup=False)
+    for line in outcome.lines:
+        out.print(line, highlight=False, markup=False)
+
+
+app.command()(explain)
+
+
+@app.command()
+def layers(model: ModelArgument, output: OutputOption = None, as_json: JsonOption = False) -> None:
+    """The layers that can be explained, best first."""
+    from dataclasses import asdict
+
+    from portable_cam.export import list_layers
+
+    found = list_layers(model, output)
+    if as_json:
+        print_json([asdict(layer) for layer in found])
+        return
+    table = new_table("layer", "shape", "operator", "stride", "why")
+    for layer in found:
+        shape = " x ".join("?" if d is None else str(d) for d in layer.shape)
+        table.add_row(
+            escape(layer.name), shape, layer.operator, "?" if layer.stride is None else f"{layer.stride:g}", layer.why
+        )
+    out.print(table)
+
+
+@app.command()
+def doctor(model: ModelArgument, output: OutputOption = None, as_json: JsonOption = False) -> None:
+    """Can it be explained, and if not, which nodes stand in the way. Exit status 1 if no method works."""
+    from portable_cam.export import doctor as examine
+
+    report = examine(model, output)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        table = new_table("", "")
+        table.show_header = False
+        for key, value in (
+            ("producer", report.producer), ("opset", f"{report.opset}, differentiated at {report.normalized_opset}"),
+            ("nodes", report.nodes), ("inputs", "\n".join(report.inputs)), ("outputs", "\n".join(report.outputs)),
+            ("image input", f"{report.image}, {report.layout}, batch {report.batch}" if report.image else "none"),
+            ("scores", f"{report.scores}" + (f", cut before {report.cut}" if report.cut else "")),
+            ("layers", "\n".join(report.layers) or "none"),
+            ("ReLU-like nodes", ", ".join(f"{policy}: {count}" for policy, count in report.guided.items())),
+            *((f"method {name}", answer) for name, answer in report.methods.items()),
+            *(("in the way", f"{o.operator} '{o.node}' on {o.path}") for o in report.obstacles),
+            *(("problem", problem) for problem in report.problems),
+        ):  # fmt: skip
+            table.add_row(key, escape(str(value)))
+        out.print(table)
+    if not report.explainable:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    model: ModelArgument,
+    target_file: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
+    methods: Annotated[str, typer.Option(help=METHODS_HELP)] = "gradcam",
+    layer: LayerOption = None,
+    output: OutputOption = None,
+    profile: ProfileOption = "paper",
+    relu_policy: PolicyOption = "relu",
+    sign: SignOption = "positive",
+    single_target: Annotated[bool, typer.Option(help="One target per image; no loop operator in the file.")] = False,
+    check: Annotated[bool, typer.Option(help="Let the graph prove itself, and say so in its metadata.")] = True,
+) -> None:
+    """The portable explainer: one ONNX file that any ONNX Runtime runs. Exit status 1 if it fails its own check."""
+    from portable_cam.export import build_explanation
+    from portable_cam.photo import known_preprocessing
+    from portable_cam.selfcheck import record, self_check
+
+    options: dict[str, Any] = {
+        "preprocessing": known_preprocessing(model),
+        "output": output,
+        "profile": profile,
+        "relu_policy": relu_policy,
+        "sign": sign,
+    }
+    proto = build_explanation(model, names(methods), layer, targets_per_image=1 if single_target else None, **options)
+    if check:
+        proof = self_check(model, proto, output=output)
+        record(proto, proof)
+        err.print(f"self-check: {proof.describe()}", highlight=False, markup=False)
+    target_file.parent.mkdir(parents=True, exist_ok=True)
+    target_file.write_bytes(proto.SerializeToString())
+    inputs, outputs = (", ".join(value.name for value in side) for side in (proto.graph.input, proto.graph.output))
+    size = target_file.stat().st_size / 1e6
+    out.print(f"{target_file}: {size:.1f} MB, inputs {inputs}, outputs {outputs}", highlight=False, markup=False)
+    if check and not proof.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    model: ModelArgument,
+    batch: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to measure.")] = 8.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    output: OutputOption = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """What an explanation costs here, next to plain inference."""
+    from dataclasses import asdict
+
+    from portable_cam.bench import bench as measure
+
+    rows = measure(model, batch, device=device, threads=threads, seconds=seconds, output=output)
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    table = new_table("method", "batch", "ms per run", "of plain inference", "graph built in s")
+    for row in rows:
+        table.add_row(
+            row.name, str(row.batch), f"{row.milliseconds:.1f}", f"{row.ratio:.2f}", f"{row.build_seconds:.2f}"
+        )
+    out.print(table)
+
+
+def main() -> None:
+    """The entry point: every error of the project, and every file that cannot be written, is one line on stderr and
+    exit status 2."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except Error as error:
+        err.print(f"error: {error}", style="red", highlight=False, markup=False)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        err.print(f"error: cannot write {error.filename}: {error.strerror}; choose another place with -o",
+                   style="red", highlight=False, markup=False)  # fmt: skip
+        sys.exit(2)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    warn(str(message))
