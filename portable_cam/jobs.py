@@ -94,7 +94,7 @@ class PhotoJob:
         target: str | None = None, **options: Any,
     ) -> None:  # fmt: skip
         self._where = {name: options.pop(name) for name in self.marks if name in options}
-        given = {} if methods is None else {"methods": methods}
+        given: dict[str, Any] = {} if methods is None else {"methods": methods}
         self._task = self.kind()(model, **given, preprocessing=preprocessing, **options)
         self._target = target
         self.explainer, self.preprocessing = self._task.explainer, self._task.preprocessing
