@@ -2,7 +2,7 @@
 
 Two shapes of classifier end have a CAM:
 
-* A -> global average pool -> (flatten, dropout) -> Gemm or MatMul -> scores: the map is sum_c W[k, c] A_c;
+* A -> global average pool -> (flatten, dropout) -> Gemm, MatMul or 1x1 Conv -> scores: the map is sum_c W[k, c] A_c;
 * A -> global average pool -> scores, where A has a channel per class (1x1 convolution, perhaps ReLU, before it, as in
   SqueezeNet): the map is channel k of A.
 """
@@ -16,6 +16,7 @@ import onnx_ir as ir
 from portable_cam.errors import LayerError
 from portable_cam.export.builder import Builder, constant_of, known_dims
 from portable_cam.export.heads import weighted_sum
+from portable_cam.export.quantized.tensors import Residuals, is_constant
 from portable_cam.export.scores import PASS_THROUGH
 
 
@@ -52,6 +53,9 @@ def find_cam_end(score: ir.Value) -> CamEnd:
         elif node.op_type == "MatMul" and weights is None and len(known_dims(node.inputs[1]) or []) == 2:  # type: ignore[arg-type]
             weights, transposed = node.inputs[1], True
             current = node.inputs[0]
+        elif node.op_type == "Conv" and weights is None and _is_linear(node):
+            weights, transposed = node.inputs[1], False
+            current = node.inputs[0]
         elif node.op_type == "Add" and weights is None and _bias_free_input(node) is not None:
             current = _bias_free_input(node)  # type: ignore[assignment]
         else:
@@ -81,7 +85,7 @@ def _bias_free_input(node: ir.Node) -> ir.Value | None:
     """The input of an Add whose other input is a constant vector."""
     for i in (0, 1):
         mine, other = node.inputs[i], node.inputs[1 - i]
-        if mine is not None and other is not None and ir.convenience.get_const_tensor(other) is not None:
+        if mine is not None and is_constant(other):
             return mine
     return None
 
@@ -106,8 +110,18 @@ def cam_weights(b: Builder, end: CamEnd, targets: ir.Value) -> ir.Value | None:
     """The classifier's rows of the targets, (N, K, C); None where A has a channel per class."""
     if end.weights is None:
         return None
-    rows = b.op("Transpose", end.weights, perm=[1, 0]) if end.transposed else end.weights
+    weights = Residuals(b, (), ())(end.weights)
+    if len(known_dims(end.weights) or []) > 2:
+        weights = b.op("Flatten", weights, axis=1)
+    rows = b.op("Transpose", weights, perm=[1, 0]) if end.transposed else weights
     return b.op("Gather", rows, targets, axis=0)
+
+
+def _is_linear(conv: ir.Node) -> bool:
+    """A convolution of one element: on a pooled tensor it is a linear layer."""
+    dims = known_dims(conv.inputs[1]) if conv.inputs[1] is not None else None
+    padded = any(conv.attributes.get_ints("pads", ()) or ())
+    return bool(dims) and set(dims[2:]) == {1} and conv.attributes.get_int("group", 1) == 1 and not padded  # type: ignore[index]
 
 
 def _is_plain(gemm: ir.Node) -> bool:

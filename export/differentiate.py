@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from portable_cam.errors import LayerError, OptionError, TargetError
-from portable_cam.export.autodiff import ReluRule, Saturation, backward, check_saturation
+from portable_cam.export.autodiff import ReluRule, Saturation, backward, check_saturation, depends_on
 from portable_cam.export.builder import FLOATS, Builder
 from portable_cam.export.guided import ReluPolicy, guided_nodes
 from portable_cam.export.load import ModelLike
@@ -38,7 +38,8 @@ def differentiate(
 
     Returns:
         A model with the old inputs and one more, ``seed`` (shape and type of ``of``: the gradient with respect to
-        it), and with the old outputs and more, ``gradient.<tensor>`` for each of ``wrt``, in its shape and type.
+        it), and with the old outputs and more, ``gradient.<tensor>`` for each of ``wrt``, in its shape and type
+        (float32 for a tensor of integers: the gradient of the numbers that they stand for).
         Standard ONNX operators only.
 
     Raises:
@@ -56,7 +57,9 @@ def differentiate(
     if of not in values or values[of].dtype not in FLOATS:
         raise TargetError(f"'{of}' {_not_a_tensor(of, values)}: it cannot be differentiated")
     for name in wrt:
-        if name not in values or values[name].dtype not in FLOATS:
+        floats = name in values and values[name].dtype in FLOATS
+        # an integer picture, or a quantised tensor, has the gradient of the numbers that it stands for
+        if not floats and (name not in values or values[of] not in depends_on(list(graph), [values[name]])):
             raise LayerError(f"'{name}' {_not_a_tensor(name, values)}: nothing can be differentiated for it")
     score, sources = values[of], [values[name] for name in wrt]
     builder = Builder(graph)

@@ -35,6 +35,7 @@ from portable_cam.export.methods import (
 from portable_cam.export.normalize import normalize
 from portable_cam.export.per_target import scan_targets, single_target
 from portable_cam.export.quantized.shield import shield_int8
+from portable_cam.export.quantized.tensors import input_quantization
 from portable_cam.export.targets import Class, Extra, Target
 from portable_cam.export.words import embeddings, word_scores
 
@@ -162,6 +163,7 @@ def build_explanation(
             "cut": ", ".join(dict.fromkeys(tensor.cut for tensor in found if tensor.cut)) or None,
             "image": image.name,
             "channel_axis": channel_axis(image),
+            "input_quantization": input_quantization(image),
             "preprocessing": preprocessing,
             "renamed": renamed or None,
             "kernels": _for_kernels(plan) if plan.bare else None,

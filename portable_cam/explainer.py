@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _JSON = frozenset({
     "layer", "methods", "guided_nodes", "classes", "channel_axis", "preprocessing", "renamed", "target", "inputs",
+    "input_quantization",
 })  # fmt: skip
 _OUR_PREFIXES = ("heatmap.", "raw.", "range.", "extent.", "activations.", "gradients.", "word_scores.")
 _GUIDED = frozenset({"guided_backprop", "guided_gradcam", "deconvnet"})
@@ -147,6 +148,13 @@ class Explainer:
     def input_dtype(self) -> str:
         """The element type of the image input as numpy names it."""
         return self._session(1).dtype(self.image_name).name
+
+    @property
+    def input_quantization(self) -> tuple[float, int] | None:
+        """Scale and zero point of an integer image input: its integers q stand for (q - zero point) * scale. None if
+        the model says none."""
+        found = self._facts.get("input_quantization")
+        return None if found is None else (float(found[0]), int(found[1]))
 
     @property
     def classes(self) -> int | None:

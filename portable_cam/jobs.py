@@ -47,7 +47,7 @@ class Job(Protocol):
 def job_for(
     task: str, model: Path, methods: Sequence[str] | None, preprocessing: Mapping[str, Any], *, target: str | None,
     layer: Sequence[str] | None, output: str | None, profile: str, relu_policy: str, sign: str, device: str,
-    **own: Any,
+    saturation: str = "mask", **own: Any,
 ) -> Job:  # fmt: skip
     """The job for a task.
 
@@ -57,7 +57,8 @@ def job_for(
         methods: None for the task's own.
         preprocessing: Options of :func:`~portable_cam.preprocess.resolve`.
         target: What is explained, in the task's own words.
-        layer, output, profile, relu_policy, sign, device: As for :class:`~portable_cam.explainer.Explainer`.
+        layer, output, profile, relu_policy, sign, device, saturation: As for
+            :class:`~portable_cam.explainer.Explainer`.
         **own: Options of single tasks, None where they are not given.
 
     Raises:
@@ -76,7 +77,7 @@ def job_for(
             raise OptionError(f"the task {task} takes no --{_FLAGS.get(option, option.replace('_', '-'))}")
     job: Job = kind(
         model, methods, preprocessing, target=target, layer=layer, output=output, profile=profile,
-        relu_policy=relu_policy, sign=sign, device=device, **given,
+        relu_policy=relu_policy, sign=sign, device=device, saturation=saturation, **given,
     )  # fmt: skip
     return job
 

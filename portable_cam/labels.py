@@ -84,13 +84,17 @@ class Labels:
     @staticmethod
     def default(classes: int | None, task: str = "classify") -> Labels | None:
         """The names that a model of a task with so many classes most likely has: ImageNet's for a classifier with 1000,
-        COCO's for a detector with 80, Pascal VOC's for a segmentation with 21, else None."""
+        the same behind "background" for one with 1001, as TensorFlow's have, COCO's for a detector with 80, Pascal
+        VOC's for a segmentation with 21, else None."""
         usual = {
-            ("classify", 1000): assets.imagenet_labels, ("detect", 80): assets.coco_labels,
-            ("segment", 21): assets.voc_labels,
+            ("classify", 1000): assets.imagenet_labels, ("classify", 1001): assets.imagenet_labels,
+            ("detect", 80): assets.coco_labels, ("segment", 21): assets.voc_labels,
         }  # fmt: skip
         found = usual.get((task, classes or 0))
-        return read_labels(found()) if found is not None else None
+        if found is None:
+            return None
+        known = read_labels(found())
+        return Labels(("background", *known.names), known.source) if classes == 1001 else known
 
     @cached_property
     def _synonyms(self) -> list[list[str]]:

@@ -18,6 +18,7 @@ from portable_cam.explainer import Explainer
 from portable_cam.export.builder import known_dims
 from portable_cam.export.layers import image_input
 from portable_cam.export.normalize import normalize
+from portable_cam.export.quantized.tensors import input_quantization
 from portable_cam.export.targets import Class, ClassSet, Contrast
 from portable_cam.geometry import Geometry
 from portable_cam.image import read_image
@@ -72,7 +73,9 @@ def known_preprocessing(model: str | Path) -> str | None:
         return None
     image = image_input(normalize(model).graph)
     assert image.dtype is not None
-    return json.dumps(resolve(known_dims(image) or [], image.dtype.numpy(), sidecar=sidecar).to_json())
+    own = input_quantization(image)
+    known = resolve(known_dims(image) or [], image.dtype.numpy(), sidecar=sidecar, stands_for=own)
+    return json.dumps(known.to_json())
 
 
 def preprocessing_of(
@@ -98,8 +101,9 @@ def preprocessing_of(
     if usual is not None and silent and explainer.input_dtype().startswith("float"):
         options.setdefault("preset", usual)
     return resolve(
-        explainer.input_shape(), explainer.input_dtype(), sidecar=sidecar, metadata=explainer.metadata, **options
-    )
+        explainer.input_shape(), explainer.input_dtype(), sidecar=sidecar, metadata=explainer.metadata,
+        stands_for=explainer.input_quantization, **options,
+    )  # fmt: skip
 
 
 class PhotoExplainer:
@@ -194,8 +198,8 @@ class PhotoExplainer:
     def _top(self, result: Result, count: int = 5) -> list[tuple[str, float]]:
         """The best classes by the model's own output, where that is one number per class."""
         for values in result.outputs.values():
-            if values.size == self.explainer.classes and values.dtype.kind == "f":
-                flat = values.reshape(-1)
+            if values.size == self.explainer.classes and values.dtype.kind in "fiu":
+                flat = values.reshape(-1).astype(np.float64)
                 return [(self.name(int(i)), float(flat[i])) for i in np.argsort(-flat)[:count]]
         return []
 

@@ -82,6 +82,8 @@ class Preprocessing:
         mean: One number per channel, in the model's order; likewise std.
         layout: ``nchw`` or ``nhwc``.
         dtype: The array's type, as numpy names it. Integer types are rounded and saturated.
+        quantization: Scale and zero point of an integer input, if the above gives the numbers that its integers stand
+            for: the input is then ``number / scale + zero point``.
         guessed: Names of the fields that nothing but a guess stands for.
 
     Raises:
@@ -100,6 +102,7 @@ class Preprocessing:
     std: tuple[float, ...] = (1.0,)
     layout: Layout = "nchw"
     dtype: str = "float32"
+    quantization: tuple[float, int] | None = None
     guessed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -108,6 +111,7 @@ class Preprocessing:
             "size": parse_size(self.size), "scale": per_channel("scale", self.scale, 1)[0],
             "mean": per_channel("mean", self.mean, channels), "std": per_channel("std", self.std, channels),
             "dtype": dtype_name(self.dtype), "guessed": tuple(self.guessed),
+            "quantization": _quantization(self.quantization, self.dtype),
         }  # fmt: skip
         if self.resize == "shortest+crop" and self.resize_to is None:
             normal["resize_to"] = round(min(normal["size"]) * 256 / 224)
@@ -135,6 +139,8 @@ class Preprocessing:
         else:
             values = (pixels[:, :, ::-1] if self.color == "bgr" else pixels).astype(np.float64)
         values = (values * self.scale - np.asarray(self.mean)) / np.asarray(self.std)
+        if self.quantization is not None:
+            values = values / self.quantization[0] + self.quantization[1]
         kind = np.dtype(self.dtype)
         if kind.kind in "iu":
             limits = np.iinfo(kind)
@@ -171,7 +177,8 @@ class Preprocessing:
             parts.append(f"mean {_listed(self.mean)}")
         if set(self.std) != {1.0}:
             parts.append(f"std {_listed(self.std)}")
-        return ", ".join([*parts, f"{self.layout.upper()} {self.dtype}"])
+        steps = "" if self.quantization is None else " by scale {:g} and zero point {}".format(*self.quantization)
+        return ", ".join([*parts, f"{self.layout.upper()} {self.dtype}{steps}"])
 
     def to_json(self) -> dict[str, Any]:
         """As a dict that ``json`` can write and :meth:`from_json` and :func:`resolve` read."""
@@ -204,6 +211,8 @@ def resolve(
     layout: str | None = None,
     size: int | Sequence[int] | None = None,
     resize: str | None = None,
+    quantization: Sequence[float] | None = None,
+    stands_for: tuple[float, int] | None = None,
     sidecar: str | Path | Mapping[str, Any] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Preprocessing:
@@ -212,13 +221,18 @@ def resolve(
     Layout and size are read from the shape. The rest comes from ``sidecar`` (see :func:`find_sidecar`), else from
     ``metadata``; a preset replaces colour, values and resizing of either; options replace single fields. What is still
     open is guessed: for three channels of floats ``imagenet``, for one channel ``unit``, for uint8 ``raw``, for int8
-    the pixels minus 128; 224x224 for a model without a fixed size. With ``mean`` or ``std`` but no ``scale``, pixels
-    are taken as 0 to 1 if the numbers are at most 1, else as 0 to 255.
+    the pixels minus 128, or ``imagenet`` where that is what the model's quantisation covers; 224x224 for a model
+    without a fixed size. With ``mean`` or ``std`` but no ``scale``, pixels are taken as 0 to 1 if the numbers are at
+    most 1, else as 0 to 255.
 
     Args:
         input_shape: The model's image input, batch first; None or a name where a dimension is open.
         input_dtype: A numpy dtype or its name; ONNX Runtime's ``tensor(float)`` form is understood too.
         preset: A name from :data:`PRESETS`.
+        quantization: Scale and zero point of an integer input; the other options then give the numbers that its
+            integers stand for, not the integers.
+        stands_for: The same as the model itself says it. Taken where the values would leave next to nothing of the
+            picture as integers, as those of ``imagenet`` do.
         metadata: The model's ``metadata_props``.
 
     Raises:
@@ -232,6 +246,7 @@ def resolve(
         known = read_sidecar(parse_json(metadata[METADATA_KEY], where), where)
     chosen = {
         "mean": mean, "std": std, "scale": scale, "color": color, "layout": layout, "size": size, "resize": resize,
+        "quantization": quantization,
     }  # fmt: skip
     options = {name: value for name, value in chosen.items() if value is not None}
     name = known.pop("preset", None)
@@ -255,18 +270,58 @@ def resolve(
         )
     if name is not None:
         known = _preset(name, known.get("color"), channels) | known
-    _guess(known, channels, guessed)
+    _guess(known, channels, guessed, stands_for)
+    if stands_for is not None and known.get("quantization") is None and _too_few_levels(known):
+        known["quantization"] = stands_for
     known |= {field: per_channel(field, known[field], channels) for field in ("mean", "std")}
     return Preprocessing(**known, guessed=tuple(sorted(guessed)))
 
 
-def _guess(known: dict[str, Any], channels: int, guessed: set[str]) -> None:
+def _quantization(given: Any, dtype: str) -> tuple[float, int] | None:
+    if given is None:
+        return None
+    try:
+        scale, zero = (float(number) for number in given)
+    except (TypeError, ValueError):
+        scale = zero = float("nan")
+    if not (np.isfinite(scale) and scale > 0 and zero == round(zero)):
+        raise PreprocessError(f"quantization {given!r} is not a scale above 0 and a whole zero point, as [0.0186, -14]")
+    if np.dtype(dtype_name(dtype)).kind not in "iu":
+        raise PreprocessError(f"quantization {given!r} is for an input of integers; the model's takes {dtype}")
+    return scale, int(zero)
+
+
+def _too_few_levels(known: Mapping[str, Any]) -> bool:
+    """Whether an integer input would hold next to nothing of the picture, for the values are a float model's."""
+    widest = float(np.abs(np.asarray(known["std"], np.float64)).max())
+    return np.dtype(known["dtype"]).kind in "iu" and 255 * abs(known["scale"]) < _LEAST_LEVELS * widest
+
+
+def _covers_imagenet(dtype: str, stands_for: tuple[float, int] | None) -> bool:
+    """Whether the integers stand for just the numbers that ``imagenet`` gives, -2.12 to 2.64."""
+    if stands_for is None or np.dtype(dtype).kind not in "iu":
+        return False
+    limits, (step, zero) = np.iinfo(np.dtype(dtype)), stands_for
+    mean, std = np.asarray(PRESETS["imagenet"]["mean"]), np.asarray(PRESETS["imagenet"]["std"])
+    low, high = (-mean / std).min(), ((1 - mean) / std).max()
+    ends = (limits.min - zero) * step, (limits.max - zero) * step
+    return bool(abs(ends[0] - low) < 0.1 and abs(ends[1] - high) < 0.1)
+
+
+def _guess(
+    known: dict[str, Any], channels: int, guessed: set[str], stands_for: tuple[float, int] | None = None
+) -> None:
     """Fill in colour, values and resizing where nothing says them."""
     if "color" not in known:
         known["color"] = "rgb" if channels == 3 else "gray"
         guessed |= {"color"} if channels == 3 else set()
     if not _VALUES & known.keys():
         dtype = known["dtype"]
+        if channels == 3 and _covers_imagenet(dtype, stands_for):
+            guessed |= _VALUES | ({"resize"} - known.keys())
+            preset = _preset("imagenet", known["color"], channels)
+            known |= {field: value for field, value in preset.items() if field not in known}
+            return
         name = "raw" if dtype in ("uint8", "int8") else "imagenet" if channels == 3 else "unit"
         preset = _preset(name, known["color"], channels) | ({"mean": 128.0} if dtype == "int8" else {})
         # unsigned bytes are what pixels are: that much is read, not guessed
@@ -314,7 +369,7 @@ def _check(p: Preprocessing) -> None:
             f"mean {_listed(p.mean)} lies beyond the pixels, which the scale makes 0 to {top:g}: "
             "give the mean in the unit of the scaled pixels, or another scale"
         )
-    levels = top / max(map(abs, p.std))
+    levels = top / max(map(abs, p.std)) / (p.quantization[0] if p.quantization else 1)
     if np.dtype(p.dtype).kind in "iu" and levels < _LEAST_LEVELS:
         raise PreprocessError(
             f"scale and std leave {levels:.1f} steps of brightness in the model's {p.dtype} input: "

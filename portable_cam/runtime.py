@@ -51,6 +51,7 @@ class Session:
         threads: CPU threads within an operator; None for ONNX Runtime's choice.
         optimize: False keeps ONNX Runtime from rearranging the graph (blocked layouts, fusions): slower, and rounding
             as in a plain implementation.
+        as_written: True runs the graph node by node, without any of ONNX Runtime's optimisations.
         spin: False lets idle threads sleep at once. Where several sessions run in turn, the threads of the last one
             would otherwise still be waiting busily, and slow the next one.
         record_placement: Remember which node went to which provider, for :meth:`placement`.
@@ -62,7 +63,8 @@ class Session:
 
     def __init__(
         self, model: onnx.ModelProto | bytes, *, device: str = "cpu", providers: Sequence[Provider] | None = None,
-        threads: int | None = None, optimize: bool = True, spin: bool = True, record_placement: bool = False,
+        threads: int | None = None, optimize: bool = True, spin: bool = True, as_written: bool = False,
+        record_placement: bool = False,
     ) -> None:  # fmt: skip
         wanted = list(providers) if providers is not None else _providers_of(device)
         names = [p if isinstance(p, str) else p[0] for p in wanted]
@@ -77,6 +79,8 @@ class Session:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        if as_written:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         data = model if isinstance(model, bytes) else _serialize(model)
         try:
             self._session = ort.InferenceSession(data, options, providers=wanted)

@@ -17,7 +17,7 @@ from portable_cam.errors import PreprocessError
 
 FIELDS = frozenset({
     "size", "resize", "resize_to", "pad_value", "pad_position", "interpolation",
-    "color", "scale", "mean", "std", "layout", "dtype", "guessed", "preset",
+    "color", "scale", "mean", "std", "layout", "dtype", "quantization", "guessed", "preset",
 })  # fmt: skip
 
 _WORDS = ("resize", "pad_position", "interpolation", "color", "layout", "dtype", "preset")

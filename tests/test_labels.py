@@ -111,7 +111,10 @@ def test_imagenet() -> None:
     assert labels.find("tabby") == 281
     with pytest.raises(LabelError, match=r"134.*517"):
         labels.find("crane")  # the bird and the machine have one name
-    assert Labels.default(1001) is None
+    with_background = Labels.default(1001)
+    assert with_background is not None
+    assert (with_background[0], with_background[244]) == ("background", "bull mastiff")
+    assert Labels.default(999) is None
     assert Labels.default(None) is None
 
 

@@ -386,3 +386,55 @@ def test_from_json_errors() -> None:
 def test_only_photos_are_prepared(image: np.ndarray) -> None:
     with pytest.raises(InputError, match="a photo is uint8"):
         Preprocessing((8, 8))(image)
+
+
+# -- integer inputs that stand for other numbers -------------------------------------------------------------------
+
+STEP, ZERO = 0.0186311, -14
+
+
+@pytest.mark.parametrize("how", ["option", "sidecar", "the model"])
+def test_quantised_input(how: str, tmp_path: Path) -> None:
+    """Prepared as for a float model, then divided by the scale, the zero point added, rounded and saturated."""
+    photo = np.random.default_rng(0).integers(0, 256, (224, 224, 3)).astype(np.uint8)
+    if how == "option":
+        prepared = resolve(NCHW, "int8", preset="imagenet", resize="stretch", quantization=(STEP, ZERO))
+    elif how == "sidecar":
+        content = {"preset": "imagenet", "resize": "stretch", "quantization": [STEP, ZERO]}
+        (tmp_path / "m.json").write_text(json.dumps(content))
+        prepared = resolve(NCHW, "int8", sidecar=tmp_path / "m.json")
+    else:
+        prepared = resolve(NCHW, "int8", preset="imagenet", resize="stretch", stands_for=(STEP, ZERO))
+    floats = resolve(NCHW, "float32", preset="imagenet", resize="stretch")(photo).astype(np.float64)
+    expected = np.clip(np.rint(floats / STEP + ZERO), -128, 127)
+    assert (prepared(photo) == expected).mean() > 0.999  # float32 may round what lies half-way the other way
+    assert np.abs(prepared(photo) - expected).max() <= 1
+    assert prepared(photo).dtype == np.int8
+    assert prepared.guessed == ()
+    assert Preprocessing.from_json(json.dumps(prepared.to_json())) == prepared
+
+
+def test_what_the_model_says_of_its_integers_is_taken_only_where_it_must_be() -> None:
+    assert resolve(NHWC, "uint8", stands_for=(1 / 128, 128)) == resolve(NHWC, "uint8")
+    assert resolve(NHWC, "int8", stands_for=(1 / 255, -128)) == resolve(NHWC, "int8")
+    assert resolve(NHWC, "int8", preset="raw", stands_for=(STEP, ZERO)).quantization is None
+    guessed = resolve(NCHW, "int8", stands_for=(STEP, ZERO))
+    assert guessed.quantization == (STEP, ZERO)
+    assert guessed.guessed == ("color", "mean", "resize", "scale", "std")
+    assert guessed.mean == PRESETS["imagenet"]["mean"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "given", "message"),
+    [
+        ("int8", (0, 3), "not a scale above 0"),
+        ("int8", (0.1, 0.5), "not a scale above 0"),
+        ("int8", (0.1,), "not a scale above 0"),
+        ("int8", ("a", "b"), "not a scale above 0"),
+        ("float32", (0.1, 3), "is for an input of integers"),
+        ("int8", (1.0, 0), "steps of brightness"),
+    ],
+)
+def test_impossible_quantisation(dtype: str, given: Any, message: str) -> None:
+    with pytest.raises(PreprocessError, match=message):
+        resolve(NCHW, dtype, preset="imagenet", quantization=given)

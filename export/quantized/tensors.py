@@ -91,6 +91,34 @@ def dequantized(value: ir.Value) -> ir.Value | None:
     return out
 
 
+def input_quantization(image: ir.Value) -> tuple[float, int] | None:
+    """Scale and zero point of an integer input, by the DequantizeLinear that reads it; None if there is none."""
+    todo = [image]
+    while todo:
+        value = todo.pop()
+        for use in value.uses():
+            node = use.node
+            if node.op_type == "DequantizeLinear" and node.domain in ONNX_DOMAINS and use.idx == 0:
+                scale = constant_of(node.inputs[1])
+                zero = constant_of(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1)
+                if scale is None or zero is None or scale.size != 1 or zero.size != 1:
+                    return None
+                return float(scale.reshape(-1)[0]), int(zero.reshape(-1)[0])
+            if moves(node):
+                todo.extend(node.outputs)
+    return None
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether a tensor is a constant of the model, stored as it is or quantised."""
+    if value is None:
+        return False
+    node = value.producer()
+    if node is not None and node.op_type == "DequantizeLinear" and node.domain in ONNX_DOMAINS:
+        return is_constant(node.inputs[0])
+    return ir.convenience.get_const_tensor(value) is not None
+
+
 def as_run(value: ir.Value) -> ir.Value:
     """The float tensor that holds what later layers see of ``value``: what it stands for, if it is quantised or is
     quantised at once; else itself."""

@@ -21,6 +21,7 @@ from portable_cam.cli.common import (
     OutputOption,
     PolicyOption,
     ProfileOption,
+    SaturationOption,
     SignOption,
     err,
     names,
@@ -126,6 +127,7 @@ def export(
     output: OutputOption = None,
     profile: ProfileOption = "paper",
     relu_policy: PolicyOption = "relu",
+    saturation: SaturationOption = "mask",
     sign: SignOption = "positive",
     single_target: Annotated[bool, typer.Option(help="One target per image; no loop operator in the file.")] = False,
     check: Annotated[bool, typer.Option(help="Let the graph prove itself, and say so in its metadata.")] = True,
@@ -140,6 +142,7 @@ def export(
         "output": output,
         "profile": profile,
         "relu_policy": relu_policy,
+        "saturation": saturation,
         "sign": sign,
     }
     proto = build_explanation(model, names(methods), layer, targets_per_image=1 if single_target else None, **options)

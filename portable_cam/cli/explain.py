@@ -17,6 +17,7 @@ from portable_cam.cli.common import (
     OutputOption,
     PolicyOption,
     ProfileOption,
+    SaturationOption,
     SignOption,
     err,
     names,
@@ -52,8 +53,12 @@ def explain(
     color: Annotated[str | None, typer.Option(help="rgb, bgr or gray.")] = None,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, where the model leaves it open.")] = None,
     resize: Annotated[str | None, typer.Option(help="stretch, shortest+crop or letterbox.")] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="SCALE,ZERO_POINT of an integer input, if the values are those it stands for.")
+    ] = None,
     profile: ProfileOption = "paper",
     relu_policy: PolicyOption = "relu",
+    saturation: SaturationOption = "mask",
     sign: SignOption = "positive",
     device: DeviceOption = "cpu",
     class_set: Annotated[
@@ -100,10 +105,12 @@ def explain(
     given = {
         "preset": preset, "mean": numbers("--mean", mean), "std": numbers("--std", std), "scale": scale,
         "color": color, "size": size_of(size), "resize": resize,
+        "quantization": numbers("--quantization", quantization, 2),
     }  # fmt: skip
     job = job_for(
         task, model, None if methods is None else names(methods), {k: v for k, v in given.items() if v is not None},
         target=target, layer=layer, output=output, profile=profile, relu_policy=relu_policy, sign=sign, device=device,
+        saturation=saturation,
         labels=labels, rather_than=rather_than, sets=_sets(class_set), head=head, part=part, threshold=threshold,
         region=numbers("--region", region, 4), pixel=numbers("--pixel", pixel, 2), mask=mask,
         decoder=decoder, vocabulary=vocabulary, question=question, caption=caption,
