@@ -9,6 +9,7 @@ answers is checked, and an operator without a rule is an error that names the no
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Literal, TypeAlias, get_args
 
@@ -18,8 +19,9 @@ from portable_cam.errors import ModelError, OptionError, UnsupportedOperatorErro
 from portable_cam.export.builder import FLOATS, Builder, reads
 from portable_cam.export.contrib import refusal
 from portable_cam.export.quantized.tensors import Residuals, differentiable_outputs
-from portable_cam.export.rules import Vjp, differentiable_inputs, has_no_gradient, rule_for
+from portable_cam.export.rules import Gradient, Vjp, differentiable_inputs, has_no_gradient, rule_for
 from portable_cam.export.rules.relu import OWN_RELU_RULES
+from portable_cam.export.subgraph import captures
 
 ReluRule: TypeAlias = Literal["standard", "guided", "deconvnet"]
 Saturation: TypeAlias = Literal["mask", "pass"]
@@ -43,7 +45,8 @@ def backward(
     """Append the vector-Jacobian product to ``graph``.
 
     Args:
-        graph: A normalised graph; its nodes are left as they are, new ones are appended.
+        graph: A normalised graph; its nodes are left as they are (a loop also hands out the states of its steps), new
+            ones are appended.
         builder: Writes into ``graph``.
         seeds: For each tensor that the walk starts from, the gradient of the score with respect to it, in its shape.
         wrt: The tensors to differentiate for.
@@ -59,10 +62,29 @@ def backward(
         UnsupportedOperatorError: An operator on the path has no rule.
         ModelError: The seeded tensors do not depend on one of ``wrt`` in a differentiable way.
     """
-    nodes = list(graph)
+    results = _walk(list(graph), builder, seeds, wrt, _Rules(relu_rule, set(guided), saturation))
+    for value, gradient in zip(wrt, results, strict=True):
+        if gradient is None:
+            raise ModelError(_not_reached(value, seeds))
+    return [gradient for gradient in results if gradient is not None]
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What a walk hands on to those through subgraphs."""
+
+    relu_rule: ReluRule
+    guided: set[ir.Node]
+    saturation: Saturation
+
+
+def _walk(
+    nodes: Sequence[ir.Node], builder: Builder, seeds: Mapping[ir.Value, ir.Value], wrt: Sequence[ir.Value],
+    rules: _Rules,
+) -> list[Gradient]:  # fmt: skip
+    """As :func:`backward` for the nodes of one graph or subgraph; None for what is not reached."""
     affected = depends_on(nodes, wrt)
     residuals = Residuals(builder, nodes, affected)
-    special = set(guided)
     arrived: dict[ir.Value, list[ir.Value]] = {value: [seed] for value, seed in seeds.items()}
     finished: dict[ir.Value, ir.Value] = {}
 
@@ -81,24 +103,31 @@ def backward(
         if all(g is None for g in grads):
             continue
         through = differentiable_inputs(node)
+        # what a node's subgraphs read from outside counts as inputs behind its own
+        outer = [value for value in captures(node) if value in affected]
         needs = [value is not None and value in affected and value in through for value in node.inputs]
-        if has_no_gradient(node) or not any(value in affected for value in through):
+        needs += [True] * len(outer)
+        if has_no_gradient(node) or not any(needs):
             continue
-        rule = "standard" if node not in special else relu_rule
+        rule = "standard" if node not in rules.guided else rules.relu_rule
         if rule != "standard" and node.op_type not in OWN_RELU_RULES:
             # a smooth relative of ReLU, one node or the last of several: the arriving gradient is rectified and the
             # node keeps its derivative
             grads = [None if g is None else builder.op("Relu", g) for g in grads]
-        answers = _apply(Vjp(builder, node, grads, needs, residuals, rule, saturation), nodes, wrt)
-        for value, gradient, needed in zip(node.inputs, answers, needs, strict=True):
+
+        def inside(
+            copies: Mapping[ir.Node, ir.Node], inner: Builder, ends: Mapping[ir.Value, ir.Value],
+            sources: Sequence[ir.Value],
+        ) -> list[Gradient]:  # fmt: skip
+            also = {copy for copy, original in copies.items() if original in rules.guided}
+            return _walk(list(copies), inner, ends, sources, replace(rules, guided=rules.guided | also))
+
+        v = Vjp(builder, node, grads, needs, residuals, rule, rules.saturation, outer, inside)
+        for value, gradient, needed in zip((*node.inputs, *outer), _apply(v, nodes, wrt), needs, strict=True):
             if gradient is not None and needed and value is not None:
                 arrived.setdefault(value, []).append(gradient)
 
-    results = [total(value) for value in wrt]
-    for value, gradient in zip(wrt, results, strict=True):
-        if gradient is None:
-            raise ModelError(_not_reached(value, seeds))
-    return [gradient for gradient in results if gradient is not None]
+    return [total(value) for value in wrt]
 
 
 def _apply(v: Vjp, nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> list[ir.Value | None]:
@@ -109,12 +138,13 @@ def _apply(v: Vjp, nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> list[ir
         raise UnsupportedOperatorError(_without_rule(node, nodes, wrt))
     answer = entry.rule(v)
     answers: list[ir.Value | None] = [answer] if isinstance(answer, ir.Value) else list(answer)
-    if len(answers) > len(node.inputs):
-        if any(a is not None for a in answers[len(node.inputs) :]):
+    operands = [*node.inputs, *v.outer]
+    if len(answers) > len(operands):
+        if any(a is not None for a in answers[len(operands) :]):
             raise AssertionError(f"the rule for {node.op_type} answers for more inputs than node '{node.name}' has")
-        answers = answers[: len(node.inputs)]
-    answers += [None] * (len(node.inputs) - len(answers))
-    for i, (value, gradient) in enumerate(zip(node.inputs, answers, strict=True)):
+        answers = answers[: len(operands)]
+    answers += [None] * (len(operands) - len(answers))
+    for i, (value, gradient) in enumerate(zip(operands, answers, strict=True)):
         if value is None or not v.needs[i]:
             continue
         if gradient is None:

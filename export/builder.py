@@ -279,17 +279,19 @@ def element_count(dims: Sequence[int | None]) -> int | None:
 def reads(node: ir.Node) -> Iterator[ir.Value]:
     """What a node reads: its inputs, and what its subgraphs read."""
     yield from (value for value in node.inputs if value is not None)
+    for graph in subgraphs(node):
+        for inner in ir.traversal.RecursiveGraphIterator(graph):
+            yield from (value for value in inner.inputs if value is not None)
+        yield from graph.outputs
+
+
+def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs among a node's attributes, as the body of a Scan."""
     for attribute in node.attributes.values():
-        for graph in _subgraphs(attribute):
-            for inner in ir.traversal.RecursiveGraphIterator(graph):
-                yield from (value for value in inner.inputs if value is not None)
-            yield from graph.outputs
-
-
-def _subgraphs(attribute: ir.Attr) -> Sequence[ir.Graph]:
-    if attribute.type == ir.AttributeType.GRAPH:
-        return [attribute.as_graph()]
-    return attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else []
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
 
 
 def _result_dtype(

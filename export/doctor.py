@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import onnx_ir as ir
 from portable_cam.errors import Error, LayerError
 from portable_cam.export.autodiff import depends_on, path_to
 from portable_cam.export.batch import free_batch
-from portable_cam.export.builder import OPSET, reads
+from portable_cam.export.builder import FLOATS, OPSET, reads, subgraphs
 from portable_cam.export.cam import find_cam_end
 from portable_cam.export.contrib import refusal
 from portable_cam.export.guided import guided_nodes
@@ -20,6 +21,7 @@ from portable_cam.export.methods import INPUT_METHODS, METHODS
 from portable_cam.export.normalize import normalize
 from portable_cam.export.rules import has_no_gradient, rule_for
 from portable_cam.export.scores import find_scores
+from portable_cam.export.subgraph import captures
 
 
 @dataclass(frozen=True)
@@ -113,21 +115,32 @@ def doctor(model: ModelLike, output: str | None = None) -> Report:
 
 
 def find_obstacles(graph: ir.Graph, image: ir.Value, score: ir.Value) -> list[Obstacle]:
-    """The nodes without a rule on a path from the picture to the scores, in the graph's order."""
-    nodes = list(graph)
-    affected = depends_on(nodes, [image])
-    behind = {score}
-    found = []
+    """The nodes without a rule on a path from the picture to the scores, in the graph's order; those in a loop's body
+    or in a branch too."""
+    return _in_the_way(list(graph), [image], [score], "")
+
+
+def _in_the_way(
+    nodes: Sequence[ir.Node], sources: Sequence[ir.Value], ends: Iterable[ir.Value], before: str
+) -> list[Obstacle]:
+    affected = depends_on(nodes, sources)
+    behind = set(ends)
+    found: list[Obstacle] = []
     for node in reversed(nodes):
         if not any(output in behind for output in node.outputs) or not any(v in affected for v in reads(node)):
             continue
         if has_no_gradient(node):
             continue
         behind.update(reads(node))
+        path = before + " -> ".join(path_to(node, nodes, sources))
         if rule_for(node) is None:
             operator = f"{node.domain or 'ai.onnx'}::{node.op_type}"
-            path = " -> ".join(path_to(node, nodes, [image]))
             found.append(Obstacle(str(node.name), operator, path, refusal(node) or ""))
+            continue
+        for graph in subgraphs(node):
+            outside = [value for value in captures(node) if value in affected]
+            inner = [*(value for value in graph.inputs if value.dtype in FLOATS), *outside]
+            found += reversed(_in_the_way(list(graph), inner, graph.outputs, f"{path} -> "))
     return list(reversed(found))
 
 

@@ -22,7 +22,7 @@ from portable_cam.export.differentiate import add_output
 from portable_cam.export.guided import ReluPolicy, guided_nodes
 from portable_cam.export.heads import Profile
 from portable_cam.export.infer import infer_shapes
-from portable_cam.export.layers import channel_axis, find_layers, image_input
+from portable_cam.export.layers import channel_axis, find_layers, image_input, layer_places
 from portable_cam.export.load import ModelLike, fingerprint
 from portable_cam.export.methods import (
     INPUT_METHODS,
@@ -34,6 +34,7 @@ from portable_cam.export.methods import (
 )  # fmt: skip
 from portable_cam.export.normalize import normalize
 from portable_cam.export.per_target import scan_targets, single_target
+from portable_cam.export.places import Places, picture_dims, to_picture
 from portable_cam.export.quantized.shield import shield_int8
 from portable_cam.export.quantized.tensors import input_quantization
 from portable_cam.export.targets import Class, Extra, Target
@@ -52,6 +53,7 @@ class _Plan:
     builder: Builder
     methods: tuple[str, ...]
     layers: list[ir.Value]
+    places: list[Places]
     target: Target
     scores: list[ir.Value]
     image: ir.Value
@@ -62,7 +64,12 @@ class _Plan:
     details: bool
     words: dict[str, ir.Value]
     bare: bool
-    outputs: dict[str, ir.Value] = field(default_factory=dict)
+    pictures: list[ir.Value] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The activations of the layers as maps (N, C, h, w), whatever layout the model has."""
+        pairs = zip(self.layers, self.places, strict=True)
+        self.pictures = [to_picture(self.builder, layer, layer, places) for layer, places in pairs]
 
 
 def build_explanation(
@@ -134,7 +141,7 @@ def build_explanation(
     names = {"layer": [value.name for value in layers], "scores": ", ".join(str(value.name) for value in scores)}
     renamed = _free_our_names(graph, [extra.name for extra in target.inputs(scores)])
     plan = _Plan(
-        graph, Builder(graph), chosen, layers, target, scores, image, profile,
+        graph, Builder(graph), chosen, layers, layer_places(graph, layers), target, scores, image, profile,
         -1 if sign == "negative" else 1, guided, saturation, details, embeddings(graph) if words else {},
         not heads_in_graph,
     )  # fmt: skip
@@ -283,7 +290,8 @@ def _per_target(plan: _Plan, index: ir.Value, further: Mapping[str, ir.Value]) -
     # the plain gradient of the layers, and of the picture if asked for, in one walk
     plain = [*sources, *plan.words.values(), *([plan.image] if "standard" in wanted else [])]
     gradients = backward(graph, b, {score: seed}, plain, saturation=plan.saturation) if plain else []
-    for i, gradient in enumerate(gradients[: len(sources)]):
+    for i, source in enumerate(sources):
+        gradient = to_picture(b, gradients[i], source, plan.places[i])
         if plan.bare:
             same_everywhere = gradient.meta.get("spread") and not set(PIXEL_METHODS) & set(plan.methods)
             if same_everywhere:
@@ -295,7 +303,7 @@ def _per_target(plan: _Plan, index: ir.Value, further: Mapping[str, ir.Value]) -
             values[f"weights.{i}"] = heads.channel_weights(b, gradient)
         for name in PIXEL_METHODS:
             if name in plan.methods:
-                values[f"{name}.{i}"] = heads.pixel_map(b, name, gradient, plan.layers[i], plan.sign)
+                values[f"{name}.{i}"] = heads.pixel_map(b, name, gradient, plan.pictures[i], plan.sign)
         if plan.details:
             values[f"gradients.{i}"] = heads.as_float32(b, gradient)
     for (name, embedding), gradient in zip(plan.words.items(), gradients[len(sources) :], strict=False):
@@ -317,7 +325,7 @@ def _finish(plan: _Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None
         return
     b, axis = plan.builder, channel_axis(plan.image)
     size = heads.picture_size(b, plan.image, axis)
-    activations = [heads.as_float32(b, layer) for layer in plan.layers]
+    activations = [heads.as_float32(b, picture) for picture in plan.pictures]
     wide: ir.Value | None = None
     if {"gradcam", "guided_gradcam"} & set(plan.methods):
         signed = [heads.weighted_sum(b, values[f"weights.{i}"], a, plan.sign) for i, a in enumerate(activations)]
@@ -339,7 +347,7 @@ def _finish(plan: _Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None
     _emit_words(plan, values)
     if plan.details:
         for i, layer in enumerate(plan.layers):
-            dims = (known_dims(layer) or [None] * 4)[1:]
+            dims = picture_dims(layer, plan.places[i])[1:]
             _emit(plan, f"activations.{layer.name}", activations[i], dims, per_target=False)
             if f"gradients.{i}" in values:
                 _emit(plan, f"gradients.{layer.name}", values[f"gradients.{i}"], dims)
@@ -353,7 +361,7 @@ def _emit_words(plan: _Plan, values: dict[str, ir.Value]) -> None:
 def _stop_before_heads(plan: _Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:
     """The outputs of a graph whose heads are kernels."""
     b = plan.builder
-    layers = list(plan.layers)
+    maps = dict(zip(plan.layers, plan.pictures, strict=True))
     if "cam" in plan.methods:
         end = _cam_end(plan.target, plan.scores)
         dims = known_dims(end.activation) or [None] * 4
@@ -362,10 +370,10 @@ def _stop_before_heads(plan: _Plan, targets: ir.Value, values: dict[str, ir.Valu
             _emit(plan, "sums.cam", heads.for_kernels(b, cam_maps(b, end, targets)), dims[2:])
         else:
             _emit(plan, "weights.cam", heads.as_float32(b, rows), dims[1:2])
-            layers = list(dict.fromkeys([*layers, end.activation]))
-    for i, layer in enumerate(layers):
-        dims = (known_dims(layer) or [None] * 4)[1:]
-        _emit(plan, f"activations.{layer.name}", heads.for_kernels(b, layer), dims, per_target=False)
+            maps.setdefault(end.activation, end.activation)
+    for i, (layer, picture) in enumerate(maps.items()):
+        dims = (known_dims(picture) or [None] * 4)[1:]
+        _emit(plan, f"activations.{layer.name}", heads.for_kernels(b, picture), dims, per_target=False)
         for kind, size in (("weights", dims[:1]), ("gradients", dims)):
             if f"{kind}.{i}" in values:
                 _emit(plan, f"{kind}.{layer.name}", values[f"{kind}.{i}"], size)
@@ -390,8 +398,9 @@ def _maps(plan: _Plan, method: str, signed: list[ir.Value], size: ir.Value, *, s
     final, wide = heads.heat_map(b, raw, size, plan.profile)
     if not shown:
         return wide
-    layers = plan.layers if method != "cam" else [_cam_end(plan.target, plan.scores).activation]
-    small = [(known_dims(layer) or [None] * 4)[2:] for layer in layers]
+    small = [list(places.size) for places in plan.places]
+    if method == "cam":
+        small = [(known_dims(_cam_end(plan.target, plan.scores).activation) or [None] * 4)[2:]]
     picture, axis = known_dims(plan.image) or [None] * 4, channel_axis(plan.image)
     shape = small[0] if plan.profile == "captum" else picture[2:] if axis == 1 else picture[1:3]
     _emit(plan, f"heatmap.{method}", final, shape)

@@ -29,11 +29,12 @@ _ELEMENTWISE = _GATES | {"Add", "Mul", "Div", "Pow", "Softplus", "Exp", "Log", "
 
 
 def guided_nodes(graph: ir.Graph, policy: ReluPolicy) -> list[ir.Node]:
-    """The ReLU-like nodes of the graph, in its order."""
+    """The ReLU-like nodes of the graph and of its subgraphs, in its order."""
     if policy not in get_args(ReluPolicy):
         raise OptionError(f"relu_policy is one of {', '.join(get_args(ReluPolicy))}, not {policy!r}")
     vanished = activations(graph)
-    return [node for node in graph if _counts(node, vanished.get(node, node.op_type), policy)]
+    nodes = ir.traversal.RecursiveGraphIterator(graph)
+    return [node for node in nodes if _counts(node, vanished.get(node, node.op_type), policy)]
 
 
 def _counts(node: ir.Node, kind: str, policy: ReluPolicy) -> bool:

@@ -118,9 +118,7 @@ def _misfit(output: ir.Value, given: ir.Value) -> str | None:
     return None
 
 
-def take_over(
-    graph: ir.Graph, other: ir.Graph, joined: Mapping[ir.Value, ir.Value], prefix: str
-) -> list[ir.Value]:
+def take_over(graph: ir.Graph, other: ir.Graph, joined: Mapping[ir.Value, ir.Value], prefix: str) -> list[ir.Value]:
     """Move everything of ``other`` into ``graph``.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import onnx
@@ -72,6 +72,7 @@ def _fold(model: ir.Model) -> None:
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=_may_fold)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.LiftSubgraphInitializersToMainGraphPass()(model)
     rewriter.rewrite(model, [fuse_pad_into_conv_rule])  # the adjoint of a Pad of its own would cost a Slice
     passes.RemoveUnusedNodesPass()(model)
     passes.NameFixPass()(model)
@@ -125,6 +126,15 @@ def _keep_old_resize(proto: onnx.ModelProto) -> None:
                 node.attribute.append(onnx.helper.make_attribute("nearest_mode", "ceil" if shrinks else "floor"))
 
 
+def _every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of its subgraphs."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _every_node(inner)
+
+
 def _inline(proto: onnx.ModelProto, wanted: Callable[[str], bool]) -> onnx.ModelProto:
     """Replace the wanted functions of the standard by their bodies, and those within the bodies."""
     before: set[tuple[str, str]] = set()
@@ -138,7 +148,7 @@ def _inline(proto: onnx.ModelProto, wanted: Callable[[str], bool]) -> onnx.Model
 def _functions(proto: onnx.ModelProto, wanted: Callable[[str], bool]) -> set[tuple[str, str]]:
     opset = next(o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"})
     chosen: set[tuple[str, str]] = set()
-    for op_type in {n.op_type for n in proto.graph.node if n.domain in {"", "ai.onnx"}}:
+    for op_type in {node.op_type for node in _every_node(proto.graph) if node.domain in {"", "ai.onnx"}}:
         if not onnx.defs.has(op_type, opset):
             raise ModelError(f"operator {op_type} does not exist in ONNX opset {opset}, which the model imports")
         schema = onnx.defs.get_schema(op_type, opset)

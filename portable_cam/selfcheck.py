@@ -10,12 +10,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
+from numpy.typing import NDArray
 
 from portable_cam.bench import random_feeds
 from portable_cam.errors import ModelError
 from portable_cam.export.explanation import build_explanation
+from portable_cam.export.layers import layer_places
 from portable_cam.export.load import ModelLike, load
 from portable_cam.export.normalize import normalize
+from portable_cam.export.places import Places
 from portable_cam.runtime import Session
 
 _STEPS = (
@@ -114,26 +117,25 @@ def _peaks(
     """The greatest value of each Grad-CAM map in the file, and the same by finite differences of the model alone.
 
     A map's value at a place is the score's derivative along A's channels at that place, each spread over its mean:
-    sum_c mean(g_c) A_c[p] = d score(A + t D) / dt with D_c = A_c[p] / (h w) everywhere.
+    sum_c mean(g_c) A_c[p] = d score(A + t D) / dt with D_c = A_c[p] / (h w) at every place of the picture.
     """
     found = {}
     for name in json.loads(_fact(explanation, "layer", "[]")):
         raw = next((ours[n] for n in (f"raw.gradcam.{name}", "raw.gradcam") if n in ours), None)
         if raw is None or not raw[0, 0].max() > 0:
             continue
-        session = Session(_nudged(model, name, _fact(explanation, "scores", "")))
+        nudged, places = _nudged(model, name, _fact(explanation, "scores", ""))
+        session = Session(nudged)
         given = {k: v for k, v in feeds.items() if k != "targets"}
-        layer = session.run({**given, "nudge": np.zeros((1, 1, 1, 1), session.dtype("nudge"))}, ["nudge/layer"])
-        a = layer["nudge/layer"]
-        row, column = np.unravel_index(int(raw[0, 0].argmax()), raw[0, 0].shape)
-        direction = a[:1, :, row : row + 1, column : column + 1]
+        still = np.zeros([1] * (len(places.axes) + 2), session.dtype("nudge"))
+        a = session.run({**given, "nudge": still}, ["nudge/layer"])["nudge/layer"]
+        direction, area = _towards(a, places, int(raw[0, 0].argmax()))
 
         def score(step: float) -> float:
             nudge = (step * direction).astype(direction.dtype)  # noqa: B023 - called in this round only
             values = session.run({**given, "nudge": nudge}, ["nudge/scores"])["nudge/scores"]  # noqa: B023
             return float(values.reshape(len(values), -1)[0, int(feeds["targets"][0, 0])])
 
-        area = a.shape[2] * a.shape[3]
         sign = -1 if _fact(explanation, "sign", "") == "negative" else 1
         slopes = [sign * (score(e) - score(-e)) / (2 * e * area) for e in _STEPS]
         peak = float(raw[0, 0].max())
@@ -141,14 +143,27 @@ def _peaks(
     return found
 
 
-def _nudged(model: ModelLike, layer: str, scores: str) -> onnx.ModelProto:
-    """The model with ``nudge`` added to a layer for all that read it."""
+def _towards(a: NDArray[Any], places: Places, place: int) -> tuple[NDArray[Any], int]:
+    """The channels of one place of the first image at each of its places, in the layer's own layout; and how many
+    places there are."""
+    order = (places.batch, places.channels, *places.axes)
+    maps = a.transpose(order)[:1]
+    flat = maps.reshape(1, maps.shape[1], -1)
+    cells = slice(places.prefix, flat.shape[2] - places.suffix)
+    direction = np.zeros_like(flat)
+    direction[:, :, cells] = flat[:, :, cells][:, :, place : place + 1]
+    return direction.reshape(maps.shape).transpose(np.argsort(order)), direction[:, :, cells].shape[2]
+
+
+def _nudged(model: ModelLike, layer: str, scores: str) -> tuple[onnx.ModelProto, Places]:
+    """The model with ``nudge`` added to a layer for all that read it, and the layer's places."""
     normal = normalize(model)
     graph = normal.graph
     values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
     value, score = values[layer], values[scores]
     assert value.dtype is not None
-    nudge = ir.Value(name="nudge", type=ir.TensorType(value.dtype), shape=ir.Shape([None] * 4))
+    (places,) = layer_places(graph, [value])
+    nudge = ir.Value(name="nudge", type=ir.TensorType(value.dtype), shape=ir.Shape([None] * (len(places.axes) + 2)))
     readers = list(value.uses())
     add = ir.node("Add", [value, nudge], name="nudge/add")
     add.outputs[0].name, add.outputs[0].type = "nudge/layer", value.type
@@ -164,7 +179,7 @@ def _nudged(model: ModelLike, layer: str, scores: str) -> onnx.ModelProto:
     graph.outputs.clear()
     graph.outputs.extend([add.outputs[0], end.outputs[0]])
     passes.RemoveUnusedNodesPass()(normal)
-    return ir.to_proto(normal)
+    return ir.to_proto(normal), places
 
 
 def _directional(

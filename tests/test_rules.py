@@ -995,6 +995,7 @@ def test_rule(case: Case, form: str) -> None:
 OTHER_TABLES = (
     "test_quantized.py",
     "test_recurrent.py",
+    "test_control_flow.py",
 )
 
 

@@ -2,10 +2,12 @@
 to ``tests/test_rules.py``; ``docs/writing-a-rule.md`` walks through it."""
 
 from portable_cam.export.rules import (  # imported for their registrations
+    control,
     conv,
     elementwise,
     index,
     linear,
+    loops,
     norm,
     pool,
     quant,
@@ -21,6 +23,7 @@ from portable_cam.export.rules.registry import (
     NO_GRADIENT,
     RULES,
     Entry,
+    Gradient,
     Vjp,
     differentiable_inputs,
     has_no_gradient,
@@ -30,7 +33,7 @@ from portable_cam.export.rules.registry import (
 )
 
 __all__ = [
-    "NO_GRADIENT", "RULES", "Entry", "Vjp", "conv", "differentiable_inputs", "elementwise", "has_no_gradient", "index",
-    "key_of", "linear", "norm", "pool", "quant", "recurrent", "reduce", "register", "relu", "resize", "rule_for",
-    "sampling", "scatter", "shape",
+    "NO_GRADIENT", "RULES", "Entry", "Gradient", "Vjp", "control", "conv", "differentiable_inputs", "elementwise",
+    "has_no_gradient", "index", "key_of", "linear", "loops", "norm", "pool", "quant", "recurrent", "reduce", "register",
+    "relu", "resize", "rule_for", "sampling", "scatter", "shape",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, overload
 
@@ -13,12 +13,20 @@ from portable_cam.export.builder import ONNX_DOMAINS, Builder, constant_of, read
 from portable_cam.export.quantized.tensors import Residuals
 
 Gradient: TypeAlias = ir.Value | None
+Inside: TypeAlias = Callable[
+    [Mapping[ir.Node, ir.Node], Builder, Mapping[ir.Value, ir.Value], Sequence[ir.Value]], list[Gradient]
+]
 
 
 @dataclass(frozen=True)
 class Vjp:
     """What a rule sees of one node: the tape, the node, the gradients of its outputs, the inputs that need one, and
-    what it reads in place of the tensors of a quantised graph."""
+    what it reads in place of the tensors of a quantised graph.
+
+    For a node with subgraphs also ``outer``, the values that they read from outside and that need a gradient: a rule
+    answers for them behind the node's own inputs. ``inside`` differentiates a copy of a subgraph's nodes: it takes the
+    copies with their originals, a builder, the seeds, and what to differentiate for; None for what is not reached.
+    """
 
     b: Builder
     node: ir.Node
@@ -27,6 +35,8 @@ class Vjp:
     residuals: Residuals
     relu_rule: str = "standard"
     saturation: str = "mask"
+    outer: Sequence[ir.Value] = ()
+    inside: Inside | None = None
 
     @property
     def g(self) -> ir.Value:

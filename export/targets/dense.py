@@ -51,8 +51,8 @@ class Dense(Target):
     def layers(self, graph: ir.Graph, scores: Sequence[ir.Value]) -> list[ir.Value] | None:
         """What the last convolution reads: behind it there is nothing but the logits, one channel per class."""
         classes = self.count(scores)
-        for value, _ in candidates(graph, scores[0]):
-            if classes is None or (known_dims(value) or [None, None])[1] != classes:
+        for value, layer in candidates(graph, scores[0]):
+            if classes is None or layer.channels != classes:
                 return [value]
         return None
 

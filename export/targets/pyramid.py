@@ -46,7 +46,7 @@ def pyramid(graph: ir.Graph, scores: Sequence[ir.Value]) -> list[ir.Value]:
 def _last_common(graph: ir.Graph, scale: int, out: list[ir.Value], trunk: list[ir.Value]) -> ir.Value:
     """The last map of this height that every path to these values passes; else what the next scale reads."""
     for value, layer in candidates(graph, *dict.fromkeys([*out, *trunk])):
-        if layer.why.startswith("every") and layer.shape[2] == scale:
+        if layer.why.startswith("every") and layer.grid[0] == scale:
             return value
     return (trunk or out)[-1]
 

@@ -81,12 +81,11 @@ def layers(model: ModelArgument, output: OutputOption = None, as_json: JsonOptio
     if as_json:
         print_json([asdict(layer) for layer in found])
         return
-    table = new_table("layer", "shape", "operator", "stride", "why")
+    table = new_table("layer", "shape", "axes", "grid", "operator", "stride", "why")
     for layer in found:
-        shape = " x ".join("?" if d is None else str(d) for d in layer.shape)
-        table.add_row(
-            escape(layer.name), shape, layer.operator, "?" if layer.stride is None else f"{layer.stride:g}", layer.why
-        )
+        shape, grid = (" x ".join("?" if d is None else str(d) for d in dims) for dims in (layer.shape, layer.grid))
+        stride = "?" if layer.stride is None else f"{layer.stride:g}"
+        table.add_row(escape(layer.name), shape, layer.layout, grid, layer.operator, stride, layer.why)
     out.print(table)
 
 

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E501 - one record, one line: the table is read down its columns
+"""If, Loop and Scan on the path from the picture to the scores, and sequences: by finite differences of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+from portable_cam.errors import UnsupportedOperatorError
+from portable_cam.export.differentiate import differentiate
+from portable_cam.runtime import Session
+from portable_cam.testing import check_vjp
+
+RNG = np.random.default_rng(12)
+X = RNG.standard_normal((3, 4)).astype(np.float32)
+W = (0.5 * RNG.standard_normal((4, 4))).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model as ONNX text: its inputs ``x`` (3, 4) and ``w`` (4, 4), the others by value. ``op`` is what it is about."""
+
+    op: str
+    note: str
+    signature: str
+    body: str
+    feeds: dict[str, np.ndarray] = field(default_factory=dict)
+    of: str = "y"
+
+    def __str__(self) -> str:
+        return f"{self.op}-{self.note}".replace(" ", "_")
+
+    def model(self) -> onnx.ModelProto:
+        model = onnx.parser.parse_model(
+            f'<ir_version: 8, opset_import: ["": 17]> g ({self.signature}) => (float {self.of}) {{ {self.body} }}'
+        )
+        model.graph.output[0].type.tensor_type.ClearField("shape")
+        return model
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        known = {"x": X, "w": W, **self.feeds}
+        return {i.name: known[i.name] for i in self.model().graph.input}
+
+
+def yes_no(name: str) -> list[dict[str, np.ndarray]]:
+    return [{name: np.array(value)} for value in (True, False)]
+
+
+IF = """k = Exp(x) y = If (c) <then_branch = t () => (a) { p = MatMul(k, w) a = Tanh(p) }, else_branch = e () => (b) { b = Mul(k, x) }>"""
+SCAN = """s = MatMul(x, w) h0 = ReduceMean<axes = [0], keepdims = 0>(s)
+    h, y = Scan <num_scan_inputs = 1, {attributes} body = b (float[4] h_in, float[4] row) => (h_out, out) {{ m = MatMul(h_in, w) z = Add(m, row) h_out = Tanh(z) out = Mul(h_out, row) }}> (h0, {given})"""
+LOOP = """y, rows = Loop (n, go, x) <body = b (int64 i, bool on, float[3, 4] h) => (more, h_out, out) {{ more = {more} m = MatMul(h, w) h_out = Tanh(m) out = Mul(h_out, x) }}>"""
+
+CASES = [
+    *[Case("If", f"captured, {c['c']}", "float[3,4] x, float[4,4] w, bool c", IF, c) for c in yes_no("c")],
+    *[Case("If", f"unknown shapes, {c['c']}", "float[a,b] x, float[b,b] w, bool c", IF, c) for c in yes_no("c")],
+    *[Case("If", f"two outputs, {c['c']}", "float[3,4] x, float[4,4] w, bool c",
+           "p, q = If (c) <then_branch = t () => (a, a2) { a = Tanh(x) a2 = Exp(x) }, else_branch = e () => (b, b2) { b = MatMul(x, w) b2 = Identity(b) }> y = Mul(p, q)", c) for c in yes_no("c")],
+    *[Case("If", f"one in the other, {c['c']}", "float[3,4] x, float[4,4] w, bool c, bool d",
+           "y = If (c) <then_branch = t () => (a) { s = Sin(x) a = If (d) <then_branch = t2 () => (a2) { a2 = Mul(s, x) }, else_branch = e2 () => (b2) { b2 = MatMul(s, w) }> }, else_branch = e () => (b) { b = Exp(x) }>",
+           c | d) for c in yes_no("c") for d in yes_no("d")],
+    Case("If", "a branch that is a constant", "float[3,4] x, bool c", "k = Exp(x) p = If (c) <then_branch = t () => (a) { a = Constant<value_float = 2.0>() }, else_branch = e () => (b) { b = ReduceSum<keepdims = 0>(k) }> y = Mul(p, k)", {"c": np.array(True)}),
+    Case("If", "the condition is computed from the picture", "float[3,4] x, float[4,4] w", "t = ReduceSum<keepdims = 0>(x) o = Constant<value_float = 0.0>() c = Greater(t, o) " + IF),
+    Case("Scan", "states and rows", "float[3,4] x, float[4,4] w", SCAN.format(attributes="", given="s")),
+    Case("Scan", "last state", "float[3,4] x, float[4,4] w", SCAN.format(attributes="", given="s").replace("h, y =", "y, rows =")),
+    Case("Scan", "unknown length", "float[T,4] x, float[4,4] w", SCAN.format(attributes="", given="s")),
+    Case("Scan", "backwards", "float[3,4] x, float[4,4] w", SCAN.format(attributes="scan_input_directions = [1],", given="s")),
+    Case("Scan", "backwards, results too", "float[3,4] x, float[4,4] w", SCAN.format(attributes="scan_input_directions = [1], scan_output_directions = [1],", given="s")),
+    Case("Scan", "along the last axis", "float[4,3] x, float[4,4] w", "s = MatMul(w, x) t = Transpose(x) h0 = ReduceMean<axes = [1], keepdims = 0>(s) " + SCAN.split("\n")[1].format(attributes="scan_input_axes = [1], scan_output_axes = [1], scan_output_directions = [1],", given="s"), {"x": X.T.copy()}),
+    Case("Scan", "two rows, no state", "float[3,4] x, float[3,4] z", "e = Exp(x) y = Scan <num_scan_inputs = 2, body = b (float[4] p, float[4] q) => (r) { r = Mul(p, q) }> (e, z)", {"z": X[::-1].copy()}),
+    Case("Scan", "a result is a state", "float[3,4] x", "z = ReduceMax<axes = [0], keepdims = 0>(x) h, y = Scan <num_scan_inputs = 1, body = b (float[4] p, float[4] q) => (r, r2) { r = Mul(p, q) r2 = Identity(r) }> (z, x)"),
+    Case("Scan", "in a Scan", "float[3,4] x, float[4,4] w", "y = Scan <num_scan_inputs = 1, body = b (float[4] p) => (r) { z = ReduceMax<axes = [0], keepdims = 0>(x) r, u = Scan <num_scan_inputs = 1, body = c (float[4] p2, float[4] q2) => (r2, s2) { r3 = Mul(p2, q2) r2 = Add(r3, p) s2 = Identity(r2) }> (z, x) }> (w)"),
+    Case("Loop", "a known number of steps", "float[3,4] x, float[4,4] w", "n = Constant<value_int = 3>() go = Constant<value = bool {1}>() " + LOOP.format(more="Identity(on)")),
+    Case("Loop", "a number known at run time", "float[3,4] x, float[4,4] w, int64 n, bool go", LOOP.format(more="Identity(on)"), {"n": np.array(3), "go": np.array(True)}),
+    Case("Loop", "rows", "float[3,4] x, float[4,4] w, int64 n, bool go", LOOP.format(more="Identity(on)"), {"n": np.array(2), "go": np.array(True)}, "rows"),
+    Case("Loop", "no step", "float[3,4] x, float[4,4] w, int64 n, bool go", LOOP.format(more="Identity(on)"), {"n": np.array(0), "go": np.array(True)}),
+    Case("Loop", "until it says so", "float[3,4] x, float[4,4] w, int64 n", "go = Constant<value = bool {1}>() " + LOOP.format(more="Less(i, n)"), {"n": np.array(2)}),
+    Case("Loop", "the step's number counts", "float[3,4] x, int64 n, bool go", "y = Loop (n, go, x) <body = b (int64 i, bool on, float[3, 4] h) => (more, h_out) { more = Identity(on) f = Cast<to = 1>(i) s = Sin(h) u = Mul(s, f) h_out = Add(u, h) }>", {"n": np.array(3), "go": np.array(True)}),
+    Case("Loop", "with an If", "float[3,4] x, float[4,4] w, int64 n, bool go", "y = Loop (n, go, x) <body = b (int64 i, bool on, float[3, 4] h) => (more, h_out) { more = Identity(on) two = Constant<value_int = 1>() c = Less(i, two) h_out = If (c) <then_branch = t () => (a) { a = MatMul(h, w) }, else_branch = e () => (f) { f = Tanh(h) }> }>", {"n": np.array(3), "go": np.array(True)}),
+    Case("Loop", "an integer state", "float[3,4] x, int64 n, bool go", "z = Constant<value_int = 2>() y, last = Loop (n, go, x, z) <body = b (int64 i, bool on, float[3, 4] h, int64 k) => (more, h_out, k_out) { more = Identity(on) f = Cast<to = 1>(k) s = Sin(h) h_out = Mul(s, f) k_out = Add(k, i) }>", {"n": np.array(3), "go": np.array(True)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradients(case: Case) -> None:
+    model, arrays = case.model(), case.arrays()
+    wrt = [name for name, value in arrays.items() if value.dtype == np.float32]
+    if str(case).startswith(("If-captured", "If-unknown", "If-the_condition")):
+        wrt = ["x"]  # one branch alone reads the weights
+    check_vjp(model, arrays, case.of, wrt)
+
+
+@pytest.mark.parametrize("rule", ["guided", "deconvnet"])
+def test_a_relu_inside_a_subgraph_is_guided(rule: str) -> None:
+    """The gradient is that of the same nodes without If and Loop around them."""
+    plain = "a = MatMul(x, w) r = Relu(a) m = MatMul(r, w) r2 = Relu(m) p = MatMul(r2, w) y = Relu(p)"
+    around = """a = MatMul(x, w) r = If (go) <then_branch = t () => (u) { u = Relu(a) }, else_branch = e () => (v) { v = Exp(a) }>
+        y = Loop (n, go, r) <body = b (int64 i, bool on, float[3, 4] h) => (more, h_out) { more = Identity(on) m = MatMul(h, w) h_out = Relu(m) }>"""
+    signature = "float[3,4] x, float[4,4] w"
+    seed = RNG.standard_normal((3, 4)).astype(np.float32)
+    feeds = {"x": X + np.float32(0.5), "w": W + np.float32(0.2), "seed": seed}
+    gradients = []
+    for body, more, given in (
+        (plain, "", {}),
+        (around, ", int64 n, bool go", {"n": np.array(2), "go": np.array(True)}),
+    ):
+        model = Case("If", "", signature + more, body).model()
+        session = Session(differentiate(model, "y", ["x"], rule), threads=1)  # type: ignore[arg-type]
+        gradients.append(session.run(feeds | given)["gradient.x"])
+    np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
+    standard = Session(differentiate(Case("If", "", signature, plain).model(), "y", ["x"])).run(feeds)["gradient.x"]
+    assert np.abs(standard - gradients[0]).max() > 1e-3
+
+
+def test_targets_together_through_a_loop_and_a_branch() -> None:
+    """Loops and branches of the gradient move into the Scan over the targets."""
+    from portable_cam import Explainer
+
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]> g (float[N,3,4,4] picture) => (float[N,5] logits) {
+        k = Constant<value_ints = [5, 3, 3, 3]>() e = Constant<value_float = 0.05>()
+        zero = ConstantOfShape(k) some = Add(zero, e) kernel = Sin(some)
+        features = Conv<pads = [1, 1, 1, 1]>(picture, kernel) active = Relu(features)
+        pooled = GlobalAveragePool(active) flat = Flatten(pooled)
+        n = Size(flat) one = Constant<value_int = 1>() c = Greater(n, one)
+        both = If (c) <then_branch = t () => (u) { s = Sin(flat) u = Mul(s, flat) }, else_branch = f () => (v) { v = Exp(flat) }>
+        empty = Constant<value = float[1, 5] {0.1, 0.2, 0.3, 0.4, 0.5}>()
+        last, rows = Scan <num_scan_inputs = 1, body = b (float[1, 5] h, float[5] row) => (h2, out) { h3 = Mul(h, row) h2 = Tanh(h3) out = Squeeze(h2) }> (empty, both)
+        logits = Add(rows, both)
+    }""")
+    pictures = np.random.default_rng(3).standard_normal((2, 3, 4, 4)).astype(np.float32)
+    together = Explainer(model, methods=("gradient",))(pictures, targets=[[0, 3], [4, 1]])
+    seed = np.zeros((2, 5), np.float32)
+    for k, chosen in enumerate(([0, 4], [3, 1])):
+        seed[:] = 0
+        seed[np.arange(2), chosen] = 1
+        want = Session(differentiate(model, "logits", ["picture"])).run({"picture": pictures, "seed": seed})
+        np.testing.assert_allclose(together["gradient"][0, k], want["gradient.picture"][0], rtol=1e-5, atol=1e-8)
+
+
+def test_an_operator_without_a_rule_inside_a_loop_is_named() -> None:
+    body = "y = Loop (n, go, x) <body = b (int64 i, bool on, float[4, 4] h) => (more, h_out) { more = Identity(on) d = mine.Special(h) h_out = Mul(h, d) }>"
+    model = Case("Loop", "", "float[4,4] x, int64 n, bool go", body).model()
+    model.opset_import.append(onnx.helper.make_opsetid("mine", 1))
+    with pytest.raises(UnsupportedOperatorError, match="mine::Special"):
+        differentiate(model, "y", ["x"])
