@@ -211,7 +211,9 @@ def widen(model: onnx.ModelProto, to: int = TensorProto.DOUBLE) -> onnx.ModelPro
 
 
 def _has_stash_type(op_type: str, opset: int) -> bool:
-    return op_type in _STASH and "stash_type" in onnx.defs.get_schema(op_type, opset).attributes
+    if op_type not in _STASH or not onnx.defs.has(op_type, opset):
+        return op_type in _STASH  # older than the standard's, as ONNX Runtime had it
+    return "stash_type" in onnx.defs.get_schema(op_type, opset).attributes
 
 
 def _widen_tensor(tensor: onnx.TensorProto, to: int) -> None:
