@@ -136,6 +136,9 @@ def _apply(v: Vjp, nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> list[ir
     entry = rule_for(node)
     if entry is None:
         raise UnsupportedOperatorError(_without_rule(node, nodes, wrt))
+    for value in (*(i for i, needed in zip(node.inputs, v.needs, strict=True) if needed), *node.outputs[:1]):
+        if value is not None and value.dtype is None:
+            raise UnsupportedOperatorError(_without_rule(_source_of_unknown(value, node), nodes, wrt))
     answer = entry.rule(v)
     answers: list[ir.Value | None] = [answer] if isinstance(answer, ir.Value) else list(answer)
     operands = [*node.inputs, *v.outer]
@@ -181,6 +184,15 @@ def _without_rule(node: ir.Node, nodes: Sequence[ir.Node], wrt: Sequence[ir.Valu
         f"{' -> '.join(path_to(node, nodes, wrt))}. Explain a layer behind this node, choose as `output` a tensor "
         "before it, or export the model without it; `portable-cam doctor MODEL` lists every such node"
     )
+
+
+def _source_of_unknown(value: ir.Value, node: ir.Node) -> ir.Node:
+    """The node behind which types are not known any more: what no schema describes has no rule either."""
+    current: ir.Value | None = value
+    while current is not None and (producer := current.producer()) is not None:
+        node = producer
+        current = next((i for i in node.inputs if i is not None and i.dtype is None), None)
+    return node
 
 
 def path_to(node: ir.Node, nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> list[str]:

@@ -41,7 +41,7 @@ def find_cam_end(score: ir.Value) -> CamEnd:
     current = score
     while True:
         node = current.producer()
-        if node is None or node.inputs[0] is None:
+        if node is None or not node.inputs or node.inputs[0] is None:
             raise LayerError(f"CAM: no global average pool leads to the scores '{score.name}'; use gradcam")
         if _is_global_average(node):
             return CamEnd(node.inputs[0], weights, transposed)

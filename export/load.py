@@ -121,12 +121,16 @@ def _check_external(proto: onnx.ModelProto, folder: Path) -> None:
         info = {entry.key: entry.value for entry in tensor.external_data}
         location = info.get("location", "")
         where = f"the external data of tensor '{tensor.name}' (location {location!r})"
-        target = (folder / location).resolve()
+        try:
+            target = (folder / location).resolve()
+            there = target.is_file()
+        except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a NUL byte
+            raise ExternalDataError(f"{where} is no name of a file: {error}"[:500]) from None
         if not location or Path(location).is_absolute() or not target.is_relative_to(root):
             raise ExternalDataError(
                 f"{where} lies outside the model's folder, and is not read: put the file beside the model"
             )
-        if not target.is_file():
+        if not there:
             raise ExternalDataError(f"{where} is missing: put the file into {folder}")
         try:
             end = int(info.get("offset", 0)) + int(info.get("length", 0))

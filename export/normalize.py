@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,17 +13,17 @@ from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule
 
 from portable_cam.errors import ModelError
-from portable_cam.export.builder import ONNX_DOMAINS, OPSET, constant_of
+from portable_cam.export.builder import ONNX_DOMAINS, OPSET
 from portable_cam.export.contrib import adopt, decompose
 from portable_cam.export.downgrade import add_defaults, to_opset
 from portable_cam.export.load import ModelLike, load
 from portable_cam.export.quantized.qoperator import rewrite_qoperators
 from portable_cam.export.quantized.unsigned import make_unsigned
 from portable_cam.export.rules import NO_GRADIENT, RULES
+from portable_cam.export.untrusted import check_functions, check_loops, check_nodes, check_sizes, may_fold
 
 _IR_VERSION = 10  # the one that came with opset 21
 _BIG = 1024  # bytes; a larger initialiser stays out of the protobuf round trips
-_LARGEST_FOLDED = 1 << 20  # elements
 
 
 def normalize(model: ModelLike) -> ir.Model:
@@ -48,11 +47,14 @@ def normalize(model: ModelLike) -> ir.Model:
 
 def _normalized(model: ir.Model) -> ir.Model:
     _open_negative_dims(model.graph)
-    model.ir_version = max(_IR_VERSION, model.ir_version)  # an older one takes no initialiser that is not an input
+    model.ir_version = _IR_VERSION  # an older one takes no initialiser that is not an input
     passes.RemoveInitializersFromInputsPass()(model)
-    passes.InlinePass()(model)
+    check_functions(model)
+    if model.functions:  # the C++ library's inliner, for that of onnx-ir takes quadratic time
+        model = _on_proto(model, lambda proto: inliner.inline_local_functions(proto, convert_version=True))
     adopt(model)
     model = _on_proto(model, _convert)
+    check_loops(model)
     rewrite_qoperators(model.graph)
     decompose(model)
     _fold(model)
@@ -64,13 +66,14 @@ def _normalized(model: ir.Model) -> ir.Model:
             value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
     make_unsigned(model.graph)
     model.ir_version = _IR_VERSION
+    check_sizes(model.graph)
     return model
 
 
 def _fold(model: ir.Model) -> None:
     """Compute what is constant, and infer shapes."""
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=_may_fold)
+    optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=may_fold)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.LiftSubgraphInitializersToMainGraphPass()(model)
     rewriter.rewrite(model, [fuse_pad_into_conv_rule])  # the adjoint of a Pad of its own would cost a Slice
@@ -89,6 +92,8 @@ def _open_negative_dims(graph: ir.Graph) -> None:
 def _convert(proto: onnx.ModelProto) -> onnx.ModelProto:
     """To the one opset; functions that have no rule of their own are replaced by their bodies, newer ones than the
     opset before the conversion, for it does not know them."""
+    proto = _inline(proto, lambda op_type: False)
+    check_nodes(proto)
     proto = to_opset(proto, OPSET)
     current = next(o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"})
     if current != OPSET:
@@ -153,7 +158,7 @@ def _functions(proto: onnx.ModelProto, wanted: Callable[[str], bool]) -> set[tup
             raise ModelError(f"operator {op_type} does not exist in ONNX opset {opset}, which the model imports")
         schema = onnx.defs.get_schema(op_type, opset)
         has_body = bool(getattr(schema, "has_function", 0) or getattr(schema, "has_context_dependent_function", 0))
-        if has_body and wanted(op_type):
+        if has_body and (wanted(op_type) or schema.deprecated):
             chosen.add(("", op_type))
     return chosen
 
@@ -182,19 +187,3 @@ def _on_proto(model: ir.Model, convert: Callable[[onnx.ModelProto], onnx.ModelPr
         value.const_value = tensor
         graph.register_initializer(value)
     return converted
-
-
-def _may_fold(node: ir.Node) -> bool | None:
-    """Fold computed fill tensors (exporters compute pads with them), but nothing that a hostile file could blow up."""
-    if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
-        return False  # folded weights would be four times as large, and no kernel for integers could be chosen
-    sizes = [constant_of(v) for v in node.inputs]
-    if node.op_type == "ConstantOfShape" and sizes and sizes[0] is not None:
-        return math.prod(int(d) for d in sizes[0].reshape(-1)) <= _LARGEST_FOLDED or False
-    if node.op_type in {"Expand", "Tile"} and len(sizes) == 2 and sizes[0] is not None and sizes[1] is not None:
-        count = math.prod(int(d) for d in sizes[1].reshape(-1))
-        return None if count * max(1, sizes[0].size) <= _LARGEST_FOLDED else False
-    if node.op_type == "Range" and all(s is not None for s in sizes) and len(sizes) == 3:
-        start, limit, delta = (float(s.reshape(-1)[0]) for s in sizes if s is not None)
-        return None if delta and abs((limit - start) / delta) <= _LARGEST_FOLDED else False
-    return None

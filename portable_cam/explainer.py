@@ -61,6 +61,7 @@ class Explainer:
         words: Also give ``result.words``: a score for each word of an input of token ids.
         threads: CPU threads within an operator.
         optimize: False for plain rounding; see :class:`~portable_cam.runtime.Session`.
+        time_limit: Seconds after which a run is given up, for models that are not trusted.
 
     Raises:
         Error: A subclass that names what does not fit.
@@ -84,6 +85,7 @@ class Explainer:
         words: bool = False,
         threads: int | None = None,
         optimize: bool = True,
+        time_limit: float | None = None,
     ) -> None:
         self._model = model
         self._options: dict[str, Any] = {
@@ -92,6 +94,7 @@ class Explainer:
         }  # fmt: skip
         self._session_options: dict[str, Any] = {
             "device": device, "providers": providers, "threads": threads, "optimize": optimize,
+            "time_limit": time_limit,
         }  # fmt: skip
         chosen = Cuda() if device == "cuda" and providers is None else device
         self._device = chosen if isinstance(chosen, Common) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -55,6 +56,8 @@ class Session:
         spin: False lets idle threads sleep at once. Where several sessions run in turn, the threads of the last one
             would otherwise still be waiting busily, and slow the next one.
         record_placement: Remember which node went to which provider, for :meth:`placement`.
+        time_limit: Seconds after which a run is given up, for models that are not trusted: a loop in one need not
+            end, and Python hears no Ctrl-C meanwhile. None for no limit.
 
     Raises:
         DeviceError: The device or provider is not there, or the session did not get it.
@@ -64,7 +67,7 @@ class Session:
     def __init__(
         self, model: onnx.ModelProto | bytes, *, device: str = "cpu", providers: Sequence[Provider] | None = None,
         threads: int | None = None, optimize: bool = True, spin: bool = True, as_written: bool = False,
-        record_placement: bool = False,
+        record_placement: bool = False, time_limit: float | None = None,
     ) -> None:  # fmt: skip
         wanted = list(providers) if providers is not None else _providers_of(device)
         names = [p if isinstance(p, str) else p[0] for p in wanted]
@@ -92,17 +95,28 @@ class Session:
                 f"the session did not get {', '.join(missing)} but runs on {', '.join(self._session.get_providers())}: "
                 "check the driver and the CUDA libraries (importing torch first often brings them)"
             )
+        self._time_limit = time_limit
         self.inputs = {i.name: i for i in self._session.get_inputs()}
         self.outputs = [o.name for o in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
         """Run once: arrays in and out by name."""
         names = list(outputs) if outputs is not None else self.outputs
+        options = ort.RunOptions()
+        timer = None
+        if self._time_limit is not None:
+            timer = threading.Timer(self._time_limit, setattr, (options, "terminate", True))
+            timer.start()
         try:
-            values = self._session.run(names, dict(feeds))
+            values = self._session.run(names, dict(feeds), options)
         except Exception as error:
+            if options.terminate:
+                raise ModelError(f"the model did not come to an end within {self._time_limit:g} s") from None
             shapes = ", ".join(f"'{k}' {v.dtype}{list(v.shape)}" for k, v in feeds.items())
             raise InputError(f"ONNX Runtime could not run the model on {shapes}: {_first_line(error)}") from error
+        finally:
+            if timer is not None:
+                timer.cancel()
         return dict(zip(names, values, strict=True))
 
     @property

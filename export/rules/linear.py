@@ -56,7 +56,7 @@ def gemm(v: Vjp) -> Sequence[Gradient]:
     """Y = alpha A' B' + beta C, where ' transposes if transA or transB says so."""
     b, g, a, w = v.b, v.g, v.x, v.input(1)
     alpha, beta = v.float_attr("alpha", 1.0), v.float_attr("beta", 1.0)
-    ta, tb = v.int_attr("transA", 0), v.int_attr("transB", 0)
+    ta, tb = int(v.int_attr("transA", 0) != 0), int(v.int_attr("transB", 0) != 0)
     to_a: Gradient = None
     to_b: Gradient = None
     to_c: Gradient = None
