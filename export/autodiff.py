@@ -136,7 +136,7 @@ def _apply(v: Vjp, nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> list[ir
     entry = rule_for(node)
     if entry is None:
         raise UnsupportedOperatorError(_without_rule(node, nodes, wrt))
-    for value in (*(i for i, needed in zip(node.inputs, v.needs, strict=True) if needed), *node.outputs[:1]):
+    for value in (*(i for i, needed in zip(node.inputs, v.needs, strict=False) if needed), *node.outputs[:1]):
         if value is not None and value.dtype is None:
             raise UnsupportedOperatorError(_without_rule(_source_of_unknown(value, node), nodes, wrt))
     answer = entry.rule(v)
