@@ -255,7 +255,7 @@ class Explainer:
         from portable_cam.gpu.result import DeviceArray, DeviceResult
 
         named = dict(x) if isinstance(x, Mapping) else {self.image_name: x}
-        pipeline = self._pipeline(1)
+        pipeline = self.pipeline(1)
         self._check_names(pipeline, named, extra)
         feeds = {name: pipeline.take(name, value) for name, value in named.items()}
         count = feeds[self.image_name].shape[0]
@@ -263,7 +263,7 @@ class Explainer:
         if targets is not None:
             self._check_range("target", asked)
         further = {name: self._broadcast(name, value, asked.shape) for name, value in extra.items()}
-        pipeline = self._pipeline(1 if asked.shape[1] == 1 else None)
+        pipeline = self.pipeline(1 if asked.shape[1] == 1 else None)
         made = pipeline.on_device({**feeds, **further, "targets": asked})
         values = {name: DeviceArray(value, pipeline.device) for name, value in made.items()}
         maps, raw, outputs = self._parts(values)
@@ -272,7 +272,8 @@ class Explainer:
             outputs=outputs, values=values, to_host=self._result, find_flags=_flags,
         )  # fmt: skip
 
-    def _pipeline(self, targets_per_image: int | None) -> Pipeline:
+    def pipeline(self, targets_per_image: int | None = 1) -> Pipeline:
+        """What runs on the device, its buffers and kernels: :class:`DeviceError` if this explainer runs on the host."""
         from portable_cam.gpu.pipeline import Pipeline
 
         session = self._session(targets_per_image)

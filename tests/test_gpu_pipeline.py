@@ -120,7 +120,7 @@ def test_batches_are_filled_up(explainers: Any) -> None:
     results = [ours(x) for x in batches]
     for x, result in zip(batches, results, strict=True):
         compare(result, theirs(x))
-    assert set(ours._session(1)._bound._bound) == {((n, 3, 8, 8), (n, 1)) for n in (1, 4, 5)}
+    assert set(ours.pipeline().bound._bound) == {((n, 3, 8, 8), (n, 1)) for n in (1, 4, 5)}
 
 
 def test_the_graphs_own_heads(explainers: Any) -> None:
@@ -218,7 +218,7 @@ def test_flags(explainers: Any) -> None:
 def test_float16(explainers: Any, small_cnn: onnx.ModelProto) -> None:
     ours = pcam.Explainer(small_cnn, METHODS, device=Host(heads="kernels", precision="float16", placement="error"))
     theirs = pcam.Explainer(small_cnn, METHODS)
-    assert ours._session(1).session.raw.get_outputs()[-1].type == "tensor(float16)"
+    assert ours.pipeline().session.raw.get_outputs()[-1].type == "tensor(float16)"
     x = pixels(2)
     result, expected = ours(x, [1, 2]), theirs(x, [1, 2])
     for method in METHODS:
@@ -257,7 +257,7 @@ def test_kernels_asked_for_but_not_there(explainers: Any, monkeypatch: pytest.Mo
     ours, theirs = explainers(("gradcam",), device=Host())
     x = pixels(2)
     compare(ours(x), theirs(x))
-    assert "heatmap.gradcam" in ours._session(1).outputs
+    assert "heatmap.gradcam" in ours.pipeline().outputs
 
 
 def test_cuda_asked_for_but_not_there(small_cnn: onnx.ModelProto) -> None:

@@ -51,6 +51,11 @@ class Pipeline:
         options: What the user chose.
         details: Also give the layers' activations and gradients.
 
+    Attributes:
+        bound: The graph on its buffers.
+        heads: The kernels that go on where the graph stops; None if it has heads of its own.
+        misplaced: The nodes that did not get the device.
+
     Raises:
         DeviceError: A node did not get the device, and the options make that an error.
     """
@@ -64,9 +69,9 @@ class Pipeline:
         self.inputs, self.outputs = self.session.inputs, self.session.outputs
         facts = {p.key.removeprefix("portable_cam."): p.value for p in model.metadata_props}
         self._image, self._axis = facts["image"], int(facts["channel_axis"])
-        self._bound = BoundSession(self.session, device, self._image, options.buckets, cuda_graphs=graphs)
+        self.bound = BoundSession(self.session, device, self._image, options.buckets, cuda_graphs=graphs)
         self._details = details
-        self._heads = _kernel_heads(facts, device, details)
+        self.heads = _kernel_heads(facts, device, details)
         self._check_placement(model, options)
 
     def dtype(self, name: str) -> np.dtype[Any]:
@@ -91,16 +96,16 @@ class Pipeline:
         Nothing here waits for the device.
         """
         self.device.enter()
-        values = self._bound.run(feeds)
+        values = self.bound.run(feeds)
         made: dict[str, Array] = {}
-        if self._heads is not None:
+        if self.heads is not None:
             shape = feeds[self._image].shape
-            made = self._heads(values, (shape[2], shape[3]) if self._axis == 1 else (shape[1], shape[2]))
+            made = self.heads(values, (shape[2], shape[3]) if self._axis == 1 else (shape[1], shape[2]))
         layers = ("activations.", "gradients.")
         for name, value in values.items():
             # the next run writes these buffers again, so whoever gets one gets a copy
             if name not in made and not name.startswith(_INTERNAL) and (self._details or not name.startswith(layers)):
-                if self._heads is None or self._heads.gives(name):
+                if self.heads is None or self.heads.gives(name):
                     made[name] = self._copy(value)
             elif name in made and made[name].pointer == value.pointer:
                 made[name] = self._copy(value)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How things are timed, and what a row says."""
+
+from __future__ import annotations
+
+import csv
+import platform
+import statistics
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("onnxruntime-gpu", "onnxruntime", "onnx", "torch", "triton", "grad-cam", "captum", "torchcam", "numpy")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement; what was not measured stays empty."""
+
+    part: str
+    """``copy``, ``matmul``, ``kernel``, ``launch``, ``model`` or ``roofline``."""
+    subject: str
+    """The kernel or the model."""
+    implementation: str
+    batch: int | None = None
+    size: str = ""
+    precision: str = ""
+    milliseconds: float | None = None
+    """The median over the rounds of the time of one run."""
+    spread: float | None = None
+    """The distance of the quartiles, as a part of the median."""
+    rounds: int | None = None
+    images_per_second: float | None = None
+    gigabytes_per_second: float | None = None
+    teraflops: float | None = None
+    share: float | None = None
+    """Of the measured copy bandwidth for a kernel; of plain inference in the same round for a model; of the bound for
+    a roofline."""
+    memory_mb: float | None = None
+    """By how much the GPU's used memory grew."""
+    note: str = ""
+
+
+@dataclass
+class Bench:
+    """What every part needs: the device, how long to measure, and the rows so far."""
+
+    device: str
+    tiny: bool
+    seconds: float
+    deadline: float
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device != "cpu"
+
+    @property
+    def late(self) -> bool:
+        return perf_counter() > self.deadline
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def note(self, text: str) -> None:
+        """Something that was not measured, and why."""
+        self.notes.append(text)
+        print(text, flush=True)
+
+    def synchronize(self) -> None:
+        if self.on_gpu:
+            torch.cuda.synchronize()
+
+    def used_memory(self) -> float | None:
+        """Megabytes of the whole GPU in use."""
+        if not self.on_gpu:
+            return None
+        free, total = torch.cuda.mem_get_info()
+        return (total - free) / 1e6
+
+    def time(self, runs: Mapping[str, Callable[[], Any]], *, minimum: int = 5) -> dict[str, list[float]]:
+        """Seconds of one run of each, in alternating rounds, so that whatever else the machine does hits all alike.
+
+        Each round queues a few runs and waits for them, so that the host is ahead of the GPU as it is in production.
+        The first round warms up and says how many runs make a round of at least 10 milliseconds.
+        """
+        per_round = {}
+        for name, run in runs.items():
+            run()
+            self.synchronize()
+            begin = perf_counter()
+            run()
+            self.synchronize()
+            per_round[name] = 1 if not self.on_gpu else max(1, min(200, round(0.01 / (perf_counter() - begin))))
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        begin = perf_counter()
+        while perf_counter() - begin < self.seconds * len(runs) or len(next(iter(times.values()))) < minimum:
+            for name, run in runs.items():
+                start = perf_counter()
+                for _ in range(per_round[name]):
+                    run()
+                self.synchronize()
+                times[name].append((perf_counter() - start) / per_round[name])
+        return times
+
+
+def median_and_spread(times: list[float]) -> tuple[float, float]:
+    """The median, and the distance of the quartiles as a part of it."""
+    middle = statistics.median(times)
+    low, _, high = statistics.quantiles(times, n=4)
+    return middle, (high - low) / middle
+
+
+def timed(times: list[float]) -> dict[str, Any]:
+    """The columns that a list of times fills."""
+    middle, spread = median_and_spread(times)
+    return {"milliseconds": round(middle * 1e3, 5), "spread": round(spread, 3), "rounds": len(times)}
+
+
+def machine(device: str) -> dict[str, str]:
+    """What the figures were measured on."""
+
+    def output(*command: str) -> str:
+        try:
+            return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        except OSError:
+            return ""
+
+    name, driver = platform.processor() or platform.machine(), ""
+    if device != "cpu":
+        name = torch.cuda.get_device_name()
+        driver = output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
+    changed = bool(output("git", "status", "--porcelain", "--untracked-files=no"))
+    return {
+        "date": date.today().isoformat(), "device": name, "driver": driver,
+        "cuda": str(torch.version.cuda), "python": platform.python_version(),
+        "commit": output("git", "rev-parse", "--short", "HEAD") + ("+changes" if changed else ""),
+        **{package: _version(package) for package in PACKAGES},
+    }  # fmt: skip
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def write_csv(rows: list[Row], facts: Mapping[str, str], path: Path) -> None:
+    """One line a row, with the machine in each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*Row.__dataclass_fields__, *facts])
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: "" if v is None else v for k, v in asdict(row).items()} | dict(facts))

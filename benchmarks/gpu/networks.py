@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""(b) Images per second and memory of whole explanations, next to the peers, and (c) next to plain inference."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from benchmarks import models
+from benchmarks.gpu import roofline
+from benchmarks.gpu.measure import Bench, Row, median_and_spread, timed
+from benchmarks.gpu.peers import PEERS
+from portable_cam import Explainer
+from portable_cam.bench import plain_model, ratio
+from portable_cam.export import build_explanation, from_torch
+from portable_cam.gpu import Cuda, Host
+from portable_cam.gpu.binding import BoundSession, from_dlpack
+from portable_cam.gpu.device import open_device
+from portable_cam.gpu.float16 import to_float16
+from portable_cam.gpu.options import Common
+from portable_cam.runtime import Session
+
+METHODS = {"Grad-CAM": ("gradcam",), "Guided Grad-CAM": ("guided_gradcam",)}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, its small stand-in for dry runs, and the submodule whose output is explained."""
+
+    make: Callable[[], nn.Module]
+    tiny: Callable[[], nn.Module]
+    layer: str
+
+
+NETWORKS = {
+    "ResNet-50": Network(models.resnet50, lambda: models.ResNet50(10, blocks=(1, 1, 1, 1), width=4), "layer4"),
+    "VGG-16": Network(models.vgg16, lambda: models.VGG16(10, 4, 16), "features.30"),
+    "EfficientNet-B0": Network(models.efficientnet_b0, lambda: models.EfficientNetB0(10, 3), "head"),
+    "ConvNeXt-T": Network(models.convnext_t, lambda: models.ConvNeXtT(10, (1, 1, 1, 1), 8), "stages"),
+}
+#: Options that are tried on the first network only.
+FURTHER: dict[str, dict[str, Any]] = {
+    "portable_cam, heads in the graph": {"heads": "graph"},
+    "portable_cam, CUDA graphs": {"cuda_graphs": True},
+    "portable_cam, NHWC": {"nhwc": True},
+    "portable_cam, exhaustive search": {"conv_search": "exhaustive"},
+}
+
+
+def run(bench: Bench, names: list[str], precisions: list[str], batches: list[int], rates: dict[str, Any]) -> None:
+    """Measure networks, precisions and batch sizes, as far as time allows."""
+    side = 64 if bench.tiny else 224
+    for name in names:
+        network = NETWORKS[name]
+        torch.manual_seed(0)
+        module = (network.tiny if bench.tiny else network.make)().eval()
+        proto = from_torch(module, torch.zeros(2, 3, side, side))
+        module.to(bench.device)
+        for precision in precisions:
+            if bench.late:
+                bench.note(f"{name} {precision}: not measured, time is up")
+                continue
+            with _torch_precision(precision):
+                _one(bench, name, module, proto, precision, batches, side, rates)
+            gc.collect()
+            if bench.on_gpu:
+                torch.cuda.empty_cache()
+
+
+def _options(bench: Bench, precision: str, **further: Any) -> Common:
+    if not bench.on_gpu:
+        return Host(precision=precision, heads=further.get("heads", "kernels"), buckets=None)  # type: ignore[arg-type]
+    same = {"arena_extend_strategy": "kSameAsRequested"}
+    return Cuda(precision=precision, provider_options=same, **{"heads": "kernels", **further})  # type: ignore[arg-type]
+
+
+def _one(
+    bench: Bench, name: str, module: nn.Module, proto: onnx.ModelProto, precision: str, batches: list[int], side: int,
+    rates: dict[str, Any],
+) -> None:  # fmt: skip
+    """One network in one precision."""
+    layer = module.get_submodule(NETWORKS[name].layer)
+    dtype = torch.float16 if precision == "float16" else torch.float32
+    peer_module = module.half() if precision == "float16" else module.float()
+    explainers = {m: {"portable_cam": Explainer(proto, METHODS[m], device=_options(bench, precision))} for m in METHODS}
+    if name == next(iter(NETWORKS)):
+        for label, further in FURTHER.items():
+            explainers["Grad-CAM"][label] = Explainer(
+                proto, METHODS["Grad-CAM"], device=_options(bench, precision, **further)
+            )
+    inference = _inference(bench, proto, precision)
+    for batch in batches:
+        generator = torch.Generator().manual_seed(batch)
+        x = torch.randn(batch, 3, side, side, generator=generator).to(bench.device)
+        targets = np.arange(batch) % 10
+        for method, ours in explainers.items():
+            if bench.late:
+                bench.note(f"{name} {precision} batch {batch} {method}: not measured, time is up")
+                continue
+            runs: dict[str, Callable[[], Any]] = {"inference": lambda x=x: inference(x)}
+            runs |= {label: lambda e=e, x=x, t=targets: e.on_device(x, t) for label, e in ours.items()}
+            if method == "Grad-CAM":
+                runs["portable_cam, heads alone"] = _heads_alone(ours["portable_cam"], x, targets)
+            for peer, make in PEERS[method].items():
+                if peer == "pytorch-grad-cam" and method == "Guided Grad-CAM" and batch > 8:
+                    continue  # a loop over single images: its rate does not change with the batch
+                try:
+                    runs[peer] = make(peer_module, layer, x.to(dtype), targets.tolist())
+                except ImportError as error:
+                    bench.note(f"{peer} is not installed ({error}): not measured")
+            grown = _first_runs(bench, runs, f"{name} {precision} batch {batch} {method}")
+            if batch == batches[0]:
+                _check(bench, f"{name} {method}", runs, METHODS[method][0])
+            if "inference" not in runs:
+                continue
+            times = bench.time(runs, minimum=3)
+            for label, found in times.items():
+                what = label if label == "inference" else f"{method}: {label}"
+                bench.add(Row(
+                    "model", name, what, batch, f"{side}x{side}", precision,
+                    images_per_second=round(batch / median_and_spread(found)[0], 1),
+                    share=round(ratio(found, times["inference"]), 4), memory_mb=grown.get(label), **timed(found),
+                ))  # fmt: skip
+    for method in explainers:
+        graph = _without_batch(build_explanation(proto, METHODS[method], targets_per_image=1))
+        roofline.add(bench, name, f"{method}: portable_cam", graph, precision, rates["copy"], rates[precision])
+    plain = _without_batch(plain_model(proto))
+    roofline.add(bench, name, "inference", plain, precision, rates["copy"], rates[precision])
+
+
+def _inference(bench: Bench, proto: onnx.ModelProto, precision: str) -> Callable[[torch.Tensor], Any]:
+    """The plain model on the same device and buffers."""
+    options = _options(bench, precision)
+    device = open_device(options)
+    graph = plain_model(to_float16(proto) if precision == "float16" else proto)
+    session = Session(graph, providers=device.providers())
+    image = next(iter(session.inputs))
+    bound = BoundSession(session, device, image, options.buckets)
+
+    def run(x: torch.Tensor) -> Any:
+        device.enter()
+        return bound.run({image: from_dlpack(image, x, device)})
+
+    return run
+
+
+def _heads_alone(explainer: Explainer, x: torch.Tensor, targets: np.ndarray) -> Callable[[], Any]:
+    """The chain after the gradient: the kernels on what the graph gave once."""
+    pipeline = explainer.pipeline()
+    values = pipeline.bound.run({explainer.image_name: pipeline.take(explainer.image_name, x),
+                                     "targets": targets[:, None].astype(np.int64)})  # fmt: skip
+    heads = pipeline.heads
+    assert heads is not None
+    return lambda: heads(values, (x.shape[2], x.shape[3]))
+
+
+def _first_runs(bench: Bench, runs: dict[str, Callable[[], Any]], what: str) -> dict[str, float | None]:
+    """Run each once, and see how the used memory grows; what runs out of memory or does not work is left out."""
+    grown: dict[str, float | None] = {}
+    for label in list(runs):
+        if bench.on_gpu:
+            torch.cuda.empty_cache()
+        before = bench.used_memory()
+        try:
+            runs[label]()
+            bench.synchronize()
+        except Exception as error:  # of ONNX Runtime, of torch, of a peer
+            text = str(error).strip().splitlines()
+            bench.note(f"{what}, {label}: cannot run: {text[0] if text else type(error).__name__}")
+            del runs[label]
+            continue
+        after = bench.used_memory()
+        grown[label] = round(after - before, 1) if before is not None and after is not None else None
+    return grown
+
+
+def _check(bench: Bench, what: str, runs: dict[str, Callable[[], Any]], method: str) -> None:
+    """Our maps against each peer's, before anything is timed."""
+    if "portable_cam" not in runs:
+        return
+    ours = torch.from_dlpack(runs["portable_cam"]()[method]).double().cpu().flatten(1)
+    for peer in ("Captum", "torch-cam", "pytorch-grad-cam"):
+        if peer not in runs or (peer == "pytorch-grad-cam" and method == "guided_gradcam"):
+            continue  # its product is with the normalised map
+        theirs = torch.as_tensor(runs[peer]()).double().cpu().flatten(1)
+        lengths = ours.norm(dim=1) * theirs.norm(dim=1)
+        both_empty = (ours.norm(dim=1) == 0) & (theirs.norm(dim=1) == 0)  # nothing speaks for the class
+        cosine = torch.where(both_empty, 1, (ours * theirs).sum(1) / lengths).min().item()
+        if not cosine > 0.99:
+            bench.note(f"{what}: our map and that of {peer} differ, cosine {cosine:.4f}")
+
+
+def _without_batch(model: onnx.ModelProto) -> onnx.ModelProto:
+    """For counting: the batch, and the targets per image, are 1."""
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_value = 1
+    return model
+
+
+@contextmanager
+def _torch_precision(precision: str) -> Iterator[None]:
+    """The peers in the same precision."""
+    allowed = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
