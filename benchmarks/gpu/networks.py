@@ -61,7 +61,7 @@ def run(bench: Bench, names: list[str], precisions: list[str], batches: list[int
     for name in names:
         network = NETWORKS[name]
         torch.manual_seed(0)
-        module = (network.tiny if bench.tiny else network.make)().eval()
+        module = _settled((network.tiny if bench.tiny else network.make)(), side)
         proto = from_torch(module, torch.zeros(2, 3, side, side))
         module.to(bench.device)
         for precision in precisions:
@@ -73,6 +73,20 @@ def run(bench: Bench, names: list[str], precisions: list[str], batches: list[int
             gc.collect()
             if bench.on_gpu:
                 torch.cuda.empty_cache()
+
+
+def _settled(module: nn.Module, side: int) -> nn.Module:
+    """Activations of a plausible size: He initialisation, and the batch statistics of random pictures. With torch's own
+    initialisation they fade away in a deep network, and with them any map in float16."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = None  # the plain mean over what it sees
+            part.reset_running_stats()
+    with torch.no_grad():
+        module.train()(torch.randn(4, 3, side, side))
+    return module.eval()
 
 
 def _options(bench: Bench, precision: str, **further: Any) -> Common:
