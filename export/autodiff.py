@@ -17,8 +17,8 @@ import onnx_ir as ir
 
 from portable_cam.errors import ModelError, OptionError, UnsupportedOperatorError
 from portable_cam.export.builder import FLOATS, Builder, reads
-from portable_cam.export.contrib import refusal
 from portable_cam.export.quantized.tensors import Residuals, differentiable_outputs
+from portable_cam.export.refusals import refusal
 from portable_cam.export.rules import Gradient, Vjp, differentiable_inputs, has_no_gradient, rule_for
 from portable_cam.export.rules.relu import OWN_RELU_RULES
 from portable_cam.export.subgraph import captures

@@ -13,12 +13,12 @@ from portable_cam.export.autodiff import depends_on, path_to
 from portable_cam.export.batch import free_batch
 from portable_cam.export.builder import FLOATS, OPSET, reads, subgraphs
 from portable_cam.export.cam import find_cam_end
-from portable_cam.export.contrib import refusal
 from portable_cam.export.guided import guided_nodes
 from portable_cam.export.layers import candidates, channel_axis, image_input
 from portable_cam.export.load import ModelLike, load
 from portable_cam.export.methods import INPUT_METHODS, METHODS
 from portable_cam.export.normalize import normalize
+from portable_cam.export.refusals import refusal
 from portable_cam.export.rules import has_no_gradient, rule_for
 from portable_cam.export.scores import find_scores
 from portable_cam.export.subgraph import captures

@@ -19,10 +19,12 @@ from portable_cam.export.downgrade import add_defaults, to_opset
 from portable_cam.export.load import ModelLike, load
 from portable_cam.export.quantized.qoperator import rewrite_qoperators
 from portable_cam.export.quantized.unsigned import make_unsigned
+from portable_cam.export.resolve import forget_types, resolve, say_what_is_left
 from portable_cam.export.rules import NO_GRADIENT, RULES
 from portable_cam.export.untrusted import check_functions, check_loops, check_nodes, check_sizes, may_fold
 
 _IR_VERSION = 10  # the one that came with opset 21
+_ROUNDS = 16  # of loops in loops, sequences in them, and what is constant behind those
 _BIG = 1024  # bytes; a larger initialiser stays out of the protobuf round trips
 
 
@@ -61,6 +63,11 @@ def _normalized(model: ir.Model) -> ir.Model:
     if any(node.op_type == "If" for node in model.graph):
         # a condition on a size, as torch's older exporter writes for squeeze, is constant only once sizes are inferred
         _fold(model)
+    for _ in range(_ROUNDS):
+        if not resolve(model):
+            break
+        _fold(model)
+    say_what_is_left(model.graph)
     for value in model.graph.initializers.values():
         if value.const_value is not None and value.shape is None:
             value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
@@ -73,13 +80,19 @@ def _normalized(model: ir.Model) -> ir.Model:
 def _fold(model: ir.Model) -> None:
     """Compute what is constant, and infer shapes."""
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    splits = [n for n in ir.traversal.RecursiveGraphIterator(model.graph) if n.op_type == "SplitToSequence"]
+    for node in splits:  # the folding stops at one whose sizes are not known
+        node.domain = "kept"
     optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=may_fold)
+    for node in splits:
+        node.domain = ""
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.LiftSubgraphInitializersToMainGraphPass()(model)
     rewriter.rewrite(model, [fuse_pad_into_conv_rule])  # the adjoint of a Pad of its own would cost a Slice
     passes.RemoveUnusedNodesPass()(model)
     passes.NameFixPass()(model)
     passes.ShapeInferencePass()(model)
+    forget_types(model.graph)
 
 
 def _open_negative_dims(graph: ir.Graph) -> None:

@@ -98,3 +98,25 @@ def summed_seeds(
         if gradient is not None:
             seeds[value] = gradient if value not in seeds else b.op("Add", seeds[value], gradient)
     return seeds
+
+
+def take_place(inner: Builder, node: ir.Node, values: Sequence[ir.Value]) -> None:
+    """Put the nodes of ``inner`` where ``node`` is, which is removed; the first of its outputs become ``values``, which
+    take over their names, types and shapes."""
+    graph = node.graph
+    assert graph is not None
+    made = {value for new in inner.graph for value in new.outputs}
+    values = [value if value in made else inner.op("Identity", value) for value in values]
+    nodes = list(inner.graph)
+    inner.graph.remove(nodes)
+    graph.insert_before(node, nodes)
+    for output, value in zip(node.outputs, values, strict=False):
+        name, value.type = output.name, output.type or value.type
+        value.shape = output.shape
+        output.name = f"{name}/replaced"
+        value.name = name
+        ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    for inner_graph in subgraphs(node):  # its nodes would go on counting as readers of what is outside
+        for reader in ir.traversal.RecursiveGraphIterator(inner_graph):
+            reader.resize_inputs(0)

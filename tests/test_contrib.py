@@ -14,9 +14,10 @@ import onnx
 import pytest
 
 from portable_cam.errors import UnsupportedOperatorError
-from portable_cam.export.contrib import DECOMPOSITIONS, DOMAIN, REFUSED
+from portable_cam.export.contrib import DECOMPOSITIONS, DOMAIN
 from portable_cam.export.differentiate import differentiate
 from portable_cam.export.normalize import normalize
+from portable_cam.export.refusals import REFUSED
 from portable_cam.runtime import Session
 from portable_cam.testing import check_vjp
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_ir as ir
 import pytest
 
 from portable_cam.errors import UnsupportedOperatorError
 from portable_cam.export.differentiate import differentiate
+from portable_cam.export.normalize import normalize
 from portable_cam.runtime import Session
 from portable_cam.testing import check_vjp
 
@@ -148,3 +150,78 @@ def test_an_operator_without_a_rule_inside_a_loop_is_named() -> None:
     model.opset_import.append(onnx.helper.make_opsetid("mine", 1))
     with pytest.raises(UnsupportedOperatorError, match="mine::Special"):
         differentiate(model, "y", ["x"])
+
+
+# -- what is known before running is written out -------------------------------------------------------------------
+
+ONE, TWO, GO = "one = Constant<value_int = 1>()", "two = Constant<value_int = 2>()", "go = Constant<value = bool {1}>()"
+SPLIT = "parts = SplitToSequence<axis = 0>(x, sizes)"
+ROW = "row = SequenceAt(parts, one) y = Exp(row)"
+RESOLVED = [
+    Case("SequenceConstruct", "at", "float[3,4] x, float[4,4] w", f"{ONE} a = MatMul(x, w) b = Sin(x) s = SequenceConstruct(a, b) p = SequenceAt(s, one) y = Mul(p, a)"),
+    Case("SequenceConstruct", "at the last, by concatenation", "float[3,4] x", "m = Constant<value_int = -1>() a = Sin(x) s = SequenceConstruct(x, a) p = SequenceAt(s, m) c = ConcatFromSequence<axis = 1>(s) d = Exp(c) e = Constant<value_int = 1>() q, r = Split<axis = 1>(d) y = Mul(q, p)"),
+    Case("ConcatFromSequence", "new axis", "float[3,4] x", "a = Sin(x) s = SequenceConstruct(x, a) c = ConcatFromSequence<axis = -1, new_axis = 1>(s) e = Exp(c) y = ReduceL2<axes = [-1], keepdims = 0>(e)"),
+    Case("SequenceInsert", "anywhere", "float[3,4] x", f"{ONE} z = Constant<value_int = 0>() e = SequenceEmpty() a = Sin(x) b = Exp(x) s = SequenceInsert(e, a) t = SequenceInsert(s, b, z) u = SequenceInsert(t, x) v = SequenceErase(u, one) p = SequenceAt(v, z) q = SequenceAt(v, one) y = Mul(p, q)"),
+    Case("SequenceErase", "the last", "float[3,4] x", "z = Constant<value_int = 0>() a = Sin(x) s = SequenceConstruct(a, x) t = SequenceErase(s) p = SequenceAt(t, z) y = Exp(p)"),
+    Case("SequenceLength", "as a number", "float[3,4] x", "s = SequenceConstruct(x, x) n = SequenceLength(s) f = Cast<to = 1>(n) a = Mul(x, f) y = Exp(a)"),
+    Case("SplitToSequence", "sizes", "float[3,4] x", f"{ONE} sizes = Constant<value_ints = [1, 2]>() {SPLIT} {ROW}"),
+    Case("SplitToSequence", "one size", "float[3,4] x", f"{ONE} sizes = Constant<value_int = 2>() {SPLIT} {ROW}"),
+    Case("SplitToSequence", "rows", "float[3,4] x", f"{ONE} parts = SplitToSequence<axis = 0, keepdims = 0>(x) {ROW}"),
+    Case("SplitToSequence", "columns", "float[N,4] x", f"{ONE} parts = SplitToSequence<axis = -1>(x) {ROW}"),
+    Case("SequenceMap", "over columns, with a tensor", "float[3,4] x", "a = Sin(x) parts = SplitToSequence<axis = 1>(x) others = SplitToSequence<axis = 1>(a) s = SequenceMap<body = b (float[3,1] p, float[3,1] q, float[3,4] r) => (o) { m = Mul(p, q) o = Add(m, r) }>(parts, others, x) y = ConcatFromSequence<axis = 1>(s)"),
+    Case("Loop", "gathers a sequence", "float[3,4] x, float[4,4] w", f"n = Constant<value_int = 3>() {GO} e = SequenceEmpty() last, all = Loop (n, go, x, e) <body = b (int64 i, bool on, float[3,4] h, seq(float[3,4]) s) => (more, h_out, s_out) {{ more = Identity(on) m = MatMul(h, w) h_out = Tanh(m) s_out = SequenceInsert(s, h_out) }}> y = ConcatFromSequence<axis = 0>(all)"),
+    Case("Loop", "reads a sequence by its step", "float[3,4] x, float[4,4] w", f"{GO} parts = SplitToSequence<axis = 0>(x) n = SequenceLength(parts) z = ReduceSum(x) last = Loop (n, go, z) <body = b (int64 i, bool on, float[1,1] h) => (more, h_out) {{ more = Identity(on) p = SequenceAt(parts, i) q = MatMul(p, w) r = ReduceSum(q) t = Tanh(r) h_out = Mul(h, t) }}> y = Exp(last)"),
+    Case("Loop", "its state grows", "float[3,4] x", f"n = Constant<value_int = 2>() {GO} y = Loop (n, go, x) <body = b (int64 i, bool on, float[M,4] h) => (more, h_out) {{ more = Identity(on) s = Sin(h) h_out = Concat<axis = 0>(h, s) }}>"),
+    Case("Loop", "in a Loop", "float[3,4] x", f"{TWO} {GO} y = Loop (two, go, x) <body = b (int64 i, bool on, float[3,4] h) => (more, h_out) {{ more = Identity(on) h_out = Loop (two, go, h) <body = c (int64 j, bool on2, float[3,4] k) => (more2, k_out) {{ more2 = Identity(on2) t = Sin(k) f = Cast<to = 1>(i) u = Mul(t, f) k_out = Add(u, k) }}> }}>"),
+    Case("Optional", "has an element", "float[3,4] x", "a = Sin(x) o = Optional(a) has = OptionalHasElement(o) y = If (has) <then_branch = t () => (g) { e = OptionalGetElement(o) g = Exp(e) }, else_branch = f () => (h) { h = Identity(x) }>"),
+    Case("Optional", "has none", "float[3,4] x", "o = Optional<type = seq(tensor(float))>() has = OptionalHasElement(o) y = If (has) <then_branch = t () => (g) { g = Exp(x) }, else_branch = f () => (h) { h = Sin(x) }>"),
+    Case("OptionalGetElement", "of a sequence", "float[3,4] x", "z = Constant<value_int = 0>() a = Sin(x) s = SequenceConstruct(a) o = Optional(s) g = OptionalGetElement(o) p = SequenceAt(g, z) y = Exp(p)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [c for c in RESOLVED if "has none" not in c.note], ids=str)
+def test_what_is_known_is_written_out(case: Case) -> None:
+    """Nothing but tensors and no loop is left, and the gradient is right."""
+    model, arrays = case.model(), case.arrays()
+    normal = normalize(model)
+    left = {node.op_type for node in normal.graph}
+    assert not {
+        op
+        for op in left
+        if op.startswith(("Sequence", "Optional", "Loop", "If", "Split", "ConcatFrom")) and op != "Split"
+    }
+    if case.op == "SequenceMap":  # ONNX Runtime has no kernel, and refuses the function's body
+        model = ir.to_proto(normal)
+        want = np.concatenate([X[:, i : i + 1] * np.sin(X[:, i : i + 1]) + X for i in range(4)], axis=1)
+        np.testing.assert_allclose(Session(model).run(arrays)["y"], want, rtol=1e-5)
+    check_vjp(model, arrays, case.of, list(arrays))
+
+
+def test_a_loop_of_a_hostile_number_of_steps_stays_a_loop() -> None:
+    """It is differentiated as a loop, and loops in loops do not multiply beyond the bound."""
+    inner = "k_out = Loop (n, go, h) <body = c (int64 j, bool on2, float[3,4] k) => (more2, k2) { more2 = Identity(on2) k2 = Sin(k) }>"
+    for steps, body, at_most in ((10**9, "k_out = Sin(h)", 4), (100, inner, 10_000)):
+        model = Case(
+            "Loop",
+            "",
+            "float[3,4] x",
+            f"n = Constant<value_int = {steps}>() {GO} y = Loop (n, go, x) <body = b (int64 i, bool on, float[3,4] h) => (more, k_out) {{ more = Identity(on) {body} }}>",
+        ).model()
+        graph = normalize(model).graph
+        assert any(node.op_type == "Loop" for node in graph)
+        assert sum(1 for _ in ir.traversal.RecursiveGraphIterator(graph)) <= at_most
+        differentiate(model, "y", ["x"])
+
+
+@pytest.mark.parametrize(("body", "name"), [
+    ("s = SequenceConstruct(x, x) p = SequenceAt(s, i) y = Exp(p)", "SequenceAt"),
+    ("parts = SplitToSequence<axis = 0>(x, i) y = ConcatFromSequence<axis = 0>(parts)", "ConcatFromSequence"),
+])  # fmt: skip
+def test_what_is_known_only_at_run_time_is_named_on_the_path_only(body: str, name: str) -> None:
+    model = Case(name, "", "float[3,4] x, int64 i", f"{body} aside = Sin(x)").model()
+    model.graph.output.append(onnx.ValueInfoProto(name="aside"))
+    with pytest.raises(UnsupportedOperatorError, match=rf"{name}.*known only at run time"):
+        differentiate(model, "y", ["x"])
+    feeds = {"x": X, "i": np.array(1)}
+    out = Session(differentiate(model, "aside", ["x"])).run(feeds | {"seed": np.ones_like(X)})
+    np.testing.assert_array_equal(out["y"], Session(model).run(feeds)["y"])

@@ -7,11 +7,11 @@ import onnx_ir as ir
 
 from portable_cam.errors import UnsupportedOperatorError
 from portable_cam.export.builder import ONNX_DOMAINS, Builder
-from portable_cam.export.contrib.registry import DECOMPOSITIONS, DOMAIN, REFUSED, Contrib
+from portable_cam.export.contrib.registry import DECOMPOSITIONS, DOMAIN, Contrib
 from portable_cam.export.infer import infer_shapes
+from portable_cam.export.refusals import refuse
 from portable_cam.export.rules.registry import key_of
-
-_REASON = "portable_cam.refused"
+from portable_cam.export.subgraph import take_place
 
 
 def adopt(model: ir.Model) -> None:
@@ -31,7 +31,7 @@ def decompose(model: ir.Model) -> None:
     """Replace the nodes that have a decomposition by standard ones, in the model and its subgraphs.
 
     The names of their outputs stay. A node whose options have no decomposition stays as it is, with the reason
-    (:func:`refusal`).
+    (:func:`portable_cam.export.refusals.refusal`).
     """
     everything = list(ir.traversal.RecursiveGraphIterator(model.graph))
     if not any(_key(node) in DECOMPOSITIONS for node in everything):
@@ -46,14 +46,8 @@ def decompose(model: ir.Model) -> None:
         try:
             waiting = _replace(builder, node)
         except UnsupportedOperatorError as error:
-            node.meta[_REASON] = str(error)
+            refuse(node, str(error))
             waiting = []
-
-
-def refusal(node: ir.Node) -> str | None:
-    """Why a node that stands in the way has no decomposition, if that is known."""
-    reason = node.meta.get(_REASON) or REFUSED.get(_key(node))
-    return None if reason is None else str(reason)
 
 
 def _replace(builder: Builder, node: ir.Node) -> list[ir.Node]:
@@ -61,25 +55,13 @@ def _replace(builder: Builder, node: ir.Node) -> list[ir.Node]:
     inner = builder.nested()
     answer = DECOMPOSITIONS[_key(node)](Contrib(inner, node))
     values = [answer] if isinstance(answer, ir.Value) else list(answer)
-    made = {value for new in inner.graph for value in new.outputs}
-    values = [value if value in made else inner.op("Identity", value) for value in values]
     for output in node.outputs[len(values) :]:
         if output.uses() or output.is_graph_output():
             raise UnsupportedOperatorError(f"its output '{output.name}' is used")
-    nodes = list(inner.graph)
-    inner.graph.remove(nodes)
-    for i, new in enumerate(nodes):
+    for i, new in enumerate(inner.graph):
         new.name = f"{node.name}/{new.op_type}" + (f"_{i}" if i else "")
-    graph = node.graph
-    assert graph is not None
-    graph.insert_before(node, nodes)
-    for output, value in zip(node.outputs, values, strict=False):
-        name, value.type = output.name, output.type or value.type
-        value.shape = output.shape
-        output.name = f"{name}/fused"
-        value.name = name
-        ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
+    nodes = list(inner.graph)
+    take_place(inner, node, values)
     return nodes
 
 

@@ -95,7 +95,10 @@ def loop(v: Vjp) -> Sequence[Gradient]:
     results = node.meta.get(_RESULTS, len(node.outputs) - count)
     for value in (*graph.inputs, *graph.outputs):
         if not isinstance(value.type, ir.TensorType | None):
-            raise v.unsupported(f"'{value.name}' in its body is a {type(value.type).__name__}, not a tensor")
+            raise v.unsupported(
+                f"'{value.name}' in its body is a {type(value.type).__name__}, not a tensor, and its steps cannot be "
+                "written out: their number is not a constant, or too large"
+            )
     number, going, *states = graph.inputs
     number.type = number.type or ir.TensorType(ir.DataType.INT64)
     for i, inner in enumerate(states):
