@@ -109,6 +109,8 @@ def _convert(proto: onnx.ModelProto) -> onnx.ModelProto:
     check_nodes(proto)
     proto = to_opset(proto, OPSET)
     current = next(o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"})
+    if current < 9 and any(node.op_type == "Scan" for node in _every_node(proto.graph)):
+        raise ModelError("a Scan of opset 8 has an axis of batches of its own: export the model for opset 9 or later")
     if current != OPSET:
         proto = version_converter.convert_version(proto, OPSET)
     if current < 11:

@@ -14,9 +14,10 @@ from typing import Any
 import onnx
 
 from portable_cam.conformance import LEFT_OUT, matching, node_cases
-from portable_cam.export import contrib
+from portable_cam.export import contrib, refusals
 from portable_cam.export.builder import OPSET
 from portable_cam.export.downgrade import BODIES
+from portable_cam.export.resolve import RESOLVED
 from portable_cam.export.rules import NO_GRADIENT, RULES
 
 _FLOATS = {"tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16)"}
@@ -27,14 +28,10 @@ CONVERTED = {"Scatter": "ScatterElements", "Upsample": "Resize"}
 #: Operators with a floating-point path through them that is not differentiated, and the reason.
 REFUSED = {
     "DFT": "spectra do not occur in vision models",
-    "LinearAttention": "its body is a Scan",
-    "Loop": "no rule yet",
+    "LinearAttention": "the ranks of the tensors in its body are not inferred",
     "MaxRoiPool": "superseded by RoiAlign",
     "MelWeightMatrix": "audio",
-    "OptionalGetElement": "no rule yet",
     "STFT": "audio",
-    "Scan": "no rule yet",
-    "SequenceMap": "its body is a Loop",
 }
 
 _HEADER = """# Operators
@@ -48,6 +45,8 @@ registry.
 - **body**: it is replaced by a function of other operators before the walk, the standard's own or one from
   `export/downgrade.py` for operators newer than opset {target}.
 - **converted**: it becomes another operator when the model is brought to opset {target}.
+- **resolved**: it builds or reads a sequence or an optional. Where the content is known before running, what is read is
+  the tensor that was put in, and the operator is gone before the walk; else it is refused.
 - **zero**: its outputs do not vary smoothly with its inputs. The gradient is zero by definition; the walk stops there.
 - **no floats**: it has no floating-point input, or no floating-point output.
 - **refused**: an error that names the node, if it stands on the path from the score to what is differentiated for.
@@ -68,6 +67,8 @@ def state(schema: Any) -> tuple[str, str]:
         return "rule", f"for {', '.join(names)}" if passed else ""
     if name in NO_GRADIENT:
         return "zero", ""
+    if name in RESOLVED:
+        return "resolved", ""
     if name in CONVERTED:
         return "converted", f"to {CONVERTED[name]}"
     has_body = name in BODIES or schema.has_function or schema.has_context_dependent_function
@@ -104,7 +105,7 @@ def table() -> str:
     counts = Counter(word for _, word, _, _ in rows)
     text += "\n" + ", ".join(f"{n} {word}" for word, n in counts.most_common()) + ".\n\n"
     text += _markdown(("operator", "state", "remark", "node tests"), rows)
-    others = {key: ("refused", reason) for key, reason in contrib.REFUSED.items()}
+    others = {key: ("refused", reason) for key, reason in refusals.REFUSED.items()}
     others |= dict.fromkeys(contrib.DECOMPOSITIONS, ("decomposed", "into operators of the standard"))
     others |= {key: ("rule", "") for key in RULES if "::" in key}
     others |= {key: ("zero", "") for key in NO_GRADIENT if "::" in key}

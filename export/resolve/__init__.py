@@ -6,9 +6,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from portable_cam.export.resolve.loops import unroll
-from portable_cam.export.resolve.sequences import forget_types, resolve_sequences, say_what_is_left
+from portable_cam.export.resolve.sequences import RESOLVED, forget_types, resolve_sequences, say_what_is_left
 
-__all__ = ["forget_types", "resolve", "say_what_is_left"]
+__all__ = ["RESOLVED", "forget_types", "resolve", "say_what_is_left"]
 
 
 def resolve(model: ir.Model) -> bool:

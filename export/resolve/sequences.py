@@ -34,7 +34,7 @@ def resolve_sequences(model: ir.Model) -> bool:
 def say_what_is_left(graph: ir.Graph) -> None:
     """Give the operators that are left the reason why they are."""
     for node in ir.traversal.RecursiveGraphIterator(graph):
-        if node.domain in ONNX_DOMAINS and node.op_type in _OPERATORS and node.op_type != "Identity":
+        if node.domain in ONNX_DOMAINS and node.op_type in RESOLVED:
             refuse(node, "what the sequence or optional holds at this place is known only at run time")
 
 
@@ -237,6 +237,10 @@ _OPERATORS: dict[str, Callable[[_Resolver, ir.Node], None]] = {
     "SequenceErase": _erase, "SequenceInsert": _insert, "SequenceLength": _length, "SequenceMap": _map,
     "SplitToSequence": _split,
 }  # fmt: skip
+
+
+#: The operators that build or read a sequence or an optional.
+RESOLVED = frozenset(_OPERATORS) - {"Identity"}
 
 
 def _inner_graphs(graph: ir.Graph) -> Sequence[ir.Graph]:
