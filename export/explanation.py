@@ -35,12 +35,14 @@ from portable_cam.export.methods import (
 from portable_cam.export.normalize import normalize
 from portable_cam.export.per_target import scan_targets, single_target
 from portable_cam.export.places import Places, picture_dims, to_picture
+from portable_cam.export.precision import Precision, float_types, to_float32
 from portable_cam.export.quantized.shield import shield_int8
 from portable_cam.export.quantized.tensors import input_quantization
+from portable_cam.export.seed import SEED_SCALE, seed_of, seed_scale, unscaled
 from portable_cam.export.targets import Class, Extra, Target
 from portable_cam.export.words import embeddings, word_scores
 
-_OUR_NAMES = frozenset({"targets", "target", "scores", "explained", *METHODS})
+_OUR_NAMES = frozenset({"targets", "target", "scores", "explained", SEED_SCALE, *METHODS})
 _OUR_PREFIXES = ("heatmap.", "raw.", "range.", "activations.", "gradients.", "weights.", "sums.", "word_scores.")
 _TOP = 16  # how far down the ranking a negative target can point
 
@@ -88,6 +90,7 @@ def build_explanation(
     words: bool = False,
     heads_in_graph: bool = True,
     preprocessing: str | None = None,
+    precision: Precision = "model",
 ) -> onnx.ModelProto:
     """The portable explainer: one ONNX file of standard operators that computes scores, maps and the model's outputs.
 
@@ -113,6 +116,8 @@ def build_explanation(
             everywhere, else ``gradients.<layer>`` (N, K, C, h, w); for CAM ``weights.cam`` (N, K, C), or ``sums.cam``
             (N, K, h, w) before sign and ReLU; and input gradients. Floats stay what they are in the model.
         preprocessing: JSON to store in the metadata.
+        precision: ``model`` for the types of the model, or ``float32`` for a float16 or float64 model computed in
+            float32, inputs and outputs included. A bfloat16 model always is.
 
     Returns:
         A model with the inputs of the original, ``targets`` int64 (N, K), and those that the target brings (a mask,
@@ -126,10 +131,13 @@ def build_explanation(
         OptionError, LayerError, TargetError, InputError, ModelError: What was asked for does not fit the model.
     """
     check_saturation(saturation)
-    chosen = check_options(methods, profile, sign, targets_per_image)
+    chosen = check_options(methods, profile, sign, targets_per_image, precision)
     normal = normalize(model)
+    if precision == "float32":
+        to_float32(normal)
     free_batch(normal)
     graph = normal.graph
+    types = float_types(graph)
     target = target or Class()
     found = target.tensors(graph, output)
     scores = [tensor.value for tensor in found]
@@ -172,6 +180,8 @@ def build_explanation(
             "channel_axis": channel_axis(image),
             "input_quantization": input_quantization(image),
             "preprocessing": preprocessing,
+            "precision": precision,
+            "float_types": types,
             "renamed": renamed or None,
             "kernels": _for_kernels(plan) if plan.bare else None,
         },
@@ -280,8 +290,6 @@ def _per_target(plan: _Plan, index: ir.Value, further: Mapping[str, ir.Value]) -
     infer_shapes(list(graph)[before:])
     score.shape = ir.Shape([plan.image.shape[0] if plan.image.shape is not None else None])
     values = {"scores": heads.as_float32(b, score)}
-    assert score.dtype is not None
-    seed = b.expand_like(b.constant([1], score.dtype), score)
     wanted = {rule for name, rule in INPUT_METHODS.items() if name in plan.methods}
     if "guided_gradcam" in plan.methods:
         wanted.add("guided")
@@ -289,32 +297,36 @@ def _per_target(plan: _Plan, index: ir.Value, further: Mapping[str, ir.Value]) -
     sources = list(plan.layers) if wants_layers(plan.methods) or plan.details else []
     # the plain gradient of the layers, and of the picture if asked for, in one walk
     plain = [*sources, *plan.words.values(), *([plan.image] if "standard" in wanted else [])]
+    inputs = [plan.image] if wanted else []
+    scale = seed_scale(graph, score, [*plain, *inputs])
+    seed = seed_of(b, score, scale)
     gradients = backward(graph, b, {score: seed}, plain, saturation=plan.saturation) if plain else []
+
+    def finished(gradient: ir.Value, rank: int) -> ir.Value:
+        raw = plan.bare and scale is None
+        return heads.for_kernels(b, gradient) if raw else unscaled(b, heads.as_float32(b, gradient), scale, rank)
+
     for i, source in enumerate(sources):
         gradient = to_picture(b, gradients[i], source, plan.places[i])
-        if plan.bare:
-            same_everywhere = gradient.meta.get("spread") and not set(PIXEL_METHODS) & set(plan.methods)
-            if same_everywhere:
-                values[f"weights.{i}"] = heads.channel_weights(b, gradient)
-            if plan.details or not same_everywhere:
-                values[f"gradients.{i}"] = heads.for_kernels(b, gradient)
-            continue
-        if by_channel:
-            values[f"weights.{i}"] = heads.channel_weights(b, gradient)
-        for name in PIXEL_METHODS:
+        same_everywhere = gradient.meta.get("spread") and not set(PIXEL_METHODS) & set(plan.methods)
+        if same_everywhere if plan.bare else by_channel:
+            values[f"weights.{i}"] = unscaled(b, heads.channel_weights(b, gradient), scale, 2)
+        if plan.details or (plan.bare and not same_everywhere):
+            values[f"gradients.{i}"] = finished(gradient, 4)
+        for name in () if plan.bare else PIXEL_METHODS:
             if name in plan.methods:
-                values[f"{name}.{i}"] = heads.pixel_map(b, name, gradient, plan.pictures[i], plan.sign)
-        if plan.details:
-            values[f"gradients.{i}"] = heads.as_float32(b, gradient)
+                pixels = heads.pixel_map(b, name, gradient, plan.pictures[i], plan.sign)
+                values[f"{name}.{i}"] = unscaled(b, pixels, scale, 3)
     for (name, embedding), gradient in zip(plan.words.items(), gradients[len(sources) :], strict=False):
-        values[f"word_scores.{name}"] = heads.as_float32(b, word_scores(b, gradient, embedding))
-    finished = heads.for_kernels if plan.bare else heads.as_float32
+        scores = heads.as_float32(b, word_scores(b, gradient, embedding))
+        values[f"word_scores.{name}"] = unscaled(b, scores, scale, 2)
+    rank = len(known_dims(plan.image) or [])
     if "standard" in wanted:
-        values["gradient"] = finished(b, gradients[-1])
+        values["gradient"] = finished(gradients[-1], rank)
     for name, rule in INPUT_METHODS.items():
         if rule in wanted and rule != "standard":
             (gradient,) = backward(graph, b, {score: seed}, [plan.image], rule, plan.guided, plan.saturation)
-            values[name] = finished(b, gradient)
+            values[name] = finished(gradient, rank)
     return values
 
 

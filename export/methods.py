@@ -8,6 +8,7 @@ from typing import get_args
 from portable_cam.errors import OptionError
 from portable_cam.export.autodiff import ReluRule
 from portable_cam.export.heads import Profile
+from portable_cam.export.precision import Precision
 
 #: Methods whose result is a heat map, and those whose result has the picture's own shape with the ReLU rule of each.
 #: The maps of PIXEL_METHODS weigh each element of the layer by its own gradient, those of gradcam each channel.
@@ -18,7 +19,7 @@ METHODS = (*MAP_METHODS, *INPUT_METHODS, "guided_gradcam")
 
 
 def check_options(
-    methods: Sequence[str], profile: str, sign: str, targets_per_image: int | None = None
+    methods: Sequence[str], profile: str, sign: str, targets_per_image: int | None = None, precision: str = "model"
 ) -> tuple[str, ...]:
     """The methods as a tuple, each once; :class:`OptionError` where an option is not one of those allowed."""
     names = (methods,) if isinstance(methods, str) else tuple(dict.fromkeys(methods))
@@ -33,6 +34,8 @@ def check_options(
         raise OptionError(f"sign is 'positive' or 'negative', not '{sign}'")
     if targets_per_image not in {1, None}:
         raise OptionError(f"targets_per_image is 1 or None (any number), not {targets_per_image}")
+    if precision not in get_args(Precision):
+        raise OptionError(f"precision is {' or '.join(map(repr, get_args(Precision)))}, not {precision!r}")
     return names
 
 

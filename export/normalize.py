@@ -17,12 +17,15 @@ from portable_cam.export.builder import ONNX_DOMAINS, OPSET
 from portable_cam.export.contrib import adopt, decompose
 from portable_cam.export.downgrade import add_defaults, to_opset
 from portable_cam.export.load import ModelLike, load
+from portable_cam.export.precision import retype
 from portable_cam.export.quantized.qoperator import rewrite_qoperators
 from portable_cam.export.quantized.unsigned import make_unsigned
 from portable_cam.export.resolve import forget_types, resolve, say_what_is_left
 from portable_cam.export.rules import NO_GRADIENT, RULES
 from portable_cam.export.untrusted import check_functions, check_loops, check_nodes, check_sizes, may_fold
 
+#: The metadata key that names the type which a model had before it was widened to float32.
+WIDENED = "portable_cam.widened"
 _IR_VERSION = 10  # the one that came with opset 21
 _ROUNDS = 16  # of loops in loops, sequences in them, and what is constant behind those
 _BIG = 1024  # bytes; a larger initialiser stays out of the protobuf round trips
@@ -32,7 +35,8 @@ def normalize(model: ModelLike) -> ir.Model:
     """One operator set, functions inlined, constants folded, shapes inferred, initialisers out of the inputs.
 
     The outputs are unchanged up to float32 rounding, the names of inputs, outputs and the tensors between them are
-    kept where the tensor still exists, and a symbolic batch stays symbolic.
+    kept where the tensor still exists, and a symbolic batch stays symbolic. A model in bfloat16 is computed in
+    float32, inputs and outputs included.
 
     Raises:
         ModelError: The model cannot be read, or cannot be converted to opset 21.
@@ -54,6 +58,8 @@ def _normalized(model: ir.Model) -> ir.Model:
     check_functions(model)
     if model.functions:  # the C++ library's inliner, for that of onnx-ir takes quadratic time
         model = _on_proto(model, lambda proto: inliner.inline_local_functions(proto, convert_version=True))
+    # every bfloat16 is a float32; convolution and pooling of this opset take none, and CPU providers take it nowhere
+    widened = retype(model, ir.DataType.BFLOAT16, ir.DataType.FLOAT)
     adopt(model)
     model = _on_proto(model, _convert)
     check_loops(model)
@@ -74,6 +80,8 @@ def _normalized(model: ir.Model) -> ir.Model:
     make_unsigned(model.graph)
     model.ir_version = _IR_VERSION
     check_sizes(model.graph)
+    if widened:
+        model.metadata_props[WIDENED] = "bfloat16"
     return model
 
 

@@ -12,17 +12,20 @@ import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
 
-from portable_cam.errors import DeviceError, InputError, TargetError
+from portable_cam.errors import DeviceError, InputError, ModelError, TargetError
 from portable_cam.export.autodiff import Saturation
 from portable_cam.export.explanation import build_explanation
 from portable_cam.export.guided import ReluPolicy
 from portable_cam.export.heads import Profile
 from portable_cam.export.load import ModelLike
 from portable_cam.export.methods import MAP_METHODS
+from portable_cam.export.precision import Precision
+from portable_cam.export.seed import SEED_SCALE
 from portable_cam.export.targets import Target
 from portable_cam.gpu.options import Common, Cuda
 from portable_cam.labels import Labels
 from portable_cam.preprocess import Preprocessing
+from portable_cam.rescale import rescaled
 from portable_cam.result import Result
 from portable_cam.runtime import Provider, Session
 
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _JSON = frozenset({
     "layer", "methods", "guided_nodes", "classes", "channel_axis", "preprocessing", "renamed", "target", "inputs",
-    "input_quantization",
+    "input_quantization", "float_types",
 })  # fmt: skip
 _OUR_PREFIXES = ("heatmap.", "raw.", "range.", "extent.", "activations.", "gradients.", "word_scores.")
 _GUIDED = frozenset({"guided_backprop", "guided_gradcam", "deconvnet"})
@@ -59,6 +62,9 @@ class Explainer:
         sign: ``negative`` for counterfactual maps: the regions that speak against the target.
         details: Also give ``result.activations`` and ``result.gradients``.
         words: Also give ``result.words``: a score for each word of an input of token ids.
+        precision: ``model`` for the types of the model, or ``float32`` to compute a float16 or float64 model in
+            float32. A bfloat16 model always is, and a float64 model is where ONNX Runtime has no kernels for it;
+            ``notes`` says so.
         threads: CPU threads within an operator.
         optimize: False for plain rounding; see :class:`~portable_cam.runtime.Session`.
         time_limit: Seconds after which a run is given up, for models that are not trusted.
@@ -83,6 +89,7 @@ class Explainer:
         sign: str = "positive",
         details: bool = False,
         words: bool = False,
+        precision: Precision = "model",
         threads: int | None = None,
         optimize: bool = True,
         time_limit: float | None = None,
@@ -91,6 +98,7 @@ class Explainer:
         self._options: dict[str, Any] = {
             "methods": methods, "layer": layer, "target": target, "output": output, "profile": profile,
             "relu_policy": relu_policy, "saturation": saturation, "sign": sign, "details": details, "words": words,
+            "precision": precision,
         }  # fmt: skip
         self._session_options: dict[str, Any] = {
             "device": device, "providers": providers, "threads": threads, "optimize": optimize,
@@ -137,6 +145,10 @@ class Explainer:
             notes.append(f"the score is '{self._facts['scores']}', before the final {self._facts['cut']}")
         if _GUIDED & set(self.methods) and not self.guided_nodes:
             notes.append("no node was guided: the guided maps are the plain gradient")
+        if self._facts.get("widened"):
+            notes.append(f"the model is {self._facts['widened']} and computed in float32, inputs and outputs included")
+        if self._facts["precision"] == "float32":
+            notes.append("computed in float32, inputs and outputs included, whatever types the model is stored in")
         return tuple(notes)
 
     @property
@@ -293,19 +305,27 @@ class Explainer:
 
     def _run(self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]) -> Result:
         session = self._session(1 if asked.shape[1] == 1 else None)
+        if isinstance(session, Session) and SEED_SCALE in session.optional:
+            values = rescaled(lambda scale: self._batches(session, {**feeds, SEED_SCALE: scale}, asked), len(asked))
+        else:
+            values = self._batches(session, feeds, asked)
+        return self._result(values)
+
+    def _batches(
+        self, session: Session | Pipeline, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]
+    ) -> dict[str, NDArray[Any]]:
+        """All images at once, or one by one through a model of one."""
         fixed = session.inputs[self.image_name].shape[0]
         count = len(asked)
-        if isinstance(fixed, int) and fixed != count:
-            if fixed != 1:
-                raise InputError(f"the model takes exactly {fixed} images at a time, not {count}")
-            parts = [
-                session.run({**{k: v[i : i + 1] for k, v in feeds.items()}, "targets": asked[i : i + 1]})
-                for i in range(count)
-            ]
-            values = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-        else:
-            values = session.run({**feeds, "targets": asked})
-        return self._result(values)
+        if not isinstance(fixed, int) or fixed == count:
+            return session.run({**feeds, "targets": asked})
+        if fixed != 1:
+            raise InputError(f"the model takes exactly {fixed} images at a time, not {count}")
+        parts = [
+            session.run({**{k: v[i : i + 1] for k, v in feeds.items()}, "targets": asked[i : i + 1]})
+            for i in range(count)
+        ]
+        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
     def _feeds(
         self, session: Session | Pipeline, x: ArrayLike | Mapping[str, ArrayLike], extra: Mapping[str, ArrayLike]
@@ -343,7 +363,14 @@ class Explainer:
             facts = {p.key.removeprefix("portable_cam."): p.value for p in proto.metadata_props}
             self._metadata = {p.key: p.value for p in proto.metadata_props}
             self._facts = {key: json.loads(value) if key in _JSON else value for key, value in facts.items()}
-            self._sessions[targets_per_image] = self._started(proto)
+            try:
+                self._sessions[targets_per_image] = self._started(proto)
+            except ModelError:
+                if "float64" not in self._facts["float_types"]:
+                    raise
+                # few float64 kernels exist, and none of convolution on the CPU
+                self._options["precision"] = "float32"
+                return self._session(targets_per_image)
         return self._sessions[targets_per_image]
 
     def _built(self, targets_per_image: int | None) -> onnx.ModelProto:

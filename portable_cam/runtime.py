@@ -97,6 +97,8 @@ class Session:
             )
         self._time_limit = time_limit
         self.inputs = {i.name: i for i in self._session.get_inputs()}
+        #: Inputs that have a default and may be left out.
+        self.optional = {i.name: i for i in self._session.get_overridable_initializers()}
         self.outputs = [o.name for o in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:

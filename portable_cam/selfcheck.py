@@ -19,6 +19,7 @@ from portable_cam.export.layers import layer_places
 from portable_cam.export.load import ModelLike, load
 from portable_cam.export.normalize import normalize
 from portable_cam.export.places import Places
+from portable_cam.export.precision import Precision, to_float32
 from portable_cam.runtime import Session
 
 _STEPS = (
@@ -78,10 +79,11 @@ def self_check(model: ModelLike, explanation: onnx.ModelProto, output: str | Non
     feeds["targets"] = ours["explained"]
     if quantized:
         return Proof(forward, None, None, forward < 1e-3, quantized=True)
-    analytic, numeric = _directional(model, explained, image, feeds, output, seed)
+    precision: Precision = "float32" if _fact(explanation, "precision", "model") == "float32" else "model"
+    analytic, numeric = _directional(model, explained, image, feeds, output, seed, precision)
     maps = _peaks(model, explanation, feeds, ours)
     slopes = [*maps.values()] + ([] if analytic is None or numeric is None else [(analytic, numeric)])
-    half = explained.dtype(image) == np.float16  # three digits: a map's peak can be told by them, a slope not
+    half = _is_half(model)  # three digits: a map's peak can be told by them, a slope not
     agrees = all(_close(a, n, 4 * _TOLERANCE if half else _TOLERANCE) for a, n in slopes)
     return Proof(forward, analytic, numeric, forward < (2e-2 if half else 1e-3) and agrees, maps)
 
@@ -91,14 +93,33 @@ def _forward(
 ) -> tuple[float, Session, dict[str, Any], dict[str, Any]]:
     """How far the model's outputs differ, relative to their greatest value, on random pixels; then the explanation's
     session, what it was fed and what it gave."""
-    original, explained = (Session(proto, as_written=as_written) for proto in (ir.to_proto(load(model)), explanation))
+    original, explained = _original(model, as_written=as_written), Session(explanation, as_written=as_written)
     feeds = random_feeds(explained, 1) | {"targets": np.full((1, 1), -1, np.int64)}
     ours = explained.run(feeds)
-    theirs = original.run({name: value for name, value in feeds.items() if name != "targets"})
+    theirs = original.run({name: feeds[name].astype(original.dtype(name)) for name in original.inputs})
     renamed = {old: new for new, old in json.loads(_fact(explanation, "renamed", "{}")).items()}
     pairs = [(ours[renamed.get(name, name)].astype(np.float64), value) for name, value in theirs.items()]
     forward = max((float(np.abs(o - t).max() / (np.abs(t).max() + 1e-12)) for o, t in pairs), default=0.0)
     return forward, explained, feeds, ours
+
+
+def _original(model: ModelLike, *, as_written: bool) -> Session:
+    """The model as it is, or normalised where ONNX Runtime has no kernels for its types (bfloat16, float64)."""
+    try:
+        return Session(ir.to_proto(load(model)), as_written=as_written)
+    except ModelError:
+        return Session(ir.to_proto(_normalized(model, "float32")))
+
+
+def _is_half(model: ModelLike) -> bool:
+    return any(value.dtype == ir.DataType.FLOAT16 for value in load(model).graph.inputs)
+
+
+def _normalized(model: ModelLike, precision: str) -> ir.Model:
+    normal = normalize(model)
+    if precision == "float32":
+        to_float32(normal)
+    return normal
 
 
 def record(explanation: onnx.ModelProto, proof: Proof) -> None:
@@ -124,7 +145,9 @@ def _peaks(
         raw = next((ours[n] for n in (f"raw.gradcam.{name}", "raw.gradcam") if n in ours), None)
         if raw is None or not raw[0, 0].max() > 0:
             continue
-        nudged, places = _nudged(model, name, _fact(explanation, "scores", ""))
+        nudged, places = _nudged(
+            model, name, _fact(explanation, "scores", ""), _fact(explanation, "precision", "model")
+        )
         session = Session(nudged)
         given = {k: v for k, v in feeds.items() if k != "targets"}
         still = np.zeros([1] * (len(places.axes) + 2), session.dtype("nudge"))
@@ -155,9 +178,9 @@ def _towards(a: NDArray[Any], places: Places, place: int) -> tuple[NDArray[Any],
     return direction.reshape(maps.shape).transpose(np.argsort(order)), direction[:, :, cells].shape[2]
 
 
-def _nudged(model: ModelLike, layer: str, scores: str) -> tuple[onnx.ModelProto, Places]:
+def _nudged(model: ModelLike, layer: str, scores: str, precision: str) -> tuple[onnx.ModelProto, Places]:
     """The model with ``nudge`` added to a layer for all that read it, and the layer's places."""
-    normal = normalize(model)
+    normal = _normalized(model, precision)
     graph = normal.graph
     values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
     value, score = values[layer], values[scores]
@@ -183,14 +206,22 @@ def _nudged(model: ModelLike, layer: str, scores: str) -> tuple[onnx.ModelProto,
 
 
 def _directional(
-    model: ModelLike, explained: Session, image: str, feeds: dict[str, Any], output: str | None, seed: int
+    model: ModelLike,
+    explained: Session,
+    image: str,
+    feeds: dict[str, Any],
+    output: str | None,
+    seed: int,
+    precision: Precision,
 ) -> tuple[float | None, float | None]:
     """The score's derivative along a random direction: by the input gradient, and by central differences."""
     try:  # the file's own gradient, where it has one
         plain = (
             explained
             if "gradient" in explained.outputs
-            else Session(build_explanation(model, ("gradient",), output=output, targets_per_image=1))
+            else Session(
+                build_explanation(model, ("gradient",), output=output, targets_per_image=1, precision=precision)
+            )
         )
     except ModelError:  # the picture has no gradient (an integer input, an operator without a rule before the layer)
         return None, None

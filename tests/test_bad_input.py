@@ -189,28 +189,6 @@ def test_no_scores(make_model: Any) -> None:
         pcam.Explainer(model)
 
 
-def test_a_branch_that_reads_the_picture(make_model: Any) -> None:
-    """What the branches of an If read from outside is none of its inputs: no gradient of zero, but an error."""
-    model = make_model(
-        """
-        p = GlobalAveragePool(x)
-        f = Flatten(p)
-        total = ReduceSum<keepdims = 0>(f)
-        zero = Constant<value = float {0.0}>()
-        positive = Greater(total, zero)
-        g = If(positive) <
-            then_branch = then_graph () => (float[N,3] a) { a = Exp(f) },
-            else_branch = else_graph () => (float[N,3] a) { a = Neg(f) }
-        >
-        y = Add(f, g)
-        """,
-        {},
-        y="float[N,3] y",
-    )
-    with pytest.raises(UnsupportedOperatorError, match=r"operator ai\.onnx::If"):
-        build_explanation(model, ("gradient",))
-
-
 def test_unknown_operator(make_model: Any) -> None:
     with pytest.raises(ModelError, match=r"operator Frobnicate does not exist in ONNX opset 17"):
         pcam.Explainer(make_model("y = Frobnicate(x)", {}))
@@ -317,6 +295,7 @@ def test_wrong_output(small_cnn: onnx.ModelProto) -> None:
         ("profile", "torchcam", "profile 'torchcam' does not exist; the profiles are paper, pytorch_grad_cam, captum"),
         ("sign", "both", "sign is 'positive' or 'negative', not 'both'"),
         ("relu_policy", "silu", "relu_policy is one of relu"),
+        ("precision", "float8", "precision is .model. or .float32., not .float8."),
     ],
 )
 def test_wrong_option(small_cnn: onnx.ModelProto, option: str, value: Any, message: str) -> None:

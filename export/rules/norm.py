@@ -9,13 +9,15 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from portable_cam.export.builder import rank_of, static_dim
+from portable_cam.export.builder import HALVES, rank_of, static_dim
 from portable_cam.export.rules.registry import Gradient, Vjp, register
 
 
 def _normalised(v: Vjp, x: ir.Value, axes: Sequence[int], epsilon: float) -> tuple[ir.Value, ir.Value]:
-    """The normalised x and r, both recomputed: the forward node keeps its own outputs."""
+    """The normalised x and r, both recomputed: the forward node keeps its own outputs. In float32 for halves, as the
+    forward node computes them: the squares of float16 overflow from 256 on."""
     b = v.b
+    x = b.op("Cast", x, to=int(ir.DataType.FLOAT)) if x.dtype in HALVES else x
     centred = b.op("Sub", x, b.op("ReduceMean", x, b.ints(axes), keepdims=1))
     variance = b.op("ReduceMean", b.op("Mul", centred, centred), b.ints(axes), keepdims=1)
     r = b.op("Reciprocal", b.op("Sqrt", b.op("Add", variance, epsilon)))
@@ -23,7 +25,9 @@ def _normalised(v: Vjp, x: ir.Value, axes: Sequence[int], epsilon: float) -> tup
 
 
 def _through_normalisation(v: Vjp, n: ir.Value, r: ir.Value, h: ir.Value, axes: Sequence[int]) -> ir.Value:
+    """In the type of n."""
     b = v.b
+    h = b.cast_like(h, n)
     mean_h = b.op("ReduceMean", h, b.ints(axes), keepdims=1)
     mean_hn = b.op("ReduceMean", b.op("Mul", h, n), b.ints(axes), keepdims=1)
     return b.op("Mul", r, b.op("Sub", b.op("Sub", h, mean_h), b.op("Mul", n, mean_hn)))
@@ -75,16 +79,18 @@ def layer_normalization(v: Vjp) -> Sequence[Gradient]:
     to_x = parts[0] if len(parts) == 1 and g is not None else b.op("Expand", b.op("Sum", *parts), b.shape(v.x))
     to_scale = to_bias = None
     if v.needed(1):
-        to_scale = b.zeros_like(v.input(1)) if g is None else b.unbroadcast(b.op("Mul", g, n), v.input(1), v.y)
+        like_g = None if g is None else b.op("Mul", g, b.cast_like(n, g))
+        to_scale = b.zeros_like(v.input(1)) if like_g is None else b.unbroadcast(like_g, v.input(1), v.y)
     if v.needed(2):
         to_bias = b.zeros_like(v.input(2)) if g is None else b.unbroadcast(g, v.input(2), v.y)
+    to_x = b.cast_like(to_x, v.x)
     return [to_x, to_scale, to_bias]
 
 
 def _one_over_count(v: Vjp, reduced: ir.Value) -> ir.Value:
     """One over the number of elements of x for each one of ``reduced``."""
     b = v.b
-    return b.op("Reciprocal", b.cast_like(b.op("Div", b.op("Size", v.x), b.op("Size", reduced)), v.x))
+    return b.op("Reciprocal", b.cast_like(b.op("Div", b.op("Size", v.x), b.op("Size", reduced)), reduced))
 
 
 @register("InstanceNormalization")
@@ -95,8 +101,8 @@ def instance_normalization(v: Vjp) -> Sequence[Gradient]:
     h = b.op("Mul", v.g, _per_channel(v, v.input(1)))
     others = b.ints([0, *axes])
     return [
-        _through_normalisation(v, n, r, h, axes) if v.needed(0) else None,
-        b.op("ReduceSum", b.op("Mul", v.g, n), others, keepdims=0) if v.needed(1) else None,
+        b.cast_like(_through_normalisation(v, n, r, h, axes), v.x) if v.needed(0) else None,
+        b.op("ReduceSum", b.op("Mul", v.g, b.cast_like(n, v.g)), others, keepdims=0) if v.needed(1) else None,
         b.op("ReduceSum", v.g, others, keepdims=0) if v.needed(2) else None,
     ]
 
@@ -112,9 +118,9 @@ def group_normalization(v: Vjp) -> Sequence[Gradient]:
     others = b.ints([0, *range(2, rank_of(v.x))])
     to_scale: Gradient = None
     if v.needed(1):
-        to_scale = b.op("ReduceSum", b.op("Mul", v.g, b.reshape_like(n, v.x)), others, keepdims=0)
+        to_scale = b.op("ReduceSum", b.op("Mul", v.g, b.reshape_like(b.cast_like(n, v.g), v.x)), others, keepdims=0)
     return [
-        b.reshape_like(_through_normalisation(v, n, r, h, [2]), v.x) if v.needed(0) else None,
+        b.cast_like(b.reshape_like(_through_normalisation(v, n, r, h, [2]), v.x), v.x) if v.needed(0) else None,
         to_scale,
         b.op("ReduceSum", v.g, others, keepdims=0) if v.needed(2) else None,
     ]
@@ -124,7 +130,7 @@ def group_normalization(v: Vjp) -> Sequence[Gradient]:
 def mean_variance_normalization(v: Vjp) -> ir.Value:
     axes = v.ints_attr("axes", [0, 2, 3])
     n, r = _normalised(v, v.x, axes, 1e-9)
-    return _through_normalisation(v, n, r, v.g, axes)
+    return v.b.cast_like(_through_normalisation(v, n, r, v.g, axes), v.x)
 
 
 @register("LpNormalization")
