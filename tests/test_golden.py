@@ -15,11 +15,16 @@ import numpy as np
 import pytest
 
 import portable_cam as pcam
+from portable_cam import targets
+from portable_cam.detect import find_head
+from portable_cam.export.normalize import normalize
 
 CASES = [
     "lite0__coral_cat__281__blocks_10_Clip_1", "lite0__pgc_both__243__Clip_1", "lite0__pgc_both__282__Clip_1",
     "resnet20__coral_cat__3__layer2_layer2_2_Relu_1", "resnet20__coral_cat__3__layer3_layer3_2_Relu_1",
     "squeezenet__pgc_both__243__conv10_relu", "squeezenet__pgc_both__281__fire9_concat",
+    "yolox__pgc_both__detect16__Mul_298", "nanodet__pgc_both__detect15__LeakyRelu_426",
+    "deeplab__pgc_both__segment12__Relu__94",
 ]  # fmt: skip
 
 
@@ -29,8 +34,26 @@ class Case:
     meta: dict
     arrays: dict
 
+    def has(self, name: str) -> bool:
+        return self.meta["same_as"].get(name, name) in self.arrays
+
     def peer(self, name: str) -> np.ndarray:
         return self.arrays[self.meta["same_as"].get(name, name)]
+
+    @property
+    def target(self) -> tuple[targets.Target | None, int]:
+        """What the peer explained: the target, and its index."""
+        asked = self.meta["target"]
+        if isinstance(asked, int):
+            return None, asked
+        if "segment" in asked:
+            return targets.Dense(), asked["segment"]
+        graph = normalize(self.model).graph
+        head = find_head(graph, self.arrays["input"].shape[2:])
+        box = int(self.arrays["anchor"])
+        if head.family == "nanodet":  # counted within the scale of stride 32, behind those of 8 and 16
+            box += 52 * 52 + 26 * 26
+        return head.target, box * 80 + asked["detect"]
 
 
 @pytest.fixture(params=CASES)
@@ -42,13 +65,15 @@ def case(request: pytest.FixtureRequest, golden: Path, zoo: Path) -> Case:
 
 def draws(case: Case, profile: str, methods: tuple[str, ...], count: int = 12) -> Iterator[pcam.Result]:
     """The explanation of the picture, then of pictures that differ from it by rounding."""
+    target, index = case.target
+    output = None if isinstance(target, targets.Boxes) else case.meta["output"]
     explainer = pcam.Explainer(
-        case.model, methods, layer=case.meta["layer_tensor"], output=case.meta["output"], profile=profile
+        case.model, methods, layer=case.meta["layer_tensor"], target=target, output=output, profile=profile
     )
     x, random = case.arrays["input"], np.random.default_rng(0)
     for i in range(count):
         noise = 0 if i == 0 else 3e-7 * random.standard_normal(x.shape)
-        yield explainer((x * (1 + noise)).astype(np.float32), targets=[[case.meta["target"]]])
+        yield explainer((x * (1 + noise)).astype(np.float32), targets=[[index]])
 
 
 def explained(case: Case, profile: str, methods: tuple[str, ...]) -> pcam.Result:
@@ -66,7 +91,24 @@ def distance(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
 
 
 def assert_agree_in_a_draw(case: Case, profile: str, names: dict[str, str]) -> None:
-    """Each of our input maps within relative L2 1e-3 and cosine 0.9999 of the peer's in one of the draws."""
+    """Each of our input maps within relative L2 1e-3 and cosine 0.9999 of the peer's in one of the draws.
+
+    A picture of 513 x 513 has units beside a kink in every draw: our own draws are 2e-3 to 5e-3 apart. There a map must
+    be no farther from the peer's than twice what the draws are from each other.
+    """
+    names = {method: peer for method, peer in names.items() if case.has(peer)}
+    if not names:
+        pytest.skip("the peer has no maps for this case")
+    if isinstance(case.target[0], targets.Dense):
+        seen = [result for result, _ in zip(draws(case, profile, tuple(names)), range(3), strict=False)]
+        for method, peer in names.items():
+            ours = [result[method][:, 0] for result in seen]
+            l2, cosine = min(distance(values, case.peer(peer)) for values in ours)
+            apart = max(distance(ours[i], ours[j])[0] for i, j in ((0, 1), (0, 2), (1, 2)))
+            assert apart < 5e-3, method
+            assert l2 < 2 * apart, method
+            assert cosine > 0.9999, method
+        return
     closest = dict.fromkeys(names, (np.inf, 0.0))
     for result in draws(case, profile, tuple(names)):
         for method, peer in names.items():
@@ -101,6 +143,8 @@ def test_paper_guided_gradcam_is_captums_with_bilinear_upsampling(case: Case) ->
 
 def test_pytorch_grad_cam(case: Case) -> None:
     peers = {"gradcam": "GradCAM", "layercam": "LayerCAM", "hirescam": "HiResCAM"}
+    if not case.has("pytorch_grad_cam.GradCAM"):
+        pytest.skip("the peer has no maps for this case")
     result = explained(case, "pytorch_grad_cam", tuple(peers))
     for method, peer in peers.items():
         assert np.abs(result[method][0, 0] - case.peer(f"pytorch_grad_cam.{peer}")[0]).max() < 1e-4, method
