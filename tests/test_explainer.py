@@ -668,7 +668,11 @@ def test_doctor_without_an_image_input(make_model: Any) -> None:
 
 @pytest.mark.parametrize("where", ["before", "behind"])
 def test_doctor_names_the_operator_without_a_rule(make_model: Any, where: str) -> None:
-    odd = "o = Det(q) " if where == "behind" else "q = ReduceProd<axes = [1]>(x) u = Mul(x, q) "
+    odd = (
+        "o = MaxRoiPool<pooled_shape = [1, 1]>(q, region) "
+        if where == "behind"
+        else "q = MaxRoiPool<pooled_shape = [8, 8]>(x, region) u = Mul(x, q) "
+    )
     body = "u = Identity(x) " if where == "behind" else odd
     body += "a = Conv(u, w1) r = Relu(a) "
     body += (
@@ -676,10 +680,13 @@ def test_doctor_names_the_operator_without_a_rule(make_model: Any, where: str) -
         if where == "behind"
         else "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB = 1>(f, w2)"
     )
-    weights = {**cam_weights(), "square": np.array([0, 6, 6, 6], np.int64), "flat": np.array([0, 6], np.int64)}
+    weights = {
+        **cam_weights(), "square": np.array([0, 6, 6, 6], np.int64), "flat": np.array([0, 6], np.int64),
+        "region": np.array([[0, 0, 0, 5, 5]], np.float32),
+    }  # fmt: skip
     model = make_model(body, weights, y="float[N,6] y" if where == "behind" else "float[N,5] y")
     report = doctor(model)
-    operator = "Det" if where == "behind" else "ReduceProd"
+    operator = "MaxRoiPool"
     assert [o.operator for o in report.obstacles] == [f"ai.onnx::{operator}"]
     assert operator in report.obstacles[0].path
     assert "without a rule" in report.methods["guided_backprop"]
