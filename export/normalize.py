@@ -22,6 +22,7 @@ from portable_cam.export.quantized.qoperator import rewrite_qoperators
 from portable_cam.export.quantized.unsigned import make_unsigned
 from portable_cam.export.resolve import forget_types, resolve, say_what_is_left
 from portable_cam.export.rules import NO_GRADIENT, RULES
+from portable_cam.export.steps_first import steps_first
 from portable_cam.export.untrusted import check_functions, check_loops, check_nodes, check_sizes, may_fold
 
 #: The metadata key that names the type which a model had before it was widened to float32.
@@ -64,6 +65,7 @@ def _normalized(model: ir.Model) -> ir.Model:
     model = _on_proto(model, _convert)
     check_loops(model)
     rewrite_qoperators(model.graph)
+    steps_first(model)
     decompose(model)
     _fold(model)
     if any(node.op_type == "If" for node in model.graph):

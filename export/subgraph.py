@@ -111,6 +111,8 @@ def take_place(inner: Builder, node: ir.Node, values: Sequence[ir.Value]) -> Non
     inner.graph.remove(nodes)
     graph.insert_before(node, nodes)
     for output, value in zip(node.outputs, values, strict=False):
+        if not output.name:
+            continue
         name, value.type = output.name, output.type or value.type
         value.shape = output.shape
         output.name = f"{name}/replaced"

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -225,3 +226,44 @@ def test_what_is_known_only_at_run_time_is_named_on_the_path_only(body: str, nam
     feeds = {"x": X, "i": np.array(1)}
     out = Session(differentiate(model, "aside", ["x"])).run(feeds | {"seed": np.ones_like(X)})
     np.testing.assert_array_equal(out["y"], Session(model).run(feeds)["y"])
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's exporter warns about itself
+def test_a_branch_and_a_scan_exported_by_torch() -> None:
+    """torch.cond and scan, as torch exports them: the gradient of the picture is autograd's."""
+    torch = pytest.importorskip("torch")
+    higher_order = pytest.importorskip("torch._higher_order_ops.scan")
+
+    class Network(torch.nn.Module):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside, self.positive, self.negative = (torch.nn.Linear(8, 8) for _ in range(3))
+
+        def forward(self, picture: Any) -> Any:
+            rows = picture.flatten(1).reshape(picture.shape[0], -1, 8).transpose(0, 1)
+
+            def step(state: Any, row: Any) -> Any:
+                after = torch.tanh(self.inside(state) + row)
+                return after, after * row
+
+            last, every = higher_order.scan(step, torch.zeros_like(rows[0]), rows)
+            both = last + every.mean(0)
+            return torch.cond(
+                picture.sum() > 0, lambda t: torch.tanh(self.positive(t)), lambda t: self.negative(t).sin(), (both,)
+            )
+
+    torch.manual_seed(4)
+    module, picture = Network().eval(), torch.randn(2, 3, 8, 8)
+    model = torch.onnx.export(
+        module, (picture,), dynamo=True, verbose=False, input_names=["picture"], output_names=["y"]
+    ).model_proto
+    assert {"If", "Scan"} <= {node.op_type for node in model.graph.node}
+    session = Session(differentiate(model, "y", ["picture"]), threads=1)
+    for point in (picture, -picture):  # one for each branch
+        leaf = point.clone().requires_grad_()
+        y = module(leaf)
+        dy = torch.randn_like(y)
+        (want,) = torch.autograd.grad(y, leaf, dy)
+        out = session.run({"picture": point.numpy(), "seed": dy.numpy()})
+        np.testing.assert_allclose(out["y"], y.detach().numpy(), rtol=0, atol=2e-6)
+        np.testing.assert_allclose(out["gradient.picture"], want.numpy(), rtol=0, atol=5e-6 * want.abs().max().item())

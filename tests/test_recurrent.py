@@ -255,6 +255,43 @@ def test_against_torch_modules(op: str) -> None:
     np.testing.assert_allclose(out["gradient.X"], want.numpy(), rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("without", ["P", "h0 c0 P"])
+@pytest.mark.parametrize("of", [("Y", "Y_h", "Y_c"), ("Y_h", "Y_c")])
+@pytest.mark.parametrize("op", GATES)
+def test_sequences_first(op: str, of: tuple[str, ...], without: str) -> None:
+    """Layout 1, for which ONNX Runtime has no kernel, gives the outputs and gradients of layout 0, transposed."""
+    case = Case(op, {"direction": "bidirectional"}, (4, 2, 3), without=without, of=of)
+    arrays = inputs_of(case)
+    plain = model_of(case, arrays)
+    turned = onnx.ModelProto()
+    turned.CopyFrom(plain)
+    turned.graph.node[0].attribute.append(onnx.helper.make_attribute("layout", 1))
+    axes = {"X": (1, 0, 2), "h0": (1, 0, 2), "c0": (1, 0, 2)}
+    given = {k: np.ascontiguousarray(v.transpose(axes[k])) if k in axes else v for k, v in arrays.items()}
+    for value in turned.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, given[value.name].shape, strict=True):
+            dim.dim_value = size
+    floats = [k for k, v in arrays.items() if v.dtype == np.float32]
+    want = Session(plain).run(arrays)["all"]
+    shapes = {"Y": (4, 2, 3, 3), "Y_h": (2, 3, 3), "Y_c": (2, 3, 3)}
+    perms = {"Y": (2, 0, 1, 3), "Y_h": (1, 0, 2), "Y_c": (1, 0, 2)}
+    used = [o for o in case.outputs if o in of]
+
+    def turn(flat: np.ndarray) -> np.ndarray:
+        parts = np.split(flat, np.cumsum([int(np.prod(shapes[o])) for o in used])[:-1])
+        pairs = zip(used, parts, strict=True)
+        return np.concatenate([part.reshape(shapes[o]).transpose(perms[o]).reshape(-1) for o, part in pairs])
+
+    dy = np.random.default_rng(5).standard_normal(want.shape).astype(np.float32)
+    expected = Session(differentiate(plain, "all", floats)).run(arrays | {"seed": dy})
+    got = Session(differentiate(turned, "all", floats)).run(given | {"seed": turn(dy)})
+    np.testing.assert_allclose(got["all"], turn(want), atol=1e-6)
+    for name in floats:
+        gradient = expected[f"gradient.{name}"]
+        gradient = gradient.transpose(axes[name]) if name in axes else gradient
+        np.testing.assert_allclose(got[f"gradient.{name}"], gradient, atol=2e-6)
+
+
 def captioner(activation: str = "Relu") -> onnx.ModelProto:
     """A picture, a convolution, an LSTM over the picture's rows, logits: with any batch and any height."""
     rng = np.random.default_rng(5)
@@ -296,3 +333,42 @@ def test_an_explanation_through_an_lstm() -> None:
         want = Session(differentiate(model, "logits", ["picture"])).run({"picture": pictures, "seed": seed})
         np.testing.assert_allclose(alone["gradient"][:, 0], want["gradient.picture"], rtol=1e-5, atol=1e-7)
     check_vjp(captioner("Softplus"), {"picture": pictures})
+
+
+class Captioner(torch.nn.Module):
+    """Convolution, a GRU over the picture's rows, an LSTM of two layers over the words, logits of each next word."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.embed = torch.nn.Conv2d(3, 6, 3, padding=1), torch.nn.Embedding(11, 10)
+        self.encoder = torch.nn.GRU(6 * 8, 5, bidirectional=True, batch_first=True)
+        self.decoder = torch.nn.LSTM(10, 8, num_layers=2, batch_first=True)
+        self.head = torch.nn.Linear(8, 11)
+
+    def forward(self, picture: Any, words: Any) -> Any:
+        rows = torch.relu(self.conv(picture)).permute(0, 2, 1, 3).flatten(2)
+        start = self.encoder(rows)[0].mean(1, keepdim=True)
+        return self.head(self.decoder(torch.cat([start, self.embed(words)], 1))[0])
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's exporter warns about itself
+def test_a_captioner_exported_by_torch() -> None:
+    """Picture to logits through convolution, GRU and LSTM: the gradient of the picture is autograd's."""
+    torch.manual_seed(3)
+    module = Captioner().eval()
+    picture, words = torch.randn(2, 3, 8, 8), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    model = torch.onnx.export(
+        module, (picture, words), dynamo=True, verbose=False, input_names=["picture", "words"], output_names=["logits"]
+    ).model_proto
+    operators = [node.op_type for node in model.graph.node]
+    assert operators.count("LSTM") == 2
+    assert operators.count("GRU") == 1
+    leaf = picture.clone().requires_grad_()
+    logits = module(leaf, words)
+    dy = torch.randn_like(logits)
+    (want,) = torch.autograd.grad(logits, leaf, dy)
+    out = Session(differentiate(model, "logits", ["picture"]), threads=1).run(
+        {"picture": picture.numpy(), "words": words.numpy(), "seed": dy.numpy()}
+    )
+    np.testing.assert_allclose(out["logits"], logits.detach().numpy(), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(out["gradient.picture"], want.numpy(), rtol=0, atol=5e-6 * want.abs().max().item())
