@@ -40,7 +40,7 @@ def backward(
     wrt: Sequence[ir.Value],
     relu_rule: ReluRule = "standard",
     guided: Iterable[ir.Node] = (),
-    saturation: Saturation = "mask",
+    saturation: Saturation = "pass",
 ) -> list[ir.Value]:
     """Append the vector-Jacobian product to ``graph``.
 
@@ -52,8 +52,8 @@ def backward(
         wrt: The tensors to differentiate for.
         relu_rule: The rule for the nodes in ``guided``; every other node has its derivative.
         guided: The ReLU-like nodes that ``relu_rule`` applies to.
-        saturation: ``"mask"`` for no gradient where the range of a QuantizeLinear cuts a value off, ``"pass"`` for
-            straight through, except at an end of a range that is a ReLU.
+        saturation: What becomes of the gradient where the range of a QuantizeLinear cuts a value off: ``"pass"`` for
+            straight through, ``"mask"`` for none. None in any case at an end of a range that is a ReLU or ReLU6.
 
     Returns:
         A gradient for each of ``wrt``, in its shape and type.

@@ -23,7 +23,7 @@ def differentiate(
     wrt: Sequence[str],
     relu_rule: ReluRule = "standard",
     relu_policy: ReluPolicy = "relu",
-    saturation: Saturation = "mask",
+    saturation: Saturation = "pass",
 ) -> onnx.ModelProto:
     """The model with the gradient of one of its tensors.
 
@@ -33,8 +33,8 @@ def differentiate(
         wrt: The tensors to differentiate for: inputs, weights, or any tensors inside.
         relu_rule: ``"standard"``, ``"guided"`` or ``"deconvnet"``, for the nodes that ``relu_policy`` names.
         relu_policy: ``"relu"``, ``"relu+clip"`` or ``"all"``; see :mod:`portable_cam.export.guided`.
-        saturation: ``"mask"`` for no gradient where a quantisation range cuts a value off, ``"pass"`` for straight
-            through there.
+        saturation: ``"pass"`` for a gradient that goes straight through where a quantisation range cuts a value off,
+            ``"mask"`` for none there.
 
     Returns:
         A model with the old inputs and one more, ``seed`` (shape and type of ``of``: the gradient with respect to

@@ -83,7 +83,7 @@ def build_explanation(
     output: str | Sequence[str] | None = None,
     profile: Profile = "paper",
     relu_policy: ReluPolicy = "relu",
-    saturation: Saturation = "mask",
+    saturation: Saturation = "pass",
     sign: str = "positive",
     targets_per_image: int | None = None,
     details: bool = False,
@@ -104,8 +104,8 @@ def build_explanation(
             scores cut before a softmax.
         profile: ``paper``, ``pytorch_grad_cam`` or ``captum``.
         relu_policy: ``relu``, ``relu+clip`` or ``all``: the nodes that guided methods treat as a ReLU.
-        saturation: ``mask``: in a quantised model no gradient where a quantisation range cuts a value off; ``pass``:
-            straight through there; see ``docs/quantised.md``.
+        saturation: ``pass``: in a quantised model the gradient goes straight through where a range cuts a value off;
+            ``mask``: none there; see ``docs/quantised.md``.
         sign: ``positive``, or ``negative`` for the regions that speak against the target.
         targets_per_image: 1 for a graph without a Scan that takes one target per image; None for any number.
         details: Also give ``activations.<layer>`` (N, C, h, w) and ``gradients.<layer>`` (N, K, C, h, w).

@@ -56,7 +56,7 @@ class Explainer:
             are several, or any tensor inside. None: the model's scores, cut before a final softmax or sigmoid.
         profile: ``paper``, ``pytorch_grad_cam`` or ``captum``; see ``docs/methods.md``.
         relu_policy: ``relu``, ``relu+clip`` or ``all``.
-        saturation: ``mask`` or ``pass``, in quantised models; see ``docs/quantised.md``.
+        saturation: ``pass`` or ``mask``, in quantised models; see ``docs/quantised.md``.
         device: ``cpu``, ``cuda``, or a :class:`~portable_cam.gpu.Cuda` with options (``docs/gpu.md``); or ``providers``
             as ONNX Runtime takes them.
         sign: ``negative`` for counterfactual maps: the regions that speak against the target.
@@ -83,7 +83,7 @@ class Explainer:
         output: str | Sequence[str] | None = None,
         profile: Profile = "paper",
         relu_policy: ReluPolicy = "relu",
-        saturation: Saturation = "mask",
+        saturation: Saturation = "pass",
         device: str | Common = "cpu",
         providers: Sequence[Provider] | None = None,
         sign: str = "positive",

@@ -47,7 +47,7 @@ class Job(Protocol):
 def job_for(
     task: str, model: Path, methods: Sequence[str] | None, preprocessing: Mapping[str, Any], *, target: str | None,
     layer: Sequence[str] | None, output: str | None, profile: str, relu_policy: str, sign: str, device: str,
-    saturation: str = "mask", **own: Any,
+    saturation: str = "pass", **own: Any,
 ) -> Job:  # fmt: skip
     """The job for a task.
 

@@ -11,6 +11,7 @@ cutting off is checked by finite differences of the clipped float function as we
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +22,13 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
+import portable_cam as pcam
 from portable_cam.errors import OptionError
+from portable_cam.export import doctor
 from portable_cam.export.differentiate import differentiate
+from portable_cam.export.guided import guided_nodes
 from portable_cam.export.normalize import normalize
+from portable_cam.export.quantized.ranges import activations
 from portable_cam.runtime import Session
 from portable_cam.testing import node_model
 
@@ -234,7 +239,7 @@ def in_torch(case: Operator, p: Prepared) -> tuple[Any, dict[str, Any]]:
 def test_gradient_of_what_it_stands_for(case: Operator) -> None:
     p = prepare(case)
     result, leaves = in_torch(case, p)
-    session = Session(differentiate(p.model, "y", list(p.feeds)))
+    session = Session(differentiate(p.model, "y", list(p.feeds), saturation="mask"))
     dy = np.random.default_rng(1).standard_normal(tuple(result.shape)).astype(np.float32)
     values = session.run({**p.feeds, "seed": dy})
     step = next((part.scale for part in case.inputs if part.role == "y"), 1e-4)
@@ -298,7 +303,7 @@ def test_mask_is_the_slope_of_the_clipped_function(dtype: Any) -> None:
     places = [np.linspace(low - 1, low - 0.1, 16), np.linspace(low + 1.5 * scale, high - 1.5 * scale, 16)]
     x = -np.concatenate([*places, np.linspace(high + 0.1, 4, 16)]).reshape(2, 4, 6)
     feeds = {"x": x.astype(np.float32), "seed": np.ones((2, 4, 6), np.float32)}
-    values = Session(differentiate(round_trip(dtype, scale, zero), "d", ["x"])).run(feeds)
+    values = Session(differentiate(round_trip(dtype, scale, zero), "d", ["x"], saturation="mask")).run(feeds)
     numeric = (np.clip(-x - 1e-6, low, high) - np.clip(-x + 1e-6, low, high)) / 2e-6
     assert (numeric == 0).any()
     np.testing.assert_allclose(values["gradient.x"], numeric, rtol=1e-4, atol=1e-6)
@@ -419,3 +424,102 @@ def test_product_of_two_tensors_quantised_at_run_time() -> None:
     values = Session(differentiate(node_model(nodes, feeds, ["y"]), "y", ["a", "b"])).run({**feeds, "seed": dy})
     np.testing.assert_allclose(values["gradient.a"], dy @ feeds["b"].T, atol=0.05)
     np.testing.assert_allclose(values["gradient.b"], np.einsum("bik,bij->kj", feeds["a"], dy), atol=0.05)
+
+
+# -- activations that vanished into a range ------------------------------------------------------------------------
+
+
+def network(activation: str, high: float = 9.0, second: float | None = None) -> onnx.ModelProto:
+    """Two convolutions and a pool. ``activation``: ``Relu`` or ``Clip`` behind each as a node, or ``range``: a
+    QuantizeLinear of 16 bits from 0 to ``high`` (behind the other convolution: to ``second``)."""
+    rng = np.random.default_rng(4)
+    # weights are integers in any case: ONNX Runtime would round those of the network with ranges to 8 bits by itself
+    constants: dict[str, Any] = {"w1": rng.integers(-127, 127, (4, 3, 3, 3)).astype(np.int8), "w2": rng.integers(-127, 127, (5, 4, 3, 3)).astype(np.int8)}  # fmt: skip
+    constants |= {"zero": np.float32(0), "six": np.float32(6), "z": np.uint16(0), "ws": np.float32(0.01)}
+    nodes, source = [], "x"
+    for i, top in ((1, high), (2, second or high)):
+        nodes.append(helper.make_node("DequantizeLinear", [f"w{i}", "ws"], [f"k{i}"]))
+        nodes.append(helper.make_node("Conv", [source, f"k{i}"], [f"c{i}"], f"conv{i}", pads=[1] * 4))
+        if activation == "range":
+            constants[f"s{i}"] = np.float32(top / 65535)
+            nodes.append(helper.make_node("QuantizeLinear", [f"c{i}", f"s{i}", "z"], [f"q{i}"], f"quantize{i}"))
+            nodes.append(helper.make_node("DequantizeLinear", [f"q{i}", f"s{i}", "z"], [f"r{i}"]))
+        else:
+            bounds = ["zero", "six"] if activation == "Clip" else []
+            nodes.append(helper.make_node(activation, [f"c{i}", *bounds], [f"r{i}"], f"act{i}"))
+        source = f"r{i}"
+    nodes += [helper.make_node("GlobalAveragePool", ["r2"], ["g"]), helper.make_node("Flatten", ["g"], ["y"])]
+    used = {name for node in nodes for name in node.input}
+    feeds = {"x": np.zeros((1, 3, 8, 8), np.float32)}
+    return node_model(nodes, feeds, ["y"], {name: value for name, value in constants.items() if name in used})
+
+
+METHODS = ("gradcam", "gradient", "guided_backprop", "deconvnet", "guided_gradcam")
+
+
+@pytest.mark.parametrize(("kind", "high"), [("Relu", 60.0), ("Clip", 6.0)])
+@pytest.mark.parametrize("policy", ["relu", "relu+clip", "all"])
+def test_an_activation_that_vanished_is_explained_as_if_it_stood_there(kind: str, high: float, policy: Any) -> None:
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    as_node = pcam.Explainer(network(kind), METHODS, relu_policy="relu+clip")
+    assert len(as_node.guided_nodes) == 2
+    with pytest.warns(UserWarning, match="no node counts") if (kind, policy) == ("Clip", "relu") else nullcontext():
+        as_range = pcam.Explainer(network("range", high), METHODS, relu_policy=policy)
+    if (kind, policy) == ("Clip", "relu"):
+        assert as_range.guided_nodes == []
+        return
+    assert as_range.guided_nodes == ["quantize1", "quantize2"]
+    found = as_range(x, [2])
+    expected = as_node(x, [2])
+    for method in METHODS:
+        assert np.abs(found[method]).max() > 0
+        np.testing.assert_allclose(found[method], expected[method], atol=2e-3 * np.abs(expected[method]).max())
+
+
+def test_what_tells_a_relu6_from_a_relu() -> None:
+    def kinds(*tops: float) -> set[str]:
+        return set(activations(list(normalize(network("range", *tops)).graph)).values())
+
+    assert kinds(6.0, 4.2) == {"Clip"}  # a calibration that did not reach the 6
+    assert kinds(6.0, 9.0) == {"Relu"}  # one that happens to end at 6
+    assert kinds(3.0, 4.2) == {"Relu"}
+
+
+def test_doctor_counts_what_vanished() -> None:
+    assert doctor(network("range", 60.0)).guided == {"relu": 2, "relu+clip": 2, "all": 2}
+    assert doctor(network("range", 6.0)).guided == {"relu": 0, "relu+clip": 2, "all": 2}
+
+
+def test_a_range_behind_an_activation_is_not_another_one() -> None:
+    """Relu -> QuantizeLinear: one ReLU, not two; nothing is below 0 any more."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], "relu"),
+        helper.make_node("QuantizeLinear", ["r", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    model = node_model(nodes, {"x": np.zeros((2, 3), np.float32)}, ["y"], {"s": np.float32(0.1), "z": np.uint8(0)})
+    graph = normalize(model).graph
+    assert [node.name for node in guided_nodes(graph, "all")] == ["relu"]
+    assert activations(list(graph)) == {}
+
+
+def test_an_int8_picture_has_the_gradient_of_what_it_stands_for() -> None:
+    floats = network("Relu")
+    model = onnx.ModelProto.FromString(floats.SerializeToString())
+    helper_nodes = [
+        helper.make_node("Transpose", ["picture"], ["moved"], perm=[0, 3, 1, 2]),
+        helper.make_node("DequantizeLinear", ["moved", "ps", "pz"], ["x"]),
+    ]
+    for i, node in enumerate(helper_nodes):
+        model.graph.node.insert(i, node)
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("picture", onnx.TensorProto.INT8, [1, 8, 8, 3]))
+    model.graph.initializer.extend(
+        [onnx.numpy_helper.from_array(np.float32(0.02), "ps"), onnx.numpy_helper.from_array(np.int8(-5), "pz")]
+    )
+    picture = np.random.default_rng(0).integers(-128, 127, (1, 8, 8, 3)).astype(np.int8)
+    real_picture = ((picture.astype(np.float32) + 5) * np.float32(0.02)).transpose(0, 3, 1, 2)
+    found, expected = pcam.Explainer(model, METHODS)(picture), pcam.Explainer(floats, METHODS)(real_picture)
+    for method in METHODS[1:]:
+        assert found[method].shape == (1, 1, 8, 8, 3)
+        np.testing.assert_allclose(found[method], expected[method].transpose(0, 1, 3, 4, 2), rtol=1e-4, atol=1e-6)
+    assert pcam.Explainer(model).input_quantization == (pytest.approx(0.02), -5)

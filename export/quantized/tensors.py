@@ -8,13 +8,13 @@ DequantizeLinear then changes nothing (the straight-through estimator, Bengio et
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from portable_cam.export.builder import FLOATS, ONNX_DOMAINS, Builder, constant_of
-from portable_cam.export.quantized.ranges import range_of
+from portable_cam.export.quantized.ranges import activations, range_of
 
 #: Operators with an integer output that a gradient passes.
 _INTEGER_RESULT = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"})
@@ -141,7 +141,7 @@ class Residuals:
     which stores the weights in integers once.
     """
 
-    def __init__(self, builder: Builder, nodes: Iterable[ir.Node], affected: Collection[ir.Value]) -> None:
+    def __init__(self, builder: Builder, nodes: Sequence[ir.Node], affected: Collection[ir.Value]) -> None:
         self._b = builder
         self._affected = affected
         self._quantizers = {
@@ -150,6 +150,7 @@ class Residuals:
             for value in node.outputs
             if value.dtype in FLOATS and (quantizer := quantizer_of(value)) is not None
         }
+        self._activations = activations(nodes)
         self._made: dict[ir.Value, ir.Value] = {}
 
     def __call__(self, value: ir.Value) -> ir.Value:
@@ -171,6 +172,10 @@ class Residuals:
         if quantizer is None:
             return value
         return dequantized(quantizer.outputs[0]) or value
+
+    def activation(self, node: ir.Node) -> str | None:
+        """The activation that a QuantizeLinear node also is, ``Relu`` or ``Clip``, or None."""
+        return self._activations.get(node)
 
     def rounded(self, value: ir.Value, bound: float) -> float:
         """A bound of ``value``, as it is in what is read in its place."""

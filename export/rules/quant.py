@@ -1,6 +1,6 @@
 """Quantised tensors. The gradient of an integer tensor is that of the value it stands for, so that it passes
 QuantizeLinear and DequantizeLinear unchanged (straight-through estimator, Bengio et al. 2013, arXiv 1308.3432), except
-where the range of QuantizeLinear cuts the value off."""
+where the range of QuantizeLinear is an activation that was dropped for it."""
 
 from collections.abc import Sequence
 
@@ -17,14 +17,15 @@ from portable_cam.export.rules.relu import pass_below, pass_where_positive
 
 @register("QuantizeLinear", inputs=[0])
 def quantize(v: Vjp) -> Sequence[Gradient]:
-    """Masked at the ends of the range that the input can go beyond: at one that is a ReLU always, at the others as
-    ``saturation`` says. A value on the last step counts as cut off: what was before rounding is not read, for ONNX
-    Runtime would then no longer compute the node before this one in integers."""
+    """Masked at the ends of the range that the input can go beyond: always at 0 if that is a ReLU and at 6 if it is a
+    ReLU6, at any other end as ``saturation`` says. A value on the last step counts as cut off: what was before rounding
+    is not read, for ONNX Runtime would then no longer compute the node before this one in integers."""
     b, g = v.b, v.g
     ends = saturation_of(v.node)
     low, high = ends.low, ends.high
     if v.saturation == "pass":
-        low, high = (0.0 if ends.is_relu else None), None
+        low = low if ends.is_relu else None
+        high = high if v.residuals.activation(v.node) == "Clip" else None
     if v.relu_rule == "deconvnet":
         return [b.op("Relu", g)]
     if v.relu_rule == "guided":

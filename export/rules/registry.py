@@ -34,7 +34,7 @@ class Vjp:
     needs: Sequence[bool]
     residuals: Residuals
     relu_rule: str = "standard"
-    saturation: str = "mask"
+    saturation: str = "pass"
     outer: Sequence[ir.Value] = ()
     inside: Inside | None = None
 

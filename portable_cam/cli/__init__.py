@@ -126,7 +126,7 @@ def export(
     output: OutputOption = None,
     profile: ProfileOption = "paper",
     relu_policy: PolicyOption = "relu",
-    saturation: SaturationOption = "mask",
+    saturation: SaturationOption = "pass",
     sign: SignOption = "positive",
     single_target: Annotated[bool, typer.Option(help="One target per image; no loop operator in the file.")] = False,
     check: Annotated[bool, typer.Option(help="Let the graph prove itself, and say so in its metadata.")] = True,

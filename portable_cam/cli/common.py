@@ -19,7 +19,7 @@ OutputOption = Annotated[str | None, typer.Option("--output", help="Tensor that 
 LayerOption = Annotated[list[str] | None, typer.Option(help="Tensor or node to explain; several to average over.")]
 ProfileOption = Annotated[str, typer.Option(help="paper, pytorch_grad_cam or captum: whose conventions to follow.")]
 SaturationOption = Annotated[
-    str, typer.Option(help="Where the range of a quantised model cuts a value off: mask the gradient, or let it pass.")
+    str, typer.Option(help="Where the range of a quantised model cuts a value off: pass the gradient on, or mask it.")
 ]
 PolicyOption = Annotated[str, typer.Option(help="Which nodes guided methods treat as a ReLU: relu, relu+clip or all.")]
 SignOption = Annotated[str, typer.Option(help="positive, or negative for what speaks against the target.")]

@@ -58,7 +58,7 @@ def explain(
     ] = None,
     profile: ProfileOption = "paper",
     relu_policy: PolicyOption = "relu",
-    saturation: SaturationOption = "mask",
+    saturation: SaturationOption = "pass",
     sign: SignOption = "positive",
     device: DeviceOption = "cpu",
     class_set: Annotated[
