@@ -172,8 +172,15 @@ class CaptionExplainer:
         return [self.vocabulary[i] for i in self.vocabulary.encode(text)]
 
 
-def find_spans(words: Sequence[str], phrases: Sequence[Sequence[str]] | None) -> list[tuple[int, int]]:
-    """Where phrases stand in a caption: for each, and each time, its first word and the one after its last.
+def find_spans(
+    words: Sequence[str], phrases: Sequence[Sequence[str]] | None, between: str = " "
+) -> list[tuple[int, int]]:
+    """Where phrases stand in a text: for each, and each time, its first word and the one after its last.
+
+    Args:
+        words: The text; or characters, with nothing ``between`` them.
+        phrases: What to find, each in words; ``["*"]`` for the whole; None for each word.
+        between: What stands between words in messages.
 
     Raises:
         TargetError: A phrase is not there.
@@ -189,8 +196,8 @@ def find_spans(words: Sequence[str], phrases: Sequence[Sequence[str]] | None) ->
             found = [(i, j) for i, j in places if list(words[i:j]) == list(phrase)]
         if not found:
             raise TargetError(
-                f"'{' '.join(phrase)}' is not in the caption '{' '.join(words)}': name words of it, or give the "
-                "caption to be explained yourself"
+                f"'{between.join(phrase)}' is not in '{between.join(words)}': name a part of that"
+                + (", or give the caption to be explained" if between else "")
             )
         spans += [span for span in found if span not in spans]
     return spans
