@@ -137,6 +137,23 @@ def whole_with_state() -> onnx.ModelProto:
         one = Constant<value_ints = [1]>() y = Unsqueeze(n, one) }""")
 
 
+def test_names_that_both_models_have() -> None:
+    """The encoder's first tensor inside is called as the decoder's input and output, one of them for each kind."""
+    encoder = onnx.load(ENCODER)
+    inside = [node.output[0] for node in encoder.graph.node][:3]
+    for old, new in zip(inside, ("tokens", "logits", "h"), strict=True):
+        for node in encoder.graph.node:
+            node.input[:] = [new if name == old else name for name in node.input]
+            node.output[:] = [new if name == old else name for name in node.output]
+    scene = scenes(1)[0]
+    for decoder in DECODERS:
+        task = CaptionExplainer(
+            encoder, MODELS / f"caption_{decoder}.onnx", vocabulary=WORDS, preprocessing="unit", threads=1
+        )
+        got, expected = task(scene.pixels), captioner(decoder)(scene.pixels)
+        np.testing.assert_allclose(got.result["layercam"], expected.result["layercam"], atol=1e-3)
+
+
 def test_a_vocabulary_that_does_not_fit() -> None:
     decoder = MODELS / "caption_lstm_decoder.onnx"
     with pytest.raises(LabelError, match="has 2 words, but the model scores 19 tokens"):

@@ -146,13 +146,15 @@ class CaptionExplainer:
         assert end is not None
         pad = end if self.vocabulary.pad is None else self.vocabulary.pad
         tokens = [start, *ids]
+        explainer = self._explainer(len(tokens))
         feeds = self.pair.feeds(x, tokens, pad)
-        steps = feeds[self.pair.roles.tokens].shape[1]
+        steps = self.pair.roles.longest if not self.pair.roles.state else None
+        steps = len(tokens) if steps is None else steps
         said = np.full((1, len(spans), steps), -1)
         for k, (first, after) in enumerate(spans):
             said[0, k, first:after] = ids[first:after]
         try:
-            return self._explainer(len(tokens))(feeds, said=said)
+            return explainer(feeds, said=said)
         except InputError:
             self._explainer(2)(self.pair.feeds(x, tokens[:2], pad), said=said[:, :, : min(2, steps)])  # the picture's?
             raise InputError(
