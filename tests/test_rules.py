@@ -1246,6 +1246,21 @@ def test_no_differentiable_path_is_an_error_not_zeros(blocked: list[onnx.NodePro
         differentiate(node_model(blocked, feeds, ["y"]), "y", ["x"])
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_mean_over_what_was_scaled_by_channel(dynamic: bool) -> None:
+    """The gradient is the same all over a channel and is spread late; batch normalisation may not lose the space."""
+    image = np.random.default_rng(6).standard_normal((2, 3, 5, 4)).astype(np.float32)
+    constants = {name: np.linspace(0.5, 2, 4).astype(np.float32) for name in "sbmv"}
+    constants["w"] = np.random.default_rng(7).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+        node("BatchNormalization", ["a", *"sbmv"], ["n"]),
+        node("GlobalAveragePool", ["n"], ["y"]),
+    ]
+    dims = {"x": ["n", 3, "h", "w"]} if dynamic else None
+    check_vjp(node_model(nodes, {"x": image}, ["y"], constants, dims=dims), {"x": image})
+
+
 def test_boxes_are_places_and_carry_no_gradient() -> None:
     """A box that is computed from the image, as a detector does: the gradient is that of what is read, not of where."""
     image = np.random.default_rng(3).standard_normal((1, 2, 8, 8)).astype(np.float32)

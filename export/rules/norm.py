@@ -48,7 +48,8 @@ def batch_normalization(v: Vjp) -> Sequence[Gradient]:
     slope = b.op("Mul", scale, r)
     gradients: list[Gradient] = [None] * 5
     if v.needed(0):
-        gradients[0] = b.op("Mul", v.g_broadcast, _per_channel(v, slope))
+        scaled = b.op("Mul", v.g_broadcast, _per_channel(v, slope))
+        gradients[0] = scaled if v.g_broadcast is v.g else b.spread(scaled, v.x)
     if any(v.needed(i) for i in range(1, 5)):
         others = b.ints([0, *range(2, rank_of(v.x))])
         sums = b.op("ReduceSum", v.g, others, keepdims=0)
