@@ -90,7 +90,7 @@ def build_explanation(
         OptionError, LayerError, TargetError, InputError, ModelError: What was asked for does not fit the model.
     """
     check_saturation(saturation)
-    chosen = check_options(methods, profile, sign, targets_per_image, precision)
+    chosen = check_options(methods, profile, sign, targets_per_image, precision, words=words)
     normal = normalize(model)
     if precision == "float32":
         to_float32(normal)

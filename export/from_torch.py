@@ -12,13 +12,17 @@ if TYPE_CHECKING:
     import torch
 
 
-def from_torch(module: torch.nn.Module, example_inputs: Any, *, dynamic_batch: bool = True) -> onnx.ModelProto:
+def from_torch(
+    module: torch.nn.Module, example_inputs: Any, *, dynamic_batch: bool = True, dynamic_size: bool = False
+) -> onnx.ModelProto:
     """The forward pass of a module as ONNX, in evaluation mode, parameters included.
 
     Args:
         module: Put into evaluation mode for the export, and back afterwards.
         example_inputs: A tensor or a tuple of tensors, as the module takes them.
         dynamic_batch: Leave the first dimension of each input open.
+        dynamic_size: Leave height and width of each input of four dimensions open, which are those of the example
+            otherwise.
 
     Raises:
         ModelError: torch is not installed, or cannot export the module; the message is torch's.
@@ -28,13 +32,14 @@ def from_torch(module: torch.nn.Module, example_inputs: Any, *, dynamic_batch: b
     except ImportError:
         raise ModelError('exporting from torch needs torch: pip install "portable-cam[torch]"') from None
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    dynamic = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs) if dynamic_batch else None
+    open_axes = [[0] * dynamic_batch + _size_axes(x) * dynamic_size for x in inputs]
+    shapes = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in open_axes) if any(open_axes) else None
     was_training = module.training
     module.eval()
     try:
         if dynamic_batch:  # a batch of one would be taken for a constant
             inputs = tuple(torch.cat([x, x]) if x.shape[0] == 1 else x for x in inputs)
-        program = torch.onnx.export(module, inputs, dynamo=True, dynamic_shapes=dynamic, verbose=False)
+        program = torch.onnx.export(module, inputs, dynamo=True, dynamic_shapes=shapes, verbose=False)
     except Exception as error:
         raise ModelError(f"torch cannot export this module: {str(error).strip().splitlines()[0]}") from error
     finally:
@@ -42,3 +47,10 @@ def from_torch(module: torch.nn.Module, example_inputs: Any, *, dynamic_batch: b
     if program is None:
         raise ModelError("torch's exporter returned nothing")
     return program.model_proto
+
+
+def _size_axes(x: torch.Tensor) -> list[int]:
+    """The axes of height and width of a picture, channels first or last."""
+    if x.ndim != 4:
+        return []
+    return [1, 2] if x.shape[3] in {1, 3, 4} and x.shape[1] not in {1, 3, 4} else [2, 3]

@@ -15,10 +15,11 @@ import onnx_ir as ir
 from portable_cam.errors import InputError, LayerError
 from portable_cam.export.autodiff import depends_on
 from portable_cam.export.builder import FLOATS, known_dims, reads
+from portable_cam.export.class_tokens import only_prefix
 from portable_cam.export.load import ModelLike
 from portable_cam.export.normalize import normalize
-from portable_cam.export.places import Places, guess_places, is_feature_map, map_of
-from portable_cam.export.places_of import Known, only_prefix, places_of
+from portable_cam.export.places import Known, Places, guess_places, is_feature_map, map_of
+from portable_cam.export.places_of import places_of
 from portable_cam.export.quantized.tensors import as_run, moves, quantizer_of
 from portable_cam.export.scores import find_scores
 

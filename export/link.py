@@ -99,9 +99,14 @@ def _resolve(
     ]  # fmt: skip
     if len(fitting) == 1:
         return dict(fitting)
-    found = "nothing fits" if not fitting else "several pairs fit"
-    shapes = "; ".join(f"'{v.name}' {_text(v)}" for v in (*outputs.values(), *inputs.values()))
-    raise ModelError(f"which output goes where is not clear, {found}: give a mapping ({listing}; {shapes})")
+    sides = [", ".join(f"'{v.name}' {_text(v)}" for v in side.values()) for side in (outputs, inputs)]
+    if not fitting:
+        raise ModelError(
+            f"the decoder does not fit the encoder: none of the encoder's outputs ({sides[0]}) can go into one of the "
+            f"decoder's inputs ({sides[1]})"
+        )
+    raise ModelError(f"several outputs of the encoder ({sides[0]}) and inputs of the decoder ({sides[1]}) fit each "
+                     "other: give a mapping")  # fmt: skip
 
 
 def _misfit(output: ir.Value, given: ir.Value) -> str | None:

@@ -19,14 +19,16 @@ METHODS = (*MAP_METHODS, *INPUT_METHODS, "guided_gradcam")
 
 
 def check_options(
-    methods: Sequence[str], profile: str, sign: str, targets_per_image: int | None = None, precision: str = "model"
-) -> tuple[str, ...]:
-    """The methods as a tuple, each once; :class:`OptionError` where an option is not one of those allowed."""
+    methods: Sequence[str], profile: str, sign: str, targets_per_image: int | None = None, precision: str = "model", *,
+    words: bool = False,
+) -> tuple[str, ...]:  # fmt: skip
+    """The methods as a tuple, each once, none only where ``words`` are scored; :class:`OptionError` where an option is
+    not one of those allowed."""
     names = (methods,) if isinstance(methods, str) else tuple(dict.fromkeys(methods))
     for name in names:
         if name not in METHODS:
             raise OptionError(f"method '{name}' does not exist; the methods are {', '.join(METHODS)}")
-    if not names:
+    if not names and not words:
         raise OptionError(f"no method was given; the methods are {', '.join(METHODS)}")
     if profile not in get_args(Profile):
         raise OptionError(f"profile '{profile}' does not exist; the profiles are {', '.join(get_args(Profile))}")

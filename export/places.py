@@ -8,6 +8,7 @@ behind a class token. Which axis is which, and how many rows and columns the tok
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import onnx_ir as ir
 
@@ -62,6 +63,10 @@ class Places:
     def channels(self) -> int:
         """The axis of the channels, of a tensor that :func:`is_feature_map` says yes to."""
         return next(axis for axis in range(len(self.axes) + 2) if axis != self.batch and axis not in self.axes)
+
+
+#: The places of tensors, of those that they are known of.
+Known: TypeAlias = dict[ir.Value, Places]
 
 
 def map_of(value: ir.Value) -> Places | None:

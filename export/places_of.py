@@ -7,18 +7,17 @@ has no places: attention within windows, for one, until a residual sum brings th
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-import numpy as np
 import onnx_ir as ir
 
 from portable_cam.export.builder import constant_of, known_dims, reads
-from portable_cam.export.places import Places, map_of
+from portable_cam.export.class_tokens import tokens_read
+from portable_cam.export.places import Known, Places, map_of
+from portable_cam.export.regroup import groups, named_sizes
 
-Known: TypeAlias = dict[ir.Value, Places]
 _Follow: TypeAlias = Callable[[ir.Node, Known], Places | None]
 
 _MAPS = frozenset(
@@ -28,16 +27,6 @@ _MAPS = frozenset(
     """.split()
 )
 _GLOBAL = frozenset({"GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "Shape", "Size", "NonZero"})
-#: Operators that compute each place from the same place of their inputs, whatever their attributes.
-_POINTWISE = frozenset(
-    """
-    Abs Add BatchNormalization Cast Celu Clip Cos Div Dropout Elu Erf Exp Expand Gelu HardSigmoid HardSwish Identity
-    LeakyRelu Log Max Mean Min Mish Mul Neg PRelu Pow Reciprocal Relu Reshape Flatten Selu Sigmoid Sin Softplus Softsign
-    Sqrt Squeeze Sub Sum Swish Tanh Transpose Unsqueeze Where
-    """.split()
-)
-
-
 def places_of(graph: ir.Graph, image: ir.Value, channel_axis: int) -> Known:
     """The places of every tensor that they can be followed to.
 
@@ -75,43 +64,6 @@ def places_of(graph: ir.Graph, image: ir.Value, channel_axis: int) -> Known:
         else:
             _hide(node, known, hidden)
     return known
-
-
-def only_prefix(node: ir.Node, index: int, known: Known, *, prefix_only: bool) -> bool:
-    """Whether the node reads of this input no token of the picture, only those before them.
-
-    Args:
-        node: The node.
-        index: Which input.
-        known: What :func:`places_of` found.
-        prefix_only: Whether of the node's own outputs no token of the picture is read either.
-    """
-    value = node.inputs[index]
-    places = known.get(value) if value is not None else None
-    if places is None or not places.tokens:
-        return False
-    if places.prefix < 0:
-        return False
-    (axis,) = places.axes
-    if index == 0 and node.op_type in {"Gather", "Slice"}:
-        read = _tokens_read(node, places)
-        if read is not None and read[1] <= places.prefix:
-            return True
-    if not prefix_only:
-        return False
-    output = known.get(node.outputs[0])
-    if output is None or not output.tokens:
-        return False
-    rank = len(known_dims(value) or [])  # type: ignore[arg-type]
-    if node.op_type in _POINTWISE or node.op_type in {"Concat", "Slice", "Gather"}:
-        return True
-    if node.op_type == "MatMul":
-        return index == 0 and axis != rank - 1 and output.axes[0] != len(known_dims(node.outputs[0]) or []) - 1
-    if node.op_type in {"Softmax", "LogSoftmax"}:
-        return node.attributes.get_int("axis", -1) % rank != axis
-    if node.op_type in {"LayerNormalization", "RMSNormalization", "SkipLayerNormalization"}:
-        return node.attributes.get_int("axis", -1) % rank > axis
-    return False
 
 
 #: What moves or mixes axes without changing the shape.
@@ -170,7 +122,7 @@ def _reshape(node: ir.Node, known: Known) -> Places | None:
     if places is None or before is None or after is None:
         return None
     axes: dict[int, int] = {}
-    for old, new in _groups(before, after):
+    for old, new in groups(named_sizes(node.inputs[0]), named_sizes(node.outputs[0])):
         if len(old) == 1 and len(new) == 1:
             axes[old[0]] = new[0]
         elif tuple(old) == places.axes and len(new) == 1 and not places.tokens:
@@ -181,45 +133,6 @@ def _reshape(node: ir.Node, known: Known) -> Places | None:
                 return None
             return _map(node.outputs[0], (new[0], new[1]), axes[places.batch])
     return _moved(node.outputs[0], places, axes)
-
-
-def _groups(before: Sequence[int | None], after: Sequence[int | None]) -> list[tuple[list[int], list[int]]]:
-    """Which axes of a reshaped tensor hold the elements of which axes before: as small groups as the sizes prove."""
-    groups: list[tuple[list[int], list[int]]] = []
-    i, j, end_i, end_j = 0, 0, len(before), len(after)
-    rest_i, rest_j = before[1:], after[1:]
-    if before and after and before[0] is None and after[0] is None:
-        # an open batch is the same one if the sizes behind it are as many elements
-        unknown = None in rest_i or None in rest_j
-        if unknown or math.prod(d or 1 for d in rest_i) == math.prod(d or 1 for d in rest_j):
-            groups.append(([0], [0]))
-            i = j = 1
-    while i < end_i and j < end_j and before[i] is not None and before[i] == after[j]:
-        groups.append(([i], [j]))
-        i, j = i + 1, j + 1
-    tail: list[tuple[list[int], list[int]]] = []
-    while i < end_i and j < end_j and before[end_i - 1] == after[end_j - 1]:
-        end_i, end_j = end_i - 1, end_j - 1
-        tail.append(([end_i], [end_j]))
-    old, new = list(range(i, end_i)), list(range(j, end_j))
-    if any(before[a] is None for a in old) or any(after[a] is None for a in new):
-        groups.append((old, new))
-    else:
-        while old or new:
-            left, right = [old.pop(0)] if old else [], [new.pop(0)] if new else []
-            while (p := _count(before, left)) != (q := _count(after, right)):
-                if p < q and old:
-                    left.append(old.pop(0))
-                elif new:
-                    right.append(new.pop(0))
-                else:
-                    break
-            groups.append((left, right))
-    return groups + tail[::-1]
-
-
-def _count(dims: Sequence[int | None], axes: Sequence[int]) -> int:
-    return math.prod(dims[a] or 1 for a in axes)
 
 
 def _concat(node: ir.Node, known: Known) -> Places | None:
@@ -252,7 +165,7 @@ def _slice(node: ir.Node, known: Known) -> Places | None:
         return None
     if not places.tokens:  # also by steps, as in patch merging: rows and columns stay on their axes
         return _map(node.outputs[0], places.axes, places.batch)
-    read = _tokens_read(node, places)
+    read = tokens_read(node, places)
     return _cut(places, dims[places.axes[0]], *read) if read is not None else None
 
 
@@ -419,33 +332,6 @@ def _checked(value: ir.Value, places: Places) -> Places | None:
         places = replace(places, prefix=total - rows * columns - places.suffix)
         return places if places.prefix >= 0 else None
     return places if places.count in {None, total} else None
-
-
-def _tokens_read(node: ir.Node, places: Places) -> tuple[int, int] | None:
-    """The first token that a Gather or Slice reads, and the one behind the last; None if it is not known."""
-    (axis,) = places.axes
-    dims = known_dims(node.inputs[0])  # type: ignore[arg-type]
-    if dims is None:
-        return None
-    count = places.count if dims[axis] is None else dims[axis]
-    if node.op_type == "Gather":
-        indices = constant_of(node.inputs[1])
-        if indices is None or node.attributes.get_int("axis", 0) % len(dims) != axis or not indices.size:
-            return None
-        first, last = int(indices.min()), int(indices.max())
-        return (first, last + 1) if first >= 0 else None
-    starts, ends = constant_of(node.inputs[1]), constant_of(node.inputs[2])
-    given = constant_of(node.inputs[3]) if len(node.inputs) > 3 else None
-    steps = constant_of(node.inputs[4]) if len(node.inputs) > 4 else None
-    if starts is None or ends is None or (steps is not None and (steps != 1).any()):
-        return None
-    axes = [int(a) % len(dims) for a in (np.arange(starts.size) if given is None else given.reshape(-1))]
-    if axis not in axes:
-        return 0, 2**62
-    start, end = (int(bounds.reshape(-1)[axes.index(axis)]) for bounds in (starts, ends))
-    if count is None:
-        return (start, end) if start >= 0 and end >= 0 else None
-    return (start + count if start < 0 else start, end + count if end < 0 else end)
 
 
 def _cut(places: Places, count: int | None, begin: int, end: int) -> Places | None:

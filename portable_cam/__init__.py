@@ -14,14 +14,24 @@ from portable_cam.errors import Error
 
 if TYPE_CHECKING:
     from portable_cam import export, kernels, targets
+    from portable_cam.detect.photos import DetectExplainer
     from portable_cam.explainer import Explainer, explain
+    from portable_cam.photo import PhotoExplainer
     from portable_cam.result import Result
+    from portable_cam.segment import SegmentExplainer
 
 __version__ = "0.1.0"
 
-__all__ = ["Error", "Explainer", "Result", "__version__", "explain", "export", "kernels", "targets"]
+__all__ = [
+    "DetectExplainer", "Error", "Explainer", "PhotoExplainer", "Result", "SegmentExplainer", "__version__", "explain",
+    "export", "kernels", "targets",
+]  # fmt: skip
 
-_HOME = {"Explainer": "portable_cam.explainer", "explain": "portable_cam.explainer", "Result": "portable_cam.result"}
+_HOME = {
+    "Explainer": "portable_cam.explainer", "explain": "portable_cam.explainer", "Result": "portable_cam.result",
+    "PhotoExplainer": "portable_cam.photo", "DetectExplainer": "portable_cam.detect.photos",
+    "SegmentExplainer": "portable_cam.segment",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

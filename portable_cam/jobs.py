@@ -40,6 +40,10 @@ class Job(Protocol):
     explainer: Explainer
     preprocessing: Preprocessing
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the maps should know."""
+
     def run(self, image: Path, folder: Path, stem: str, formats: Sequence[str]) -> dict[str, Any]:
         """Explain one photo, write files that begin with ``stem``, and return the record."""
 

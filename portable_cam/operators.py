@@ -17,6 +17,7 @@ from portable_cam.conformance import LEFT_OUT, matching, node_cases
 from portable_cam.export import contrib, refusals
 from portable_cam.export.builder import OPSET
 from portable_cam.export.downgrade import BODIES
+from portable_cam.export.quantized.qoperator import REWRITES
 from portable_cam.export.resolve import RESOLVED
 from portable_cam.export.rules import NO_GRADIENT, RULES
 
@@ -47,6 +48,8 @@ registry.
 - **converted**: it becomes another operator when the model is brought to opset {target}.
 - **resolved**: it builds or reads a sequence or an optional. Where the content is known before running, what is read is
   the tensor that was put in, and the operator is gone before the walk; else it is refused.
+- **rewritten**: a quantised operator, written as DequantizeLinear, the operator on floats and QuantizeLinear, or with
+  the standard's integer products ([quantised.md](quantised.md)).
 - **zero**: its outputs do not vary smoothly with its inputs. The gradient is zero by definition; the walk stops there.
 - **no floats**: it has no floating-point input, or no floating-point output.
 - **refused**: an error that names the node, if it stands on the path from the score to what is differentiated for.
@@ -58,6 +61,9 @@ expects (`tests/test_onnx_backend.py`).
 """
 
 
+_IN_STANDARD = "in the standard's own operators"
+
+
 def state(schema: Any) -> tuple[str, str]:
     """What becomes of an operator, in a word, and a remark."""
     name = schema.name
@@ -67,6 +73,8 @@ def state(schema: Any) -> tuple[str, str]:
         return "rule", f"for {', '.join(names)}" if passed else ""
     if name in NO_GRADIENT:
         return "zero", ""
+    if ("", name) in REWRITES:
+        return "rewritten", _IN_STANDARD
     if name in RESOLVED:
         return "resolved", ""
     if name in CONVERTED:
@@ -107,6 +115,7 @@ def table() -> str:
     text += _markdown(("operator", "state", "remark", "node tests"), rows)
     others = {key: ("refused", reason) for key, reason in refusals.REFUSED.items()}
     others |= dict.fromkeys(contrib.DECOMPOSITIONS, ("decomposed", "into operators of the standard"))
+    others |= {f"{domain}::{name}": ("rewritten", _IN_STANDARD) for domain, name in REWRITES if domain}
     others |= {key: ("rule", "") for key in RULES if "::" in key}
     others |= {key: ("zero", "") for key in NO_GRADIENT if "::" in key}
     text += "\n## Operators of other domains\n\n"

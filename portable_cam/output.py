@@ -13,7 +13,7 @@ from portable_cam import report
 from portable_cam.errors import OptionError
 from portable_cam.export.methods import MAP_METHODS
 from portable_cam.kernels.reference import minmax, upsample_bilinear
-from portable_cam.marks import draw
+from portable_cam.marks import Mark, draw
 from portable_cam.missed import AGAINST
 from portable_cam.photo import PhotoExplanation
 from portable_cam.report import FORMATS, Picture, Row
@@ -94,10 +94,11 @@ def picture_of(explained: PhotoExplanation, method: str, k: int, *, whole_photo:
     if values.shape != explained.view.shape[:2]:  # a profile that leaves the map at the layer's size
         values = minmax(upsample_bilinear(np.maximum(values, 0), explained.view.shape[:2])).astype(np.float32)
     mark = explained.marks[k] if explained.marks else None
+    before: list[Mark | None] = [None] * k  # the colour of a mark is that of its place, as in the sheet's photo
     if not whole_photo:
-        return draw(report.overlay(explained.view, values), [mark])
+        return draw(report.overlay(explained.view, values), [*before, mark])
     laid = report.overlay(explained.photo, explained.geometry.on_photo(values))
-    return laid if mark is None else draw(laid, [mark.on_photo(explained.geometry)])
+    return laid if mark is None else draw(laid, [*before, mark.on_photo(explained.geometry)])
 
 
 def check_formats(text: str) -> tuple[str, ...]:

@@ -71,6 +71,98 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+MODELS = Path(__file__).parents[1] / "benchmarks" / "train" / "models"
+CAPTION = (
+    MODELS / "caption_encoder.onnx", "--task", "caption", "--decoder", MODELS / "caption_lstm_decoder.onnx",
+    "--vocabulary", MODELS / "caption_words.txt",
+)  # fmt: skip
+VQA = (
+    MODELS / "vqa_recurrent.onnx", "--task", "vqa", "--vocabulary", MODELS / "vqa_words.txt", "--labels",
+    MODELS / "vqa_answers.txt",
+)  # fmt: skip
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    """A large red square left of a small blue one."""
+    pixels = np.full((64, 64, 3), 220, np.uint8)
+    pixels[20:44, 4:28] = (215, 45, 45)
+    pixels[26:42, 42:58] = (50, 80, 220)
+    Image.fromarray(pixels).save(tmp_path / "scene.png")
+    return tmp_path / "scene.png"
+
+
+def test_caption(run: Run, scene: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    done = run("explain", *CAPTION, scene, "-o", folder, "--format", "png,npy,json")
+    assert done.status == 0
+    lines = done.out.splitlines()
+    assert lines[0] == "scene.png: a red square left of a blue square"
+    assert [line.split()[1] for line in lines[1:]] == lines[0].split()[1:]
+    assert {p.name for p in folder.iterdir()} == {"scene.strip.png", "scene.layercam.npy", "scene.json"}
+    maps = np.load(folder / "scene.layercam.npy")
+    for word, (left, right) in (("red", (4, 28)), ("blue", (42, 58))):
+        k = lines[0].split()[1:].index(word)
+        assert left <= maps[k].max(0).argmax() < right
+    said = ("--caption", "a green cross", "--target", "green cross,*")
+    forced = run("explain", *CAPTION, scene, "-o", folder, *said, "--json")
+    record = json.loads(forced.out)["images"][0]
+    assert (record["said"], record["given"]) == ("a green cross", True)
+    assert [entry["label"] for entry in record["explained"]] == ["green cross", "a green cross"]
+
+
+def test_vqa(run: Run, scene: Path, tmp_path: Path) -> None:
+    pixels = np.full((64, 64, 3), (245, 240, 250), np.uint8)
+    pixels[10:30, 30:54] = (255, 0, 0)
+    Image.fromarray(pixels).save(scene)
+    folder = tmp_path / "out"
+    asked = ("--question", "What color is the rectangle?")
+    done = run("explain", *VQA, scene, "-o", folder, *asked, "--json", "--format", "png,json")
+    assert done.status == 0
+    (explained,) = json.loads(done.out)["images"][0]["explained"]
+    assert explained["label"] == "red"
+    assert [word for word, _ in explained["words"]] == ["what", "color", "is", "the", "rectangle"]
+    assert {p.name for p in folder.iterdir()} == {"scene.answers.png", "scene.json"}
+    assert json.loads((folder / "scene.json").read_text())["explained"][0]["words"] == explained["words"]
+
+
+def test_ctc(run: Run, tmp_path: Path) -> None:
+    """A reader of colours: red says a, green says b."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        reader (float[N,3,16,W] x) => (float[N,T,3] y) {
+        p = AveragePool<kernel_shape = [4, 4], strides = [4, 4]>(x)
+        m = ReduceMean<axes = [2], keepdims = 0>(p)
+        s = Transpose<perm = [0, 2, 1]>(m)
+        y = Softmax<axis = -1>(s) }""")
+    (tmp_path / "reader.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "letters.txt").write_text("a\nb\n")
+    # here blue stands for the blank, the first class
+    pixels = np.repeat(np.array([[(0, 0, 9), (0, 9, 0), (0, 0, 9), (9, 0, 0)]], np.uint8) * 28, 16, 0).repeat(8, 1)
+    Image.fromarray(pixels).save(tmp_path / "line.png")
+    how = ("--vocabulary", tmp_path / "letters.txt", "--layer", "p", "--preset", "raw", "--color", "bgr")
+    done = run(
+        "explain", tmp_path / "reader.onnx", tmp_path / "line.png", "--task", "ctc", *how, "-o", tmp_path / "out"
+    )
+    assert done.status == 0
+    assert [line.split()[1] for line in done.out.splitlines()] == ["ab", "a", "b"]
+    assert (tmp_path / "out" / "line.strip.png").is_file()
+
+
+def test_options_of_other_tasks(run: Run, small: Path, scene: Path) -> None:
+    for arguments, message in (
+        ((small, scene, "--task", "dream"), "task 'dream' does not exist; the tasks are classify, "),
+        ((small, scene, "--question", "why?"), "the task classify takes no --question"),
+        ((small, scene, "--task", "caption"), "the task caption needs --vocabulary"),
+        ((*VQA, scene), "the task vqa needs --question"),
+        ((*CAPTION, scene, "--labels", "x"), "the task caption takes no --labels"),
+        ((*CAPTION, scene, "--caption", "a pink square"), "the word 'pink' is not in"),
+        ((*CAPTION[:3], "--decoder", small, *CAPTION[5:], scene), "the decoder does not fit the encoder"),
+    ):
+        failed = run("explain", *arguments)
+        assert failed.status == 2
+        assert message in failed.err.replace("\n", " ")
+
+
 def test_version(run: Run) -> None:
     outcome = run("--version")
     assert (outcome.status, outcome.out, outcome.err) == (0, f"portable-cam {portable_cam.__version__}\n", "")

@@ -523,3 +523,21 @@ def test_an_int8_picture_has_the_gradient_of_what_it_stands_for() -> None:
         assert found[method].shape == (1, 1, 8, 8, 3)
         np.testing.assert_allclose(found[method], expected[method].transpose(0, 1, 3, 4, 2), rtol=1e-4, atol=1e-6)
     assert pcam.Explainer(model).input_quantization == (pytest.approx(0.02), -5)
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_weights_of_four_bits(blocks: bool) -> None:
+    rng = np.random.default_rng(0)
+    weight, scale = (
+        rng.integers(-8, 7, (6, 4)).astype(ml_dtypes.int4),
+        np.full((2, 4) if blocks else (), 0.1, np.float32),
+    )
+    attributes = {"axis": 0, "block_size": 3} if blocks else {}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["f"], **attributes),
+        helper.make_node("MatMul", ["x", "f"], ["y"]),
+    ]
+    x, dy = rng.standard_normal((2, 6)).astype(np.float32), rng.standard_normal((2, 4)).astype(np.float32)
+    model = node_model(nodes, {"x": x}, ["y"], {"w": weight, "s": scale})
+    values = Session(differentiate(model, "y", ["x"])).run({"x": x, "seed": dy})
+    np.testing.assert_allclose(values["gradient.x"], dy @ (weight.astype(np.float32) * 0.1).T, rtol=1e-4, atol=1e-5)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -14,6 +15,7 @@ import portable_cam as pcam
 from portable_cam import assets, targets
 from portable_cam.cli import main
 from portable_cam.detect import Head
+from portable_cam.detect.head import grid
 from portable_cam.detect.photos import DetectExplainer
 from portable_cam.errors import InputError, LabelError, OptionError, TargetError
 from portable_cam.export.normalize import normalize
@@ -174,6 +176,38 @@ def test_a_head_of_ones_own(zoo: Path) -> None:
 
     head = Head("mine", targets.Boxes((targets.Columns("scores", 1),)), decode, "ultraface", 0.6, 0.3, ("boxes",))
     assert DetectExplainer(path, head=head)(face).facts[0]["box"] == expected
+
+
+def test_suppression_inside_the_model(zoo: Path) -> None:
+    """YOLOX with its decoding and non-maximum suppression in the graph: the boxes are traced back to the same scores,
+    and their maps are the same."""
+    model = onnx.load(zoo / "models" / f"{YOLOX}.onnx")
+    explainer = detector(zoo, YOLOX)
+    places, strides = (value[None] for value in grid((416, 416), (8, 16, 32)))
+    weights = {
+        "places": places, "strides": strides, "parts": np.array([2, 2, 1, 80]), "most": np.array([100]),
+        "iou": np.array([0.45], np.float32), "least": np.array([0.35], np.float32),
+    }  # fmt: skip
+    node = onnx.helper.make_node
+    model.graph.node.extend([
+        node("Split", ["output", "parts"], ["c", "s", "o", "k"], axis=2), node("Add", ["c", "places"], ["c1"]),
+        node("Mul", ["c1", "strides"], ["c2"]), node("Exp", ["s"], ["s1"]), node("Mul", ["s1", "strides"], ["s2"]),
+        node("Concat", ["c2", "s2"], ["boxes"], axis=2), node("Mul", ["o", "k"], ["product"]),
+        node("Transpose", ["product"], ["by_class"], perm=[0, 2, 1]),
+        node("NonMaxSuppression", ["boxes", "by_class", "most", "iou", "least"], ["chosen"], center_point_box=1),
+    ])  # fmt: skip
+    model.opset_import[0].version = 13
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in weights.items())
+    model.graph.output.pop()
+    model.graph.output.append(onnx.helper.make_tensor_value_info("chosen", onnx.TensorProto.INT64, [None, 3]))
+    inside = DetectExplainer(model, preprocessing="yolox")
+    assert inside.head.family == "inner_nms"
+    ours, theirs = inside(photo(zoo, BOTH)), explainer(photo(zoo, BOTH))
+    assert ours.result.labels == theirs.result.labels == [["dog", "cat"]]
+    np.testing.assert_allclose(ours.result.scores, theirs.result.scores, rtol=1e-5)
+    np.testing.assert_allclose([f["box"] for f in ours.facts], [f["box"] for f in theirs.facts], atol=0.2)
+    np.testing.assert_allclose(ours.result["layercam"], theirs.result["layercam"], atol=1e-3)
+    assert len(ours.result.outputs["chosen"]) == 2
 
 
 # -- segmentation ------------------------------------------------------------------------------------------------------

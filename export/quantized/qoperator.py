@@ -49,7 +49,7 @@ class Rewriter:
     def run(self) -> None:
         for node in list(self._graph):
             self._at = node
-            rewrite = _REWRITES.get((node.domain, node.op_type))
+            rewrite = REWRITES.get((node.domain, node.op_type))
             if rewrite is not None:
                 rewrite(self, node)
             elif node.domain in ONNX_DOMAINS and node.op_type in _ON_INTEGERS:
@@ -193,13 +193,14 @@ def _alike(left: _Scale, right: _Scale) -> bool:
 # -- the rewrites --------------------------------------------------------------------------------------------------
 
 _Rewrite: TypeAlias = Callable[[Rewriter, ir.Node], None]
-_REWRITES: dict[tuple[str, str], _Rewrite] = {}
+#: The rewrites by domain and operator.
+REWRITES: dict[tuple[str, str], _Rewrite] = {}
 
 
 def _rewrites(*op_types: str, domain: str = DOMAIN) -> Callable[[_Rewrite], _Rewrite]:
     def add(function: _Rewrite) -> _Rewrite:
         for op_type in op_types:
-            _REWRITES[domain, op_type] = function
+            REWRITES[domain, op_type] = function
         return function
 
     return add

@@ -119,7 +119,7 @@ def explain(
     err.print(f"preprocessing: {prepared.describe()}", highlight=False, markup=False)
     if prepared.guessed:
         warn(f"guessed: {', '.join(prepared.guessed)}; say what the model expects with --preset, or a JSON beside it")
-    for note in getattr(job, "notes", job.explainer.notes):
+    for note in job.notes:
         err.print(f"note: {note}", highlight=False, markup=False)
     paths = expand_images(images)
     failed, records, stems = 0, [], unique_stems(paths)

@@ -146,13 +146,15 @@ class CaptionExplainer:
         assert end is not None
         pad = end if self.vocabulary.pad is None else self.vocabulary.pad
         tokens = [start, *ids]
+        explainer = self._explainer(len(tokens))
         feeds = self.pair.feeds(x, tokens, pad)
-        steps = feeds[self.pair.roles.tokens].shape[1]
+        steps = self.pair.roles.longest if not self.pair.roles.state else None
+        steps = len(tokens) if steps is None else steps
         said = np.full((1, len(spans), steps), -1)
         for k, (first, after) in enumerate(spans):
             said[0, k, first:after] = ids[first:after]
         try:
-            return self._explainer(len(tokens))(feeds, said=said)
+            return explainer(feeds, said=said)
         except InputError:
             self._explainer(2)(self.pair.feeds(x, tokens[:2], pad), said=said[:, :, : min(2, steps)])  # the picture's?
             raise InputError(
@@ -172,8 +174,15 @@ class CaptionExplainer:
         return [self.vocabulary[i] for i in self.vocabulary.encode(text)]
 
 
-def find_spans(words: Sequence[str], phrases: Sequence[Sequence[str]] | None) -> list[tuple[int, int]]:
-    """Where phrases stand in a caption: for each, and each time, its first word and the one after its last.
+def find_spans(
+    words: Sequence[str], phrases: Sequence[Sequence[str]] | None, between: str = " "
+) -> list[tuple[int, int]]:
+    """Where phrases stand in a text: for each, and each time, its first word and the one after its last.
+
+    Args:
+        words: The text; or characters, with nothing ``between`` them.
+        phrases: What to find, each in words; ``["*"]`` for the whole; None for each word.
+        between: What stands between words in messages.
 
     Raises:
         TargetError: A phrase is not there.
@@ -189,8 +198,8 @@ def find_spans(words: Sequence[str], phrases: Sequence[Sequence[str]] | None) ->
             found = [(i, j) for i, j in places if list(words[i:j]) == list(phrase)]
         if not found:
             raise TargetError(
-                f"'{' '.join(phrase)}' is not in the caption '{' '.join(words)}': name words of it, or give the "
-                "caption to be explained yourself"
+                f"'{between.join(phrase)}' is not in '{between.join(words)}': name a part of that"
+                + (", or give the caption to be explained" if between else "")
             )
         spans += [span for span in found if span not in spans]
     return spans

@@ -78,9 +78,8 @@ class Pair:
         for every number unless the decoder takes one step at a time."""
         key = steps if self.roles.state else 0
         if key not in self._linked:
-            whole = self._encoder
+            whole, decoder = self._encoder, self._decoder or self._encoder
             if self._decoder is not None:
-                decoder = self._decoder
                 if self.roles.state:
                     decoder = unroll(
                         decoder, steps, tokens=self.roles.tokens, logits=self.roles.logits, state=self.roles.state
@@ -88,24 +87,35 @@ class Pair:
                 given = set(self.roles.memory.values())
                 keep = [name for name in self.roles.state.values() if name not in given]
                 whole = link(self._encoder, decoder, self.roles.memory, keep=keep)
-            scores = [output for output in whole.graph.output if output.name.endswith(self.roles.logits)]
+            # names that both models had were changed, places were not
+            place = [output.name for output in decoder.graph.output].index(self.roles.logits)
+            scores = whole.graph.output[place]
             del whole.graph.output[:]
-            whole.graph.output.extend(scores[:1])
+            whole.graph.output.append(scores)
             self._linked[key] = whole
         return self._linked[key]
 
+    def _linked_names(self) -> dict[str, str]:
+        """The inputs of the decoder that are left, and their names in :meth:`linked`."""
+        whole = next(iter(self._linked.values()))
+        decoder, given = self._decoder or self._encoder, set(self.roles.memory.values())
+        left = [value.name for value in decoder.graph.input if value.name not in given]
+        names = [value.name for value in whole.graph.input]
+        return dict(zip(left, names[len(names) - len(left) :], strict=True))
+
     def feeds(self, image: NDArray[np.generic], tokens: Sequence[int], pad: int) -> dict[str, NDArray[np.generic]]:
-        """All inputs of :meth:`linked` for one picture; tokens are filled up where the decoder's length is fixed.
+        """All inputs of :meth:`linked`, called before, for one picture; tokens are filled up where the decoder's length
+        is fixed.
 
         Raises:
             InputError: There are more tokens than the decoder takes.
         """
-        ids = self._fill(tokens, pad)
-        blank = self._sessions[-1]
-        given = set(self.roles.memory.values())
-        return {self.roles.image: image, self.roles.tokens: ids, **{
-            name: _zeros(blank, name) for name in self.roles.state.values() if name not in given
-        }}  # fmt: skip
+        given, names = set(self.roles.memory.values()), self._linked_names()
+        state = [name for name in self.roles.state.values() if name not in given]
+        return {
+            self.roles.image: image, names[self.roles.tokens]: self._fill(tokens, pad),
+            **{names[name]: _zeros(self._sessions[-1], name) for name in state},
+        }  # fmt: skip
 
     def greedy(self, image: NDArray[np.generic], vocabulary: Vocabulary, longest: int | None = None) -> list[int]:
         """The most likely token at each step, for one picture, without the one that starts and the one that ends.
@@ -126,12 +136,13 @@ class Pair:
             limit = min(limit, self.roles.longest)
         memory = self._see(image)
         state = {name: memory.get(name, _zeros(self._sessions[-1], name)) for name in self.roles.state.values()}
+        pad = vocabulary.end if vocabulary.pad is None else vocabulary.pad
         said: list[int] = [vocabulary.start]
         while len(said) <= limit:
             if self.roles.state:
                 tokens, place = np.array([said[-1:]]), -1
             else:
-                tokens, place = self._fill(said, vocabulary.pad or vocabulary.end), len(said) - 1
+                tokens, place = self._fill(said, pad), len(said) - 1
             try:
                 results = self._sessions[-1].run({**memory, **state, self.roles.tokens: self._typed(tokens)})
             except InputError:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam import report
+from portable_cam.explainer import Explainer
 from portable_cam.export.methods import MAP_METHODS
 from portable_cam.geometry import Geometry
 from portable_cam.language.caption import METHODS, CaptionExplainer
@@ -18,11 +19,22 @@ from portable_cam.language.line import LineExplainer
 from portable_cam.language.pictures import Panel, answer_sheet, strip
 from portable_cam.language.question import QuestionExplainer
 from portable_cam.output import picture_of
+from portable_cam.preprocess import Preprocessing
 from portable_cam.report import Picture
 from portable_cam.result import Result
 
 
-class CaptionJob:
+class _WordsJob:
+    explainer: Explainer
+    preprocessing: Preprocessing
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the maps should know."""
+        return self.explainer.notes
+
+
+class CaptionJob(_WordsJob):
     """Words of a caption.
 
     Args:
@@ -59,7 +71,7 @@ class CaptionJob:
         return _record(explained.result, explained.labels, head, folder, stem, formats)
 
 
-class LineJob:
+class LineJob(_WordsJob):
     """Characters of a line of text. Arguments as for :class:`CaptionJob`, ``vocabulary`` the characters."""
 
     takes = frozenset({"vocabulary"})
@@ -78,11 +90,11 @@ class LineJob:
     def run(self, image: str | Path, folder: str | Path, stem: str, formats: Sequence[str]) -> dict[str, Any]:
         explained = self._task(image, self._pieces)
         notes = [_chance(score) for score in explained.result.scores[0]]
-        _write(explained, notes, folder, stem, formats, explained.text)
-        return _record(explained.result, explained.labels, {"said": explained.text}, folder, stem, formats)
+        _write(explained, notes, folder, stem, formats, explained.text.strip())
+        return _record(explained.result, explained.labels, {"said": explained.text.strip()}, folder, stem, formats)
 
 
-class QuestionJob:
+class QuestionJob(_WordsJob):
     """Answers to a question. Arguments as for :class:`CaptionJob`, ``labels`` the answers, ``target`` some of them."""
 
     takes = frozenset({"vocabulary", "question", "labels"})

@@ -144,7 +144,9 @@ class LineExplainer:
             raise TargetError("no character was read here: is this one line of text, upright and cut out?")
         texts = [character.text for character in read]
         pieces = None if explain is None else [[WHOLE] if p == WHOLE else list(p) for p in explain]
-        spans = [s for s in find_spans(texts, pieces) if explain is not None or not texts[s[0]].isspace()]
+        spans = [s for s in find_spans(texts, pieces, "") if pieces is not None or not texts[s[0]].isspace()]
+        if not spans:
+            raise TargetError("nothing but spaces was read here: there is no character to explain")
         said = np.full((1, len(spans), len(scores)), -1)
         for k, (start, end) in enumerate(spans):
             for character in read[start:end]:
@@ -181,7 +183,8 @@ class LineExplainer:
         dims = known_dims(self._image) or []
         if sidecar is None and _CHARACTERS in metadata:
             sizes = dims[2:] if channel_axis(self._image) == 1 else dims[1:3]
-            options = PADDLE | {"size": [sizes[0] or _HEIGHT, sizes[1] or 8 * _HEIGHT]} | options
+            usual = {} if "preset" in options else PADDLE
+            options = usual | {"size": [sizes[0] or _HEIGHT, sizes[1] or 8 * _HEIGHT]} | options
         assert self._image.dtype is not None
         return resolve(dims, self._image.dtype.numpy(), sidecar=sidecar, metadata=metadata, **options)
 

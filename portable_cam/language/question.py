@@ -74,7 +74,7 @@ class QuestionExplainer:
         table = known_dims(embedded.producer().inputs[0])  # type: ignore[union-attr, arg-type]
         self.vocabulary.check(table[0] if table is not None else None)
         self.explain = explain
-        self.explainer = Explainer(model, methods, words=explain != "image", **options)
+        self.explainer = Explainer(model, methods if explain != "question" else (), words=explain != "image", **options)
         length = self.explainer.input_shape(self.question_name)[1]
         self._length = length if isinstance(length, int) else None
         self.preprocessing = preprocessing_of(self.explainer, model, preprocessing)
