@@ -62,11 +62,14 @@ def find_scores(graph: ir.Graph, output: str | None = None) -> Scores:
     vectors = [s for s in found if s.value.dtype in FLOATS and _is_vector(s.value)]
     if vectors and all(s.value is vectors[0].value for s in vectors):  # logits, and their softmax beside them
         return vectors[0]
+    if len(found) == 1 and found[0].value.dtype in FLOATS and _is_single(found[0].value):  # a yes or no, one sigmoid
+        return found[0]
     listing = ", ".join(f"'{o.name}' {_text(o)}" for o in graph.outputs)
     if not vectors:
         raise TargetError(
             f"none of the model's outputs is a vector of scores per image: {listing}. Name the tensor that holds the "
-            "scores with `output`"
+            "scores with `output`; a detector or a segmentation is explained by a target of its own (--task detect, "
+            "--task segment)"
         )
     raise TargetError(f"several outputs could hold the scores: {listing}. Choose one with `output`")
 
@@ -87,6 +90,12 @@ def _is_vector(value: ir.Value) -> bool:
     """(N, M), or (N, M, 1, 1) and the like."""
     dims = known_dims(value)
     return dims is not None and len(dims) >= 2 and all(d == 1 for d in dims[2:]) and dims[1] != 1
+
+
+def _is_single(value: ir.Value) -> bool:
+    """(N, 1), or (N, 1, 1, 1) and the like."""
+    dims = known_dims(value)
+    return dims is not None and len(dims) >= 2 and all(d == 1 for d in dims[1:])
 
 
 def _text(value: ir.Value) -> str:

@@ -233,6 +233,24 @@ def test_argmax_output_and_single_channel(make_model: Any) -> None:
     np.testing.assert_allclose(result.scores[:, 0], [y[y > 0].sum() for y in logit], rtol=1e-5)
 
 
+def test_a_yes_or_no_is_the_logit_of_its_one_class(make_model: Any) -> None:
+    body = CLASSES.replace("y =", "z =") + " y = Sigmoid(z)"
+    model = make_model(body, {"w1": WEIGHTS["w1"], "w2": WEIGHTS["w2"][:, :1]}, "double[N,3,8,8] x", "double[N,1] y")
+    result = pcam.Explainer(model, ("gradient",))(X)
+    (y,) = result.outputs.values()
+    np.testing.assert_allclose(result.scores, np.log(y) - np.log1p(-y), rtol=1e-5)
+    np.testing.assert_array_equal(result.targets, [[0], [0]])
+
+
+def test_several_labels_each_for_itself(make_model: Any) -> None:
+    body = CLASSES.replace("y =", "z =") + " y = Sigmoid(z)"
+    model = make_model(body, {"w1": WEIGHTS["w1"], "w2": WEIGHTS["w2"]}, "double[N,3,8,8] x", VECTOR)
+    result = pcam.Explainer(model, ("gradient",))(X, INDICES)
+    plain = pcam.Explainer(model_of(CASES[0], make_model), ("gradient",))(X, INDICES)
+    np.testing.assert_allclose(result.scores, plain.scores, rtol=1e-6)
+    np.testing.assert_allclose(result["gradient"], plain["gradient"], rtol=1e-6)
+
+
 def test_a_further_input_broadcasts(make_model: Any) -> None:
     explainer = pcam.Explainer(model_of(CASES[NAMES.index("mask")], make_model), target=targets.Dense("mask"))
     one = explainer(X, [[0, 1], [0, 1]], mask=MASKS[0, 0])
