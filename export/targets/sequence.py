@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+import numpy as np
 import onnx_ir as ir
 
 from portable_cam.errors import TargetError
@@ -76,15 +77,25 @@ class Tokens(Target):
         steps = value if self.time_axis == 1 else b.op("Transpose", value, perm=[1, 0, 2])
         dims = known_dims(value) or [None] * 3
         steps.shape = ir.Shape([None, dims[self.time_axis], dims[2]])
-        if self.measure == "log_probability":
-            steps = b.op("LogSoftmax", steps, axis=-1)
-            steps.shape = ir.Shape([None, dims[self.time_axis], dims[2]])
         said = extra["said"]
         tokens = b.op("Unsqueeze", b.op("Max", said, 0), b.ints([2]))
         tokens.shape = ir.Shape([None, None, 1])
         chosen = b.op("GatherElements", steps, tokens, axis=2)
         chosen.shape = ir.Shape([None, None, 1])
         assert value.dtype is not None
+        if self.measure == "log_probability":
+            # log p = -log(1 + sum of exp(z_j - z) over the others): 1 - p, the slope of a sure word, keeps its digits
+            places = b.op("Range", 0, b.op("Squeeze", b.dim(value, 2), b.ints([0])), 1)
+            others = b.op("Where", b.op("Equal", tokens, places), b.constant(-np.inf, value.dtype), steps)
+            others.shape = steps.shape
+            rest = b.op("ReduceLogSumExp", others, b.ints([2]), keepdims=1)
+            rest.shape = ir.Shape([None, None, 1])
+            odds = b.op("Sub", rest, chosen)
+            pair = b.op("Concat", odds, b.op("Mul", odds, 0), axis=2)
+            pair.shape = ir.Shape([None, None, 2])
+            # not Softplus, for which ONNX Runtime has no float64
+            chosen = b.op("Neg", b.op("ReduceLogSumExp", pair, b.ints([2]), keepdims=1))
+            chosen.shape = ir.Shape([None, None, 1])
         counts = b.op("Cast", b.op("GreaterOrEqual", said, 0), to=int(value.dtype))
         counted = b.op("Mul", b.op("Squeeze", chosen, b.ints([2])), counts)
         return b.op("ReduceSum", counted, b.ints([1]), keepdims=0)

@@ -18,6 +18,7 @@ from portable_cam.export.targets import Tokens
 from portable_cam.geometry import Geometry
 from portable_cam.image import read_image
 from portable_cam.language.decoding import Pair
+from portable_cam.language.layer import picture_layer
 from portable_cam.language.vocabulary import Vocabulary, read_vocabulary
 from portable_cam.photo import preprocessing_of
 from portable_cam.preprocess import Preprocessing
@@ -165,7 +166,10 @@ class CaptionExplainer:
     def _explainer(self, steps: int) -> Explainer:
         key = steps if self.pair.roles.state else 0
         if key not in self._explainers:
-            self._explainers[key] = Explainer(self.pair.linked(steps), target=Tokens(), **self._options)
+            linked, options = self.pair.linked(steps), dict(self._options)
+            if options.get("layer") is None:
+                options["layer"] = picture_layer(linked, options["methods"], linked.graph.output[0].name)
+            self._explainers[key] = Explainer(linked, target=Tokens(), **options)
         return self._explainers[key]
 
     def _phrase(self, text: str) -> list[str]:

@@ -19,6 +19,7 @@ from portable_cam.export.normalize import normalize
 from portable_cam.export.words import embeddings
 from portable_cam.image import read_image
 from portable_cam.labels import Labels, parse_targets, read_labels
+from portable_cam.language.layer import picture_layer
 from portable_cam.language.vocabulary import Vocabulary, read_vocabulary
 from portable_cam.photo import PhotoExplanation, preprocessing_of
 from portable_cam.preprocess import Preprocessing
@@ -74,7 +75,10 @@ class QuestionExplainer:
         table = known_dims(embedded.producer().inputs[0])  # type: ignore[union-attr, arg-type]
         self.vocabulary.check(table[0] if table is not None else None)
         self.explain = explain
-        self.explainer = Explainer(model, methods if explain != "question" else (), words=explain != "image", **options)
+        methods = methods if explain != "question" else ()
+        if options.get("layer") is None:
+            options["layer"] = picture_layer(model, methods, options.get("output"))
+        self.explainer = Explainer(model, methods, words=explain != "image", **options)
         length = self.explainer.input_shape(self.question_name)[1]
         self._length = length if isinstance(length, int) else None
         self.preprocessing = preprocessing_of(self.explainer, model, preprocessing)
