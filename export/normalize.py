@@ -16,6 +16,7 @@ from portable_cam.errors import ModelError
 from portable_cam.export.builder import ONNX_DOMAINS, OPSET
 from portable_cam.export.contrib import adopt, decompose
 from portable_cam.export.downgrade import add_defaults, to_opset
+from portable_cam.export.infer import complete_shapes
 from portable_cam.export.load import ModelLike, load
 from portable_cam.export.precision import retype
 from portable_cam.export.quantized.qoperator import rewrite_qoperators
@@ -102,6 +103,7 @@ def _fold(model: ir.Model) -> None:
     passes.RemoveUnusedNodesPass()(model)
     passes.NameFixPass()(model)
     passes.ShapeInferencePass()(model)
+    complete_shapes(model.graph)
     forget_types(model.graph)
 
 

@@ -51,7 +51,6 @@ LEFT_OUT: dict[str, str] = {
     # no rule
     "test_dynamicquantizelinear*": "only the scale is floating-point, and scales count as constants",
     "test_dequantizelinear*": "only the scale is floating-point, and scales count as constants",
-    "test_linear_attention_*": "the ranks of the tensors in its body are not inferred",
     "test_scan_sum": "a Scan of opset 8, which has an axis of batches of its own; refused",
 }
 

@@ -29,7 +29,6 @@ CONVERTED = {"Scatter": "ScatterElements", "Upsample": "Resize"}
 #: Operators with a floating-point path through them that is not differentiated, and the reason.
 REFUSED = {
     "DFT": "spectra do not occur in vision models",
-    "LinearAttention": "the ranks of the tensors in its body are not inferred",
     "MaxRoiPool": "superseded by RoiAlign",
     "MelWeightMatrix": "audio",
     "STFT": "audio",

@@ -164,7 +164,7 @@ def hard_sigmoid(v: Vjp) -> ir.Value:
     return b.op("Where", inside, b.op("Mul", v.g, v.float_attr("alpha", 0.2)), _zero(v))
 
 
-@register("Cast", "CastLike")
+@register("Cast", "CastLike", inputs=[0])
 def cast(v: Vjp) -> Sequence[Gradient]:
     """Back to the input's type. No gradient through an integer or bool, unless it is a quantised tensor or a picture,
     which stands for a float."""
