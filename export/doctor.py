@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from portable_cam.export.layers import candidates, channel_axis, image_input
 from portable_cam.export.load import ModelLike, load
 from portable_cam.export.methods import INPUT_METHODS, METHODS
 from portable_cam.export.normalize import normalize
+from portable_cam.export.quantized.ranges import activations
 from portable_cam.export.refusals import refusal
 from portable_cam.export.rules import has_no_gradient, rule_for
 from portable_cam.export.scores import find_scores
@@ -58,6 +60,7 @@ class Report:
     guided: dict[str, int]
     obstacles: list[Obstacle]
     methods: dict[str, str]
+    quantized: dict[str, int]
     problems: list[str]
 
     @property
@@ -110,8 +113,16 @@ def doctor(model: ModelLike, output: str | None = None) -> Report:
         batch=batch, scores=None if score is None else str(score.name), cut=cut,
         layers=[str(v.name) for v in layers[:5]],
         guided={policy: len(guided_nodes(graph, policy)) for policy in ("relu", "relu+clip", "all")},
-        obstacles=obstacles, methods=_methods(graph, image, score, layers, obstacles, problems), problems=problems,
+        quantized=_quantized(graph), obstacles=obstacles,
+        methods=_methods(graph, image, score, layers, obstacles, problems), problems=problems,
     )  # fmt: skip
+
+
+def _quantized(graph: ir.Graph) -> dict[str, int]:
+    """How many tensors are quantised, and how many ReLU and ReLU6 (``Clip``) vanished into their ranges."""
+    count = sum(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear"} for node in graph)
+    found = Counter(activations(list(graph)).values())
+    return {"tensors": count, **found} if count else {}
 
 
 def find_obstacles(graph: ir.Graph, image: ir.Value, score: ir.Value) -> list[Obstacle]:

@@ -487,7 +487,10 @@ def test_what_tells_a_relu6_from_a_relu() -> None:
 
 def test_doctor_counts_what_vanished() -> None:
     assert doctor(network("range", 60.0)).guided == {"relu": 2, "relu+clip": 2, "all": 2}
-    assert doctor(network("range", 6.0)).guided == {"relu": 0, "relu+clip": 2, "all": 2}
+    report = doctor(network("range", 6.0))
+    assert report.guided == {"relu": 0, "relu+clip": 2, "all": 2}
+    assert report.quantized == {"tensors": 2, "Clip": 2}
+    assert doctor(network("Relu")).quantized == {}
 
 
 def test_a_range_behind_an_activation_is_not_another_one() -> None:
@@ -541,3 +544,19 @@ def test_weights_of_four_bits(blocks: bool) -> None:
     model = node_model(nodes, {"x": x}, ["y"], {"w": weight, "s": scale})
     values = Session(differentiate(model, "y", ["x"])).run({"x": x, "seed": dy})
     np.testing.assert_allclose(values["gradient.x"], dy @ (weight.astype(np.float32) * 0.1).T, rtol=1e-4, atol=1e-5)
+
+
+def test_contrib_twins_of_the_standard() -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], domain=MS),
+        helper.make_node("Transpose", ["q"], ["t"]),
+        helper.make_node("DequantizeLinear", ["t", "s", "z"], ["y"], domain=MS),
+    ]
+    x = np.array([[-1.0, 0.5]], np.float32)
+    model = node_model(nodes, {"x": x}, ["y"], {"s": np.float32(0.1), "z": np.uint8(100)}, domains=[MS])
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2, 1]))
+    proto = differentiate(model, "y", ["x"])
+    assert {node.domain for node in proto.graph.node} <= {""}
+    values = Session(proto).run({"x": x, "seed": np.array([[2], [3]], np.float32)})
+    assert values["gradient.x"].tolist() == [[2, 3]]
+    np.testing.assert_allclose(values["y"], x.T, atol=1e-6)

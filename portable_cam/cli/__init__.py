@@ -107,6 +107,7 @@ def doctor(model: ModelArgument, output: OutputOption = None, as_json: JsonOptio
             ("scores", f"{report.scores}" + (f", cut before {report.cut}" if report.cut else "")),
             ("layers", "\n".join(report.layers) or "none"),
             ("ReLU-like nodes", ", ".join(f"{policy}: {count}" for policy, count in report.guided.items())),
+            *(("quantised", f"{name}: {count}") for name, count in report.quantized.items()),
             *((f"method {name}", answer) for name, answer in report.methods.items()),
             *(("in the way", f"{o.operator} '{o.node}' on {o.path}") for o in report.obstacles),
             *(("problem", problem) for problem in report.problems),
