@@ -71,8 +71,9 @@ def weighted_sum(
     pixels = h * w
     block_p = next((b for b in _BLOCK_P if b >= pixels), _BLOCK_P[-1])
     block_c = _TILE // block_p
+    inner = c if channels_last else pixels
     sizes: list[int] = [k, c, pixels, *a_strides, *g_strides]
-    layout: dict[str, Constant] = {"CHANNELS_LAST": channels_last, "ALIGNED": _aligned(*a_strides, *g_strides)}
+    layout: dict[str, Constant] = {"CHANNELS_LAST": channels_last, "ALIGNED": _aligned(inner, *a_strides, *g_strides)}
     if method in _MEANS and pixels > block_p:
         weights = device.empty((n, k, c))
         constants: dict[str, Constant] = {"METHOD": method, **layout, "BLOCK_C": block_c, "BLOCK_P": block_p}
@@ -80,7 +81,7 @@ def weighted_sum(
             [activation, gradient, weights, *sizes, float(scale)], constants)  # fmt: skip
         method, gradient, scale = "weights", weights, 1.0
         sizes[5:] = [k * c, c, 0]
-        layout["ALIGNED"] = _aligned(*sizes[3:])
+        layout["ALIGNED"] = _aligned(inner, *sizes[3:])
     tiles = cdiv(pixels, block_p)
     splits = max(1, min(cdiv(_PROGRAMS, n * k * tiles), cdiv(c, 2 * block_c)))
     split_size = cdiv(cdiv(c, splits), block_c) * block_c
@@ -141,8 +142,8 @@ def _strides(array: Array, channels_last: bool) -> tuple[int, ...]:
     return (*lead, outer)
 
 
-def _aligned(*strides: int) -> bool:
-    return all(stride % 16 == 0 for stride in strides)
+def _aligned(*sizes: int) -> bool:
+    return all(size % 16 == 0 for size in sizes)
 
 
 def variants() -> Iterator[Variant]:

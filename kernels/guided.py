@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from itertools import product
 
 from portable_cam.kernels.array import FLOATS, Array, check
-from portable_cam.kernels.launch import Constant, Device, Variant, cdiv, run
-from portable_cam.kernels.upsample import BLOCK, TILES, Normalisation, Upsampling, find_range, tiles_of
+from portable_cam.kernels.launch import Constant, Device, Variant, run
+from portable_cam.kernels.upsample import BLOCK, TILES, Normalisation, Upsampling, find_range, tiles_in, tiles_of
 
 
 def guided_product(
@@ -39,15 +39,15 @@ def guided_product(
     H, W = of.size
     check("the gradient", gradient, (n, k, H, W, None) if channels_last else (n, k, None, H, W), FLOATS)
     channels = gradient.shape[4 if channels_last else 2]
+    columns = W * channels if channels_last else W
     if norm != "none" and ranges is None:
         ranges = find_range(device, of)
     out = device.empty(gradient.shape)
     constants: dict[str, Constant] = {
         "NORM": norm, "NEAREST": of.nearest, **of.constants, "CHANNELS_LAST": channels_last,
-        "ALIGNED": H * W % 16 == 0, "TILES": TILES, "BLOCK": BLOCK,
+        "ALIGNED": columns % 16 == 0, "TILES": TILES, "BLOCK": BLOCK,
     }  # fmt: skip
-    elements = H * W * channels if channels_last else H * W
-    run(device, "guided.guided_product", (n * k, cdiv(elements, BLOCK)),
+    run(device, "guided.guided_product", (n * k, tiles_in(H, columns)),
         [gradient, of.maps, of.scale_by or out, ranges or out, out, channels, *of.sizes, tiles_of(ranges),
          float(scale)], constants)  # fmt: skip
     return out

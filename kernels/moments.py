@@ -47,7 +47,7 @@ def row_statistics(device: Device, rows: Array, *, correction: int = 0) -> Array
     tiles = cdiv(blocks, steps)
     partial, out = device.empty((r, tiles, 5)), device.empty((r, 4))
     run(device, "moments.row_statistics", (r, tiles), [rows, partial, length, stride, steps],
-        {"ALIGNED": stride % 16 == 0, "BLOCK": _BLOCK})  # fmt: skip
+        {"ALIGNED": stride % 16 == length % 16 == 0, "BLOCK": _BLOCK})  # fmt: skip
     run(device, "moments.merge_tiles", (r,), [partial, out, tiles, float(correction)], {}, warps=1)
     return out
 
@@ -88,7 +88,7 @@ class SampleMoments:
         stride = samples.strides[0]
         run(self._device, "moments.update_moments", (cdiv(self._size, _BLOCK),),
             [samples, self.mean, self._m2, count, self._size, stride, float(self.seen), divisor],
-            {"FIRST": self.seen == 0, "ALIGNED": stride % 16 == 0, "BLOCK": _BLOCK})  # fmt: skip
+            {"FIRST": self.seen == 0, "ALIGNED": stride % 16 == self._size % 16 == 0, "BLOCK": _BLOCK})  # fmt: skip
         self.seen += count
 
 

@@ -18,7 +18,7 @@ from portable_cam.kernels.launch import Constant, Device, Variant, cdiv, run
 
 #: ``minmax``: (x - min) / (max - min), a flat map becomes 0. ``pytorch_grad_cam``: (x - min) / (1e-7 + max - min).
 Normalisation: TypeAlias = Literal["none", "minmax", "pytorch_grad_cam"]
-BLOCK = 1024
+BLOCK = 32  # rows and columns of a tile: 1024 pixels, and whole 128-byte lines of float32
 TILES = 64  # at most: each program of the second pass reads that many ranges
 _LIMIT = 2**31 - 1
 
@@ -47,7 +47,7 @@ class Upsampling:
         if self.scale_by is not None:
             check("the ranges", self.scale_by, (*self.maps.shape[:2], 2), ("float32",))
         (h, w), (H, W) = self.maps.shape[2:], self.size
-        if min(H, W) < 1 or (2 * H + 1) * h > _LIMIT or (2 * W + 1) * w > _LIMIT or H * W > _LIMIT // 4:
+        if min(H, W) < 1 or 2 * (H + BLOCK) * h > _LIMIT or 2 * (W + BLOCK) * w > _LIMIT or H * W > _LIMIT // 4:
             raise InputError(f"maps of {h} x {w} cannot be resized to {H} x {W}")
 
     @property
@@ -68,7 +68,7 @@ def find_range(device: Device, of: Upsampling) -> Array:
     """
     of.check()
     n, k = of.maps.shape[:2]
-    blocks = cdiv(of.size[0] * of.size[1], BLOCK)
+    blocks = tiles_in(*of.size)
     steps = cdiv(blocks, TILES)
     tiles = cdiv(blocks, steps)
     partial = device.empty((n, k, tiles, 2))
@@ -109,13 +109,18 @@ def upsample(
     check("the sum", out, (n, k, H, W), ("float32",))
     extent = device.empty((n, k, 2))
     constants: dict[str, Constant] = {
-        "NORM": norm, "NEAREST": of.nearest, **of.constants, "ADD": add_to is not None, "ALIGNED": H * W % 16 == 0,
+        "NORM": norm, "NEAREST": of.nearest, **of.constants, "ADD": add_to is not None, "ALIGNED": W % 16 == 0,
         "TILES": TILES, "BLOCK": BLOCK,
     }  # fmt: skip
-    run(device, "upsample.upsample", (n * k, cdiv(H * W, BLOCK)),
+    run(device, "upsample.upsample", (n * k, tiles_in(H, W)),
         [of.maps, of.scale_by or extent, ranges or extent, out, extent, *of.sizes, tiles_of(ranges), float(factor)],
         constants)  # fmt: skip
     return out, extent
+
+
+def tiles_in(rows: int, columns: int) -> int:
+    """How many tiles cover a map."""
+    return cdiv(rows, BLOCK) * cdiv(columns, BLOCK)
 
 
 def tiles_of(ranges: Array | None) -> int:

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from portable_cam.kernels.jit.common import extremes, relu, wider
+from portable_cam.kernels.jit.common import extremes, relu, whole_16, wider
 
 
 @triton.jit
@@ -34,11 +34,15 @@ def weighted_sum(
 ):  # fmt: skip
     """The sum over a range of channels; one program for each map, range and block of pixels."""
     if ALIGNED:
-        a_stride = tl.multiple_of(a_stride, 16)
-        g_stride = tl.multiple_of(g_stride, 16)
-        a_stride_n = tl.multiple_of(a_stride_n, 16)
-        g_stride_n = tl.multiple_of(g_stride_n, 16)
-        g_stride_k = tl.multiple_of(g_stride_k, 16)
+        a_stride = whole_16(a_stride)
+        g_stride = whole_16(g_stride)
+        a_stride_n = whole_16(a_stride_n)
+        g_stride_n = whole_16(g_stride_n)
+        g_stride_k = whole_16(g_stride_k)
+        if CHANNELS_LAST:
+            C = whole_16(C)
+        else:
+            P = whole_16(P)
     row = tl.program_id(0)
     split = tl.program_id(1)
     n, k = (row // K).to(tl.int64), (row % K).to(tl.int64)
@@ -106,11 +110,15 @@ def channel_weights(
 ):  # fmt: skip
     """One weight per channel from maps too large for one tile; one program for each map and block of channels."""
     if ALIGNED:
-        a_stride = tl.multiple_of(a_stride, 16)
-        g_stride = tl.multiple_of(g_stride, 16)
-        a_stride_n = tl.multiple_of(a_stride_n, 16)
-        g_stride_n = tl.multiple_of(g_stride_n, 16)
-        g_stride_k = tl.multiple_of(g_stride_k, 16)
+        a_stride = whole_16(a_stride)
+        g_stride = whole_16(g_stride)
+        a_stride_n = whole_16(a_stride_n)
+        g_stride_n = whole_16(g_stride_n)
+        g_stride_k = whole_16(g_stride_k)
+        if CHANNELS_LAST:
+            C = whole_16(C)
+        else:
+            P = whole_16(P)
     row = tl.program_id(0)
     n, k = (row // K).to(tl.int64), (row % K).to(tl.int64)
     a_ptr += n * a_stride_n

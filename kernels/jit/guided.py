@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from portable_cam.kernels.jit.common import spread_of
-from portable_cam.kernels.jit.upsample import low_and_spread, range_of_tiles, sample
+from portable_cam.kernels.jit.common import spread_of, whole_16
+from portable_cam.kernels.jit.upsample import low_and_spread, range_of_tiles, sample, tile_of
 
 
 @triton.jit
@@ -15,30 +15,32 @@ def guided_product(
     NORM: tl.constexpr, NEAREST: tl.constexpr, SCALED: tl.constexpr, RELU: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, ALIGNED: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The gradient times the upsampled map, computed where it is used; one program for each map and block."""
+    """The gradient times the upsampled map, computed where it is used; one program for each map and tile."""
     row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    plane = H * W
-    if ALIGNED:
-        plane = tl.multiple_of(plane, 16)
     low, spread = low_and_spread(range_ptr, row, SCALED, RELU)
-    at = block * BLOCK + tl.arange(0, BLOCK)
+    columns = W
     if CHANNELS_LAST:
-        mask = at < plane * C
-        pixel = at // C
-    else:
-        mask = at < plane
-        pixel = at
-    value = sample(map_ptr + row * h * w, pixel // W, pixel % W, mask, h, w, H, W, low, spread, NEAREST, SCALED)
+        columns = W * C
+    if ALIGNED:
+        columns = whole_16(columns)
+    y, column, mask = tile_of(block, H, columns, BLOCK)
+    x = column
+    if CHANNELS_LAST:
+        x = column // C
+    value = sample(map_ptr + row * h * w, y, x, mask, h, w, H, W, low, spread, NEAREST, SCALED)
     if NORM != "none":
         least, most = range_of_tiles(partial_ptr, row, tiles, TILES)
         value = (value - least) / spread_of(least, most, NORM)
     value *= scale
-    start = row * plane * C
+    start = row * H * columns
+    if not CHANNELS_LAST:
+        start = start * C
+    here = start + y[:, None] * columns + column[None, :]
     if CHANNELS_LAST:
-        g = tl.load(g_ptr + start + at, mask=mask, other=0.0).to(tl.float32)
-        tl.store(out_ptr + start + at, g * value, mask=mask)
+        g = tl.load(g_ptr + here, mask=mask, other=0.0).to(tl.float32)
+        tl.store(out_ptr + here, g * value, mask=mask)
     else:
-        for channel in range(C):
-            here = start + channel * plane + at
+        for _channel in range(C):
             g = tl.load(g_ptr + here, mask=mask, other=0.0).to(tl.float32)
             tl.store(out_ptr + here, g * value, mask=mask)
+            here += H * columns

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from portable_cam.kernels.jit.common import extremes, wider
+from portable_cam.kernels.jit.common import extremes, whole_16, wider
 
 
 @triton.jit
@@ -26,7 +26,7 @@ def row_statistics(
     """Count, mean, squared deviations, least and greatest of a tile of each row."""
     row, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     if ALIGNED:
-        x_stride = tl.multiple_of(x_stride, 16)
+        x_stride, L = whole_16(x_stride), whole_16(L)
     n, mean, m2, low, high = 0.0, 0.0, 0.0, float("inf"), float("-inf")
     for step in range(steps):
         at = (tile.to(tl.int64) * steps + step) * BLOCK + tl.arange(0, BLOCK)
@@ -72,7 +72,7 @@ def update_moments(
 ):  # fmt: skip
     """Adds S samples to running means and squared deviations over samples; one program for each block of elements."""
     if ALIGNED:
-        x_stride = tl.multiple_of(x_stride, 16)
+        x_stride, L = whole_16(x_stride), whole_16(L)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < L
     mean, m2 = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from portable_cam.kernels.jit.common import whole_16
+
 
 @triton.jit
 def _rint(x):
@@ -21,7 +23,7 @@ def overlay(
     row = tl.program_id(0).to(tl.int64)
     size = P * 3
     if ALIGNED:
-        size = tl.multiple_of(size, 16)
+        size = whole_16(size)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = at < size
     value = tl.load(map_ptr + row * P + at // 3, mask=mask, other=0.0)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from portable_cam.kernels.jit.common import extremes, spread_of, wider
+from portable_cam.kernels.jit.common import extremes, spread_of, whole_16, wider
 
 
 @triton.jit
@@ -30,18 +30,32 @@ def sample(
     map_ptr, y, x, mask, h, w, H, W, low, spread,
     NEAREST: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
-    """The map (h, w), its values scaled if asked for, at output pixels (y, x) of (H, W)."""
+    """The map (h, w), its values scaled if asked for, at the rows ``y`` and columns ``x`` of (H, W): [y, x].
+
+    Rows and columns are vectors, so that the whole-number divisions are done for each of them and not for each pixel.
+    """
     if NEAREST:
-        value = _value(map_ptr, (y * h // H) * w + x * w // W, mask, low, spread, SCALED)
+        value = _value(map_ptr, (y * h // H * w)[:, None] + (x * w // W)[None, :], mask, low, spread, SCALED)
     else:
         top, bottom, down = _between(y, h, H)
         left, right, across = _between(x, w, W)
-        above = _value(map_ptr, top * w + left, mask, low, spread, SCALED) * (1 - across)
-        above += _value(map_ptr, top * w + right, mask, low, spread, SCALED) * across
-        below = _value(map_ptr, bottom * w + left, mask, low, spread, SCALED) * (1 - across)
-        below += _value(map_ptr, bottom * w + right, mask, low, spread, SCALED) * across
+        top, bottom, down = (top * w)[:, None], (bottom * w)[:, None], down[:, None]
+        left, right, across = left[None, :], right[None, :], across[None, :]
+        above = _value(map_ptr, top + left, mask, low, spread, SCALED) * (1 - across)
+        above += _value(map_ptr, top + right, mask, low, spread, SCALED) * across
+        below = _value(map_ptr, bottom + left, mask, low, spread, SCALED) * (1 - across)
+        below += _value(map_ptr, bottom + right, mask, low, spread, SCALED) * across
         value = above * (1 - down) + below * down
     return value
+
+
+@triton.jit
+def tile_of(index, H, columns, BLOCK: tl.constexpr):
+    """The rows and columns of a square tile, counted along the rows of tiles, and which of its pixels exist."""
+    across = tl.cdiv(columns, BLOCK)
+    y = index // across * BLOCK + tl.arange(0, BLOCK)
+    x = index % across * BLOCK + tl.arange(0, BLOCK)
+    return y, x, (y < H)[:, None] & (x < columns)[None, :]
 
 
 @triton.jit
@@ -62,15 +76,14 @@ def upsampled_range(
     h, w, H, W, steps,
     SCALED: tl.constexpr, RELU: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The range of the upsampled map, which is not written; one program for each map and tile of ``steps`` blocks."""
+    """The range of the upsampled map, which is not written; one program for each map and ``steps`` of its tiles."""
     row, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     low, spread = low_and_spread(range_ptr, row, SCALED, RELU)
     least, most = float("inf"), float("-inf")
     for step in range(steps):
-        at = (tile * steps + step) * BLOCK + tl.arange(0, BLOCK)
-        mask = at < H * W
-        value = sample(map_ptr + row * h * w, at // W, at % W, mask, h, w, H, W, low, spread, False, SCALED)
-        a, b = extremes(value, mask)
+        y, x, mask = tile_of(tile * steps + step, H, W, BLOCK)
+        value = sample(map_ptr + row * h * w, y, x, mask, h, w, H, W, low, spread, False, SCALED)
+        a, b = extremes(tl.ravel(value), tl.ravel(mask))
         least, most = wider(least, most, a, b)
     at_partial = (row * tl.num_programs(1) + tile) * 2
     tl.store(partial_ptr + at_partial, least)
@@ -99,13 +112,11 @@ def upsample(
 ):  # fmt: skip
     """Upsamples, normalises by the range and writes ``factor`` times the result, or adds it to what is there."""
     row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    plane = H * W
     if ALIGNED:
-        plane = tl.multiple_of(plane, 16)
+        W = whole_16(W)
     low, spread = low_and_spread(range_ptr, row, SCALED, RELU)
-    at = block * BLOCK + tl.arange(0, BLOCK)
-    mask = at < plane
-    value = sample(map_ptr + row * h * w, at // W, at % W, mask, h, w, H, W, low, spread, NEAREST, SCALED)
+    y, x, mask = tile_of(block, H, W, BLOCK)
+    value = sample(map_ptr + row * h * w, y, x, mask, h, w, H, W, low, spread, NEAREST, SCALED)
     if NORM != "none":
         least, most = range_of_tiles(partial_ptr, row, tiles, TILES)
         divisor = spread_of(least, most, NORM)
@@ -115,7 +126,7 @@ def upsample(
             tl.store(extent_ptr + row * 2, (least - least) / divisor)
             tl.store(extent_ptr + row * 2 + 1, (most - least) / divisor)
     value *= factor
-    out = out_ptr + row * plane + at
+    out = out_ptr + row * H * W + y[:, None] * W + x[None, :]
     if ADD:
         value += tl.load(out, mask=mask, other=0.0)
     tl.store(out, value, mask=mask)
