@@ -305,7 +305,7 @@ class Explainer:
 
     def _run(self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]) -> Result:
         session = self._session(1 if asked.shape[1] == 1 else None)
-        if isinstance(session, Session) and SEED_SCALE in session.optional:
+        if SEED_SCALE in session.optional:
             values = rescaled(lambda scale: self._batches(session, {**feeds, SEED_SCALE: scale}, asked), len(asked))
         else:
             values = self._batches(session, feeds, asked)

@@ -132,6 +132,8 @@ class BoundSession:
         return next((bucket for bucket in self._buckets if bucket >= count), count)
 
     def _shape(self, name: str, shape: tuple[int, ...], filled: int) -> tuple[int, ...]:
+        if name in self.session.optional:  # one value for each image
+            return filled, *shape[1:]
         dims = self.session.inputs[name].shape
         return (filled, *shape[1:]) if dims and dims[0] == self._batch else tuple(shape)
 

@@ -35,7 +35,6 @@ class KernelHeads:
         layers: The names of the layers, as in ``activations.<layer>``.
         cam_layer: The layer of the method ``cam``; None where it has a channel per class.
         sign: 1, or -1 for counterfactual maps.
-        seed_scale: What the seed of the gradients was.
         channels_last: The layout of the picture.
         details: Also give the layers' activations and gradients.
     """
@@ -46,7 +45,6 @@ class KernelHeads:
     layers: tuple[str, ...]
     cam_layer: str | None = None
     sign: int = 1
-    seed_scale: float = 1.0
     channels_last: bool = False
     details: bool = False
 
@@ -76,12 +74,12 @@ class KernelHeads:
                 wide = wide_here if method == "gradcam" else wide
         for method in INPUT_METHODS:
             if method in self.methods:
-                made[method] = self._unscaled(values[method])
+                made[method] = self._float32(values[method])
         if "guided_gradcam" in self.methods:
             assert wide is not None
             made["guided_gradcam"] = guided.guided_product(
                 self.device, values["guided_backprop"], wide.of, wide.norm, ranges=wide.ranges,
-                scale=1 / self.seed_scale, channels_last=self.channels_last,
+                channels_last=self.channels_last,
             )  # fmt: skip
         for method in self.methods:
             if method not in MAP_METHODS:
@@ -89,7 +87,7 @@ class KernelHeads:
         for layer in self.layers if self.details else ():
             made[f"activations.{layer}"] = cam.finish(self.device, values[f"activations.{layer}"], relu=False)[0]
             if f"gradients.{layer}" in values:
-                made[f"gradients.{layer}"] = self._unscaled(values[f"gradients.{layer}"])
+                made[f"gradients.{layer}"] = self._float32(values[f"gradients.{layer}"])
         return made
 
     def gives(self, name: str) -> bool:
@@ -112,7 +110,7 @@ class KernelHeads:
                 cam.weighted_sum(
                     self.device, values[f"activations.{layer}"],
                     weights if weights is not None and given else values[f"gradients.{layer}"],
-                    method="weights" if given else method, scale=self.sign / self.seed_scale, relu=relu,
+                    method="weights" if given else method, scale=self.sign, relu=relu,
                 )
             )  # fmt: skip
         return found
@@ -148,16 +146,16 @@ class KernelHeads:
         }  # fmt: skip
         return made, _Wide(whole, "none") if norm == "minmax" else _Wide(whole, norm, limits)
 
-    def _unscaled(self, gradient: Array) -> Array:
-        """float32, for a seed of 1."""
-        if gradient.dtype == "float32" and self.seed_scale == 1:
+    def _float32(self, gradient: Array) -> Array:
+        """A gradient in float32."""
+        if gradient.dtype == "float32":
             return gradient
         n, k, rows = gradient.shape[:3]
         length = gradient.size // (n * k * rows)
         flat = (n, k * rows, 1, length)
         maps = Array(gradient.pointer, flat, gradient.dtype, dense_strides(flat), gradient.owner)
-        scaled, _ = cam.finish(self.device, maps, scale=1 / self.seed_scale, relu=False)
-        return Array(scaled.pointer, gradient.shape, "float32", dense_strides(gradient.shape), scaled.owner)
+        wide, _ = cam.finish(self.device, maps, relu=False)
+        return Array(wide.pointer, gradient.shape, "float32", dense_strides(gradient.shape), wide.owner)
 
     def _statistics(self, maps: Array) -> Array:
         """(N, K, 4): mean, variance, least and greatest, from one pass over the maps."""

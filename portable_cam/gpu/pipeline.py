@@ -66,7 +66,7 @@ class Pipeline:
         self.device = device
         graphs = isinstance(options, Cuda) and options.cuda_graphs and not _has_subgraphs(model)
         self.session = Session(model, providers=device.providers(cuda_graphs=graphs), record_placement=True)
-        self.inputs, self.outputs = self.session.inputs, self.session.outputs
+        self.inputs, self.outputs, self.optional = self.session.inputs, self.session.outputs, self.session.optional
         facts = {p.key.removeprefix("portable_cam."): p.value for p in model.metadata_props}
         self._image, self._axis = facts["image"], int(facts["channel_axis"])
         self.bound = BoundSession(self.session, device, self._image, options.buckets, cuda_graphs=graphs)
@@ -154,8 +154,7 @@ def _kernel_heads(facts: Mapping[str, str], device: PipelineDevice, details: boo
     where = json.loads(facts["kernels"])
     return KernelHeads(
         device, tuple(json.loads(facts["methods"])), cast(Profile, facts["profile"]), tuple(where["layers"]),
-        where["cam"], -1 if facts["sign"] == "negative" else 1, float(facts.get("seed_scale", 1)),
-        facts["channel_axis"] != "1", details,
+        where["cam"], -1 if facts["sign"] == "negative" else 1, facts["channel_axis"] != "1", details,
     )  # fmt: skip
 
 
