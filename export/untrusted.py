@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from portable_cam.errors import ModelError
-from portable_cam.export.builder import ONNX_DOMAINS, constant_of, known_dims
+from portable_cam.export.builder import ONNX_DOMAINS, constant_of, known_dims, subgraphs
 
 _MOST_NODES = 100_000  # of a model, its functions inlined: twenty times a large vision transformer, minutes to build
 _MOST_ROUNDS = 1 << 20  # of a loop whose number of rounds is written in the model
@@ -87,12 +87,19 @@ def check_nodes(proto: onnx.ModelProto) -> None:
 
 
 def check_loops(model: ir.Model) -> None:
-    """No loop whose end is not in sight.
+    """Bodies and branches give what their node gives, and no loop's end is out of sight.
 
     Raises:
-        ModelError: A Loop runs for ever, or for a number of rounds that nobody waits for.
+        ModelError: They do not, or a Loop runs for ever, or for a number of rounds that nobody waits for.
     """
     for node in _all_nodes(model.graph):
+        own = 1 if node.op_type == "Loop" else 0  # whether to go on
+        for graph in subgraphs(node) if node.op_type in {"If", "Loop", "Scan"} else ():
+            if len(graph.outputs) != len(node.outputs) + own:
+                raise ModelError(
+                    f"a subgraph of {node.op_type} node '{node.name}' has {len(graph.outputs)} outputs; it must have "
+                    f"{len(node.outputs) + own}"
+                )
         if node.op_type != "Loop" or "body" not in node.attributes or len(node.inputs) < 2:
             continue
         rounds, body = constant_of(node.inputs[0]), node.attributes["body"].as_graph()
@@ -105,12 +112,15 @@ def check_loops(model: ir.Model) -> None:
 
 
 def check_sizes(graph: ir.Graph) -> None:
-    """No tensor of a size that no machine holds, as far as shapes are known.
+    """No tensor of a size that no machine holds, as far as shapes are known, and no scale of a shape that makes ONNX
+    Runtime's optimiser end the process.
 
     Raises:
-        ModelError: The tensor, and the node that makes it.
+        ModelError: The tensor, and the node that makes or reads it.
     """
     for node in graph:
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and node.domain in ONNX_DOMAINS:
+            _check_scale(node)
         for value in node.outputs:
             dims = known_dims(value) or []
             count = math.prod(d for d in dims if d is not None)
@@ -119,6 +129,16 @@ def check_sizes(graph: ir.Graph) -> None:
                     f"tensor '{value.name}' {value.shape}, made by {node.op_type} node '{node.name}', would have "
                     f"{count} elements; at most {_MOST_ELEMENTS} can be explained"
                 )
+
+
+def _check_scale(node: ir.Node) -> None:
+    x, *scales = (None if value is None else known_dims(value) for value in node.inputs)
+    for dims in scales:
+        if dims is not None and len(dims) > 1 and x is not None and len(dims) != len(x):
+            raise ModelError(
+                f"{node.op_type} node '{node.name}' has a scale or zero point of {len(dims)} dimensions: it is one "
+                f"number, one for each slice, or one for each block of its input's {len(x)} dimensions"
+            )
 
 
 def may_fold(node: ir.Node) -> bool | None:

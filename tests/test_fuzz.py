@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import onnx.parser
 import pytest
@@ -88,3 +90,22 @@ def test_sizes_that_no_machine_holds() -> None:
     model = parsed(head + "<int64[1] n = {1000000000000}>" + body)
     with pytest.raises(ModelError, match=r"'big' .*made by ConstantOfShape node .* have 1000000000000 elements"):
         build_explanation(model, ("gradient",))
+
+
+def test_a_body_without_outputs() -> None:
+    gives = "() => (float[2,3] a)"
+    branches = f"then_branch = t {gives} {{ a = Neg(x) }}, else_branch = e {gives} {{ a = Abs(x) }}"
+    model = parsed(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[2,3] x, bool c) => (float[2,3] y) '
+        f"{{ y = If(c) <{branches}> }}"
+    )
+    del model.graph.node[0].attribute[0].g.output[:]
+    with pytest.raises(ModelError, match=r"a subgraph of If node .* has 0 outputs; it must have 1|not valid ONNX"):
+        normalize(model)
+
+
+def test_a_scale_that_ends_the_process(make_model: Any) -> None:
+    body = "q = QuantizeLinear(x, s) d = DequantizeLinear(q, s) p = GlobalAveragePool(d) y = Flatten(p)"
+    model = make_model(body, {"s": np.ones((3, 1, 1, 1, 1), np.float32)}, y="float[N,3] y")
+    with pytest.raises(ModelError, match="scale or zero point of 5 dimensions"):
+        build_explanation(model)
