@@ -13,6 +13,7 @@ from portable_cam.export.layers import Layer, list_layers
 from portable_cam.export.link import link
 from portable_cam.export.methods import METHODS
 from portable_cam.export.normalize import normalize
+from portable_cam.export.unroll import unroll
 
 __all__ = [
     "METHODS", "OPSET", "Layer", "Obstacle", "Report", "build_explanation", "differentiate", "doctor", "from_torch",

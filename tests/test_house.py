@@ -2,6 +2,8 @@
 
 import ast
 import builtins
+import importlib
+import inspect
 import subprocess
 import sys
 import tomllib
@@ -157,3 +159,12 @@ def test_only_errors_of_the_project_are_raised() -> None:
                 kind = ast.unparse(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
                 built_in = isinstance(getattr(builtins, kind, None), type)
                 assert kind in allowed or not built_in, f"{name}:{node.lineno} raises {kind}"
+
+
+@pytest.mark.parametrize("name", ["portable_cam", "portable_cam.export", "portable_cam.export.targets"])
+def test_what_a_package_offers_is_there(name: str) -> None:
+    """Each name of ``__all__``; a function that has the name of its file is the function, not the file."""
+    package = importlib.import_module(name)
+    for offered in getattr(package, "__all__", ()):
+        found = getattr(package, offered)
+        assert not inspect.ismodule(found) or not hasattr(found, offered), f"{name}.{offered} is its file"
