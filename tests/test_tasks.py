@@ -220,7 +220,11 @@ def mask_of(zoo: Path, name: str, inverse: bool) -> np.ndarray:
     return values == 0 if inverse else values > 0
 
 
-@pytest.mark.parametrize("model", [DEEPLAB, "seg_deeplabv3_mnv2_voc_qdq_argmax"])
+@pytest.mark.parametrize(
+    "model",
+    [DEEPLAB, "seg_deeplabv3_mnv2_dm05_voc_fp32_logits", "seg_deeplabv3_mnv2_voc_qdq_logits",
+     "seg_deeplabv3_mnv2_voc_qdq_argmax"],
+)  # fmt: skip
 @pytest.mark.parametrize(("label", "name", "inverse"), MASKED)
 def test_segmentation_lies_in_the_true_mask(zoo: Path, model: str, label: str, name: str, inverse: bool) -> None:
     explained = segmenter(zoo, model)(photo(zoo, f"{name}.bmp"))

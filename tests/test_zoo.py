@@ -194,3 +194,12 @@ def test_open_height_and_width(zoo: Path) -> None:
         result = explainer(random.uniform(-1, 1, (2, 3, *size)).astype(np.float32), [[0, 1], [1, 0]])
         assert result["gradcam"].shape == (2, 2, *size)
         assert result["guided_gradcam"].shape == (2, 2, 3, *size)
+
+
+def test_every_file_of_the_zoo_is_explained_somewhere(zoo: Path) -> None:
+    """In a test that looks at the answer: classifiers here, quantised ones and the other tasks in files of their own."""
+    here = Path(__file__).parent
+    texts = "".join((here / name).read_text() for name in ("test_zoo.py", "test_zoo_quantized.py", "test_tasks.py"))
+    names = sorted(path.stem for path in (zoo / "models").glob("*.onnx"))
+    assert len(names) == 23
+    assert [name for name in names if name not in texts] == []
