@@ -197,7 +197,7 @@ def test_open_height_and_width(zoo: Path) -> None:
 
 
 def test_every_file_of_the_zoo_is_explained_somewhere(zoo: Path) -> None:
-    """In a test that looks at the answer: classifiers here, quantised ones and the other tasks in files of their own."""
+    """In a test that looks at the answer: classifiers here, quantised ones and other tasks in files of their own."""
     here = Path(__file__).parent
     texts = "".join((here / name).read_text() for name in ("test_zoo.py", "test_zoo_quantized.py", "test_tasks.py"))
     names = sorted(path.stem for path in (zoo / "models").glob("*.onnx"))
