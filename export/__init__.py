@@ -6,13 +6,14 @@ Imports numpy, onnx, onnx_ir and onnxscript (its graph passes); never ONNX Runti
 
 from portable_cam.export.builder import OPSET
 from portable_cam.export.differentiate import differentiate
-from portable_cam.export.doctor import Obstacle, Report, doctor
+from portable_cam.export.doctor import Report, doctor
 from portable_cam.export.explanation import build_explanation
 from portable_cam.export.from_torch import from_torch
 from portable_cam.export.layers import Layer, list_layers
 from portable_cam.export.link import link
 from portable_cam.export.methods import METHODS
 from portable_cam.export.normalize import normalize
+from portable_cam.export.obstacles import Obstacle
 from portable_cam.export.unroll import unroll
 
 __all__ = [

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 import onnx_ir as ir
 
 from portable_cam.errors import Error, LayerError
-from portable_cam.export.autodiff import depends_on, path_to
+from portable_cam.export.autodiff import depends_on
 from portable_cam.export.batch import free_batch
-from portable_cam.export.builder import FLOATS, OPSET, reads, subgraphs
+from portable_cam.export.builder import OPSET
 from portable_cam.export.cam import find_cam_end
-from portable_cam.export.guided import guided_nodes
+from portable_cam.export.cost import Cost, estimate
+from portable_cam.export.element_types import ElementTypes, element_types
+from portable_cam.export.guided import ReluPolicy, guided_nodes
 from portable_cam.export.layers import candidates, channel_axis, image_input
 from portable_cam.export.load import ModelLike, load
 from portable_cam.export.methods import INPUT_METHODS, METHODS
 from portable_cam.export.normalize import normalize
+from portable_cam.export.obstacles import Obstacle, find_obstacles, obstacles_with_ways_out
 from portable_cam.export.quantized.ranges import activations
-from portable_cam.export.refusals import refusal
-from portable_cam.export.rules import has_no_gradient, rule_for
 from portable_cam.export.scores import find_scores
-from portable_cam.export.subgraph import captures
-
-
-@dataclass(frozen=True)
-class Obstacle:
-    """A node without a gradient rule on the path from the picture to the scores; ``why``, if there is a reason."""
-
-    node: str
-    operator: str
-    path: str
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,13 +30,16 @@ class Report:
     """What a model is and which methods it allows.
 
     ``problems`` are reasons why nothing can be explained; ``obstacles`` nodes that stand between the picture and the
-    scores: layers behind the last of them can still be explained. ``methods`` says for each method ``"yes"`` or why
-    not.
+    scores: layers behind the last of them can still be explained, and each has its ways out. ``methods`` says for each
+    method ``"yes"`` or why not. ``precision`` is that of the file as it was exported. ``guided`` and ``guided_nodes``
+    count and name the ReLU-like nodes that guided methods use under each policy. ``cost`` is an estimate
+    (:mod:`portable_cam.export.cost`), None where sizes cannot be inferred.
     """
 
     producer: str
     opset: int
     normalized_opset: int
+    precision: ElementTypes
     nodes: int
     inputs: list[str]
     outputs: list[str]
@@ -58,10 +50,12 @@ class Report:
     cut: str | None
     layers: list[str]
     guided: dict[str, int]
+    guided_nodes: dict[str, list[str]]
     obstacles: list[Obstacle]
     methods: dict[str, str]
     quantized: dict[str, int]
     problems: list[str]
+    cost: Cost | None
 
     @property
     def explainable(self) -> bool:
@@ -103,18 +97,26 @@ def doctor(model: ModelLike, output: str | None = None) -> Report:
     obstacles: list[Obstacle] = []
     if image is not None and score is not None:
         layers = [value for value, _ in candidates(graph, score)]
-        obstacles = find_obstacles(graph, image, score)
+        obstacles = obstacles_with_ways_out(graph, image, score, layers)
+    methods = _methods(graph, image, score, layers, obstacles, problems)
+    guided = {policy: [str(node.name) for node in guided_nodes(graph, policy)] for policy in get_args(ReluPolicy)}
     return Report(
         producer=f"{original.producer_name or 'unknown'} {original.producer_version or ''}".strip(),
-        opset=opset, normalized_opset=OPSET, nodes=original.graph.num_nodes(),
+        opset=opset, normalized_opset=OPSET, precision=element_types(original),
+        nodes=original.graph.num_nodes(),
         inputs=[_text(v) for v in graph.inputs], outputs=[_text(v) for v in graph.outputs],
         image=None if image is None else str(image.name),
         layout=None if image is None else ("NCHW" if channel_axis(image) == 1 else "NHWC"),
         batch=batch, scores=None if score is None else str(score.name), cut=cut,
         layers=[str(v.name) for v in layers[:5]],
-        guided={policy: len(guided_nodes(graph, policy)) for policy in ("relu", "relu+clip", "all")},
+        guided={policy: len(found) for policy, found in guided.items()}, guided_nodes=guided,
         quantized=_quantized(graph), obstacles=obstacles,
-        methods=_methods(graph, image, score, layers, obstacles, problems), problems=problems,
+        methods=methods, problems=problems,
+        cost=estimate(
+            normal, None if image is None else str(image.name), None if score is None else str(score.name),
+            str(layers[0].name) if layers else None, [name for name, answer in methods.items() if answer == "yes"],
+            (1, 2) if image is not None and channel_axis(image) == 3 else (2, 3),
+        ),
     )  # fmt: skip
 
 
@@ -123,36 +125,6 @@ def _quantized(graph: ir.Graph) -> dict[str, int]:
     count = sum(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear"} for node in graph)
     found = Counter(activations(list(graph)).values())
     return {"tensors": count, **found} if count else {}
-
-
-def find_obstacles(graph: ir.Graph, image: ir.Value, score: ir.Value) -> list[Obstacle]:
-    """The nodes without a rule on a path from the picture to the scores, in the graph's order; those in a loop's body
-    or in a branch too."""
-    return _in_the_way(list(graph), [image], [score], "")
-
-
-def _in_the_way(
-    nodes: Sequence[ir.Node], sources: Sequence[ir.Value], ends: Iterable[ir.Value], before: str
-) -> list[Obstacle]:
-    affected = depends_on(nodes, sources)
-    behind = set(ends)
-    found: list[Obstacle] = []
-    for node in reversed(nodes):
-        if not any(output in behind for output in node.outputs) or not any(v in affected for v in reads(node)):
-            continue
-        if has_no_gradient(node):
-            continue
-        behind.update(reads(node))
-        path = before + " -> ".join(path_to(node, nodes, sources))
-        if rule_for(node) is None:
-            operator = f"{node.domain or 'ai.onnx'}::{node.op_type}"
-            found.append(Obstacle(str(node.name), operator, path, refusal(node) or ""))
-            continue
-        for graph in subgraphs(node):
-            outside = [value for value in captures(node) if value in affected]
-            inner = [*(value for value in graph.inputs if value.dtype in FLOATS), *outside]
-            found += reversed(_in_the_way(list(graph), inner, graph.outputs, f"{path} -> "))
-    return list(reversed(found))
 
 
 def _methods(

@@ -30,6 +30,7 @@ from portable_cam.cli.common import (
     print_json,
     warn,
 )
+from portable_cam.cli.doctor import doctor
 from portable_cam.cli.explain import explain
 from portable_cam.errors import Error
 
@@ -89,33 +90,7 @@ def layers(model: ModelArgument, output: OutputOption = None, as_json: JsonOptio
     out.print(table)
 
 
-@app.command()
-def doctor(model: ModelArgument, output: OutputOption = None, as_json: JsonOption = False) -> None:
-    """Can it be explained, and if not, which nodes stand in the way. Exit status 1 if no method works."""
-    from portable_cam.export import doctor as examine
-
-    report = examine(model, output)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        table = new_table("", "")
-        table.show_header = False
-        for key, value in (
-            ("producer", report.producer), ("opset", f"{report.opset}, differentiated at {report.normalized_opset}"),
-            ("nodes", report.nodes), ("inputs", "\n".join(report.inputs)), ("outputs", "\n".join(report.outputs)),
-            ("image input", f"{report.image}, {report.layout}, batch {report.batch}" if report.image else "none"),
-            ("scores", f"{report.scores}" + (f", cut before {report.cut}" if report.cut else "")),
-            ("layers", "\n".join(report.layers) or "none"),
-            ("ReLU-like nodes", ", ".join(f"{policy}: {count}" for policy, count in report.guided.items())),
-            *(("quantised", f"{name}: {count}") for name, count in report.quantized.items()),
-            *((f"method {name}", answer) for name, answer in report.methods.items()),
-            *(("in the way", f"{o.operator} '{o.node}' on {o.path}") for o in report.obstacles),
-            *(("problem", problem) for problem in report.problems),
-        ):  # fmt: skip
-            table.add_row(key, escape(str(value)))
-        out.print(table)
-    if not report.explainable:
-        raise typer.Exit(1)
+app.command()(doctor)
 
 
 @app.command()

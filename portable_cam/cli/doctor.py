@@ -1,0 +1,81 @@
+"""The command ``doctor``: what a report says, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import typer
+from rich.markup import escape
+
+from portable_cam.cli.common import JsonOption, ModelArgument, OutputOption, new_table, out, print_json
+
+if TYPE_CHECKING:
+    from portable_cam.export import Report
+    from portable_cam.export.cost import Cost
+
+
+def doctor(model: ModelArgument, output: OutputOption = None, as_json: JsonOption = False) -> None:
+    """Can it be explained, what will it cost (an estimate), and if not, which nodes stand in the way and what to do.
+    Exit status 1 if no method works."""
+    from portable_cam.export import doctor as examine
+
+    report = examine(model, output)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        table = new_table("", "")
+        table.show_header = False
+        for key, value in (*_model(report), *_explanation(report), *_cost(report.cost)):
+            table.add_row(key, escape(value))
+        out.print(table)
+    if not report.explainable:
+        raise typer.Exit(1)
+
+
+def _model(report: Report) -> Iterator[tuple[str, str]]:
+    yield "producer", report.producer
+    yield "opset", f"{report.opset}, differentiated at {report.normalized_opset}"
+    yield "precision", report.precision.describe()
+    yield "nodes", str(report.nodes)
+    yield "inputs", "\n".join(report.inputs)
+    yield "outputs", "\n".join(report.outputs)
+    yield "image input", f"{report.image}, {report.layout}, batch {report.batch}" if report.image else "none"
+    for name, count in report.quantized.items():
+        yield "quantised", f"{name}: {count}"
+
+
+def _explanation(report: Report) -> Iterator[tuple[str, str]]:
+    yield "scores", f"{report.scores}" + (f", cut before {report.cut}" if report.cut else "")
+    yield "layers", "\n".join(report.layers) or "none"
+    yield "ReLU-like nodes", ", ".join(f"{policy}: {count}" for policy, count in report.guided.items())
+    for name, answer in report.methods.items():
+        yield f"method {name}", answer
+    for obstacle in report.obstacles:
+        lines = [f"{obstacle.operator} '{obstacle.node}' on {obstacle.path}", *([obstacle.why] if obstacle.why else [])]
+        yield "in the way", "\n".join([*lines, *(f"way out: {way}" for way in obstacle.ways_out)])
+    for problem in report.problems:
+        yield "problem", problem
+
+
+def _cost(cost: Cost | None) -> Iterator[tuple[str, str]]:
+    if cost is None:
+        yield "estimated cost", "unknown: the sizes of its tensors cannot be inferred"
+        return
+    yield "parameters", f"{cost.parameters / 1e6:.3g} million"
+    yield "estimated cost", f"{cost.macs / 1e9:.3g} GMAC per image and forward pass" + (
+        f"; {', '.join(cost.assumed)}" if cost.assumed else ""
+    )
+    by_multiple: dict[float, list[str]] = {}
+    for name, multiple in cost.multiples.items():
+        by_multiple.setdefault(multiple, []).append(name)
+    if by_multiple:
+        yield "times that, for one target", "\n".join(f"{m:.2f} {', '.join(names)}" for m, names in by_multiple.items())
+    memory = f"{cost.forward_mb:.1f} MB forward"
+    if cost.gradient_mb is not None:
+        memory += f", {cost.gradient_mb:.1f} MB with the gradient of the picture"
+    yield "estimated memory", f"{memory}; activations of one image, at most alive at once"
+    if cost.uncounted:
+        yield "not in the estimate", ", ".join(f"{count} {name}" for name, count in cost.uncounted.items())
+    if cost.unknown:
+        yield "not in the estimate", f"{cost.unknown} tensors of unknown size"
