@@ -7,7 +7,7 @@ Imports numpy, onnx, onnx_ir and onnxscript (its graph passes); never ONNX Runti
 from portable_cam.export.builder import OPSET
 from portable_cam.export.differentiate import differentiate
 from portable_cam.export.doctor import Report, doctor
-from portable_cam.export.explanation import build_explanation
+from portable_cam.export.explanation import build_explanation, save_explanation
 from portable_cam.export.from_torch import from_torch
 from portable_cam.export.layers import Layer, list_layers
 from portable_cam.export.link import link
@@ -18,5 +18,5 @@ from portable_cam.export.unroll import unroll
 
 __all__ = [
     "METHODS", "OPSET", "Layer", "Obstacle", "Report", "build_explanation", "differentiate", "doctor", "from_torch",
-    "link", "list_layers", "normalize", "unroll",
+    "link", "list_layers", "normalize", "save_explanation", "unroll",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -26,6 +27,7 @@ from portable_cam.export.quantized.shield import shield_int8
 from portable_cam.export.quantized.tensors import input_quantization
 from portable_cam.export.seed import SEED_SCALE
 from portable_cam.export.targets import Class, Target
+from portable_cam.export.weights import save, to_proto
 from portable_cam.export.words import embeddings
 from portable_cam.export.writing import Plan, cam_end, write
 
@@ -87,8 +89,57 @@ def build_explanation(
         output of their name (N, K, C, H, W) in the picture's own layout; then the model's own outputs.
 
     Raises:
+        OptionError, LayerError, TargetError, InputError, ModelError: What was asked for does not fit the model, or the
+            explanation is larger than one protobuf can be: see :func:`save_explanation`.
+    """
+    return to_proto(
+        explanation_model(
+            model, methods, layer, target, output=output, profile=profile, relu_policy=relu_policy,
+            saturation=saturation, sign=sign, targets_per_image=targets_per_image, details=details, words=words,
+            heads_in_graph=heads_in_graph, preprocessing=preprocessing, precision=precision,
+        )
+    )  # fmt: skip
+
+
+def save_explanation(path: str | Path, model: ModelLike, *args: Any, **options: Any) -> list[Path]:
+    """Build an explanation and write it, whatever its size: to ``path``, and where it is larger than the 2 GiB of one
+    protobuf its weights to ``path`` with ``.data`` added, which has to stay beside it. The weights are streamed from
+    the model's own files.
+
+    Args:
+        path: The file to write.
+        model: As for :func:`build_explanation`, as are the others.
+        *args: Methods, layer and target.
+        **options: As there.
+
+    Returns:
+        The files written.
+
+    Raises:
         OptionError, LayerError, TargetError, InputError, ModelError: What was asked for does not fit the model.
     """
+    return save(explanation_model(model, *args, **options), Path(path))
+
+
+def explanation_model(
+    model: ModelLike,
+    methods: Sequence[str] = ("gradcam",),
+    layer: str | Sequence[str] | None = None,
+    target: Target | None = None,
+    *,
+    output: str | Sequence[str] | None = None,
+    profile: Profile = "paper",
+    relu_policy: ReluPolicy = "relu",
+    saturation: Saturation = "pass",
+    sign: str = "positive",
+    targets_per_image: int | None = None,
+    details: bool = False,
+    words: bool = False,
+    heads_in_graph: bool = True,
+    preprocessing: str | None = None,
+    precision: Precision = "model",
+) -> ir.Model:
+    """As :func:`build_explanation`, with weights that are still the source's: mapped from its files, or shared."""
     check_saturation(saturation)
     chosen = check_options(methods, profile, sign, targets_per_image, precision, words=words)
     normal = normalize(model)
@@ -145,7 +196,7 @@ def build_explanation(
             "kernels": _for_kernels(plan) if plan.bare else None,
         },
     )
-    return ir.to_proto(normal)
+    return normal
 
 
 def _choose_layers(

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from portable_cam.errors import ExternalDataError, ModelError
+from portable_cam.export import weights
+from portable_cam.export.weights import Mapped, apart, fits
 
 ModelLike: TypeAlias = str | Path | bytes | onnx.ModelProto | ir.Model
 
 
 def load(model: ModelLike) -> ir.Model:
-    """Read a model. External tensor data is only read from the model's own folder and below.
+    """Read a model. External tensor data is only read from the model's own folder and below; large
+    weights are mapped, not read: the file has to stay as it is while the model is used.
 
     Args:
         model: A path, the file's bytes, an ``onnx.ModelProto`` or an ``onnx_ir.Model`` (which is cloned).
@@ -26,7 +32,7 @@ def load(model: ModelLike) -> ir.Model:
         ExternalDataError: Its external data is missing, too short, or lies outside its folder.
     """
     if isinstance(model, ir.Model):
-        return ir.from_proto(ir.to_proto(model))
+        return _untied(model.clone())
     if isinstance(model, onnx.ModelProto):
         _refuse_external(model, "the given ModelProto")
         return _untied(_from_proto(model, "the given ModelProto"))
@@ -47,11 +53,19 @@ def load(model: ModelLike) -> ir.Model:
         raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from None
     proto = _parse(data, str(path))
     _check_external(proto, path.parent)
+    large = _mapped(proto, path.parent.resolve())
     try:
-        onnx.load_external_data_for_model(proto, str(path.parent))
+        for tensor in _external_tensors(proto):
+            if not any(tensor is mapped for mapped, _ in large.values()):
+                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+                tensor.data_location = onnx.TensorProto.DEFAULT
+                del tensor.external_data[:]
     except Exception as error:  # the message of the library names the tensor
         raise ExternalDataError(f"cannot read the external data of {path}: {error}") from None
-    return _from_proto(proto, str(path))
+    loaded = _from_proto(proto, str(path))
+    for name, (_, view) in large.items():
+        loaded.graph.initializers[name].const_value = view
+    return loaded
 
 
 def fingerprint(model: ModelLike) -> str:
@@ -60,6 +74,13 @@ def fingerprint(model: ModelLike) -> str:
         return hashlib.sha256(Path(model).read_bytes()).hexdigest()
     if isinstance(model, bytes | bytearray | memoryview):
         return hashlib.sha256(bytes(model)).hexdigest()
+    whole = model if isinstance(model, ir.Model) else ir.from_proto(model)
+    if not fits(whole):
+        parts = apart(whole)
+        digest = hashlib.sha256(parts.proto.SerializeToString(deterministic=True))
+        for array in parts.arrays.values():
+            digest.update(array.data.cast("B"))
+        return digest.hexdigest()
     proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
     return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
 
@@ -99,6 +120,36 @@ def _untied(model: ir.Model) -> ir.Model:
 
 def _same(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     return tensor
+
+
+def _mapped(proto: onnx.ModelProto, folder: Path) -> dict[str, tuple[onnx.TensorProto, Mapped]]:
+    """The large initialisers in files, by name, as views of the files: one mapping for each file, however many tensors
+    lie in it, for each holds a file open. The files were checked."""
+    files: dict[str, NDArray[np.uint8]] = {}
+    found = {}
+    for tensor in proto.graph.initializer:
+        dtype = ir.DataType(tensor.data_type)
+        size = math.prod(tensor.dims) * dtype.bitwidth // 8 if dtype != ir.DataType.STRING else 0
+        if not onnx.external_data_helper.uses_external_data(tensor) or dtype.bitwidth % 8 or size <= weights.EXTERNAL:
+            continue
+        info = {entry.key: entry.value for entry in tensor.external_data}
+        location, offset, length = info["location"], int(info.get("offset", 0)), int(info.get("length", size))
+        where = f"the external data of tensor '{tensor.name}' (location {location!r})"
+        if length != size:
+            raise ExternalDataError(f"{where} has {length} bytes; {dtype.name}{list(tensor.dims)} takes {size}")
+        if location not in files:
+            try:
+                files[location] = np.asarray(np.memmap((folder / location).resolve(), np.uint8, mode="r"))
+            except (OSError, ValueError) as error:
+                raise ExternalDataError(f"cannot read {where}: {error}") from None
+        data = files[location][offset : offset + size] if offset >= 0 else files[location][:0]
+        if data.size < size:
+            raise ExternalDataError(
+                f"{where} is truncated: {offset + size} bytes expected, {files[location].size} there"
+            )
+        view = data.view(dtype.numpy()).reshape(tuple(tensor.dims))
+        found[tensor.name] = (tensor, Mapped(view, dtype, tensor.name, folder, location, offset))
+    return found
 
 
 def _external_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:

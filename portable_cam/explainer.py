@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
 from portable_cam.errors import DeviceError, InputError, ModelError, TargetError
 from portable_cam.export.autodiff import Saturation
-from portable_cam.export.explanation import build_explanation
+from portable_cam.export.explanation import explanation_model
 from portable_cam.export.guided import ReluPolicy
 from portable_cam.export.heads import Profile
 from portable_cam.export.load import ModelLike
@@ -22,6 +22,7 @@ from portable_cam.export.methods import MAP_METHODS
 from portable_cam.export.precision import Precision
 from portable_cam.export.seed import SEED_SCALE
 from portable_cam.export.targets import Target
+from portable_cam.export.weights import to_proto
 from portable_cam.gpu.options import Common, Cuda
 from portable_cam.labels import Labels
 from portable_cam.preprocess import Preprocessing
@@ -359,12 +360,12 @@ class Explainer:
     def _session(self, targets_per_image: int | None) -> Session | Pipeline:
         """One target per image has a graph of its own, without the loop over targets."""
         if targets_per_image not in self._sessions:
-            proto = self._built(targets_per_image)
-            facts = {p.key.removeprefix("portable_cam."): p.value for p in proto.metadata_props}
-            self._metadata = {p.key: p.value for p in proto.metadata_props}
+            built = self._built(targets_per_image)
+            self._metadata = dict(built.metadata_props)
+            facts = {key.removeprefix("portable_cam."): value for key, value in self._metadata.items()}
             self._facts = {key: json.loads(value) if key in _JSON else value for key, value in facts.items()}
             try:
-                self._sessions[targets_per_image] = self._started(proto)
+                self._sessions[targets_per_image] = self._started(built)
             except ModelError:
                 if "float64" not in self._facts["float_types"]:
                     raise
@@ -373,9 +374,9 @@ class Explainer:
                 return self._session(targets_per_image)
         return self._sessions[targets_per_image]
 
-    def _built(self, targets_per_image: int | None) -> onnx.ModelProto:
+    def _built(self, targets_per_image: int | None) -> ir.Model:
         if self._device is None:
-            return build_explanation(self._model, targets_per_image=targets_per_image, **self._options)
+            return explanation_model(self._model, targets_per_image=targets_per_image, **self._options)
         from portable_cam.gpu.device import open_device
         from portable_cam.gpu.pipeline import wants_graph_heads
 
@@ -385,17 +386,17 @@ class Explainer:
                 from portable_cam.gpu.float16 import to_float16
 
                 self._model = to_float16(self._model)
-        return build_explanation(
+        return explanation_model(
             self._model, targets_per_image=targets_per_image, **self._options,
             heads_in_graph=wants_graph_heads(self._device, self._opened),
         )  # fmt: skip
 
-    def _started(self, proto: onnx.ModelProto) -> Session | Pipeline:
+    def _started(self, model: ir.Model) -> Session | Pipeline:
         if self._device is None or self._opened is None:
-            return Session(proto, **self._session_options)
+            return Session(model, **self._session_options)
         from portable_cam.gpu.pipeline import Pipeline
 
-        return Pipeline(proto, self._opened, self._device, details=self._options["details"])
+        return Pipeline(to_proto(model), self._opened, self._device, details=self._options["details"])
 
     def _result(self, values: dict[str, NDArray[Any]]) -> Result:
         maps, raw, outputs = self._parts(values)

@@ -9,9 +9,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from portable_cam.errors import DeviceError, InputError, ModelError
+from portable_cam.export.weights import Parts, apart, fits
 
 try:
     import onnxruntime as ort
@@ -46,7 +48,8 @@ class Session:
     """A model ready to run.
 
     Args:
-        model: The model, or its bytes.
+        model: The model, or its bytes. An ``onnx_ir.Model`` may be larger than the 2 GiB of a protobuf: its weights
+            are then mapped from its files, and not packed for faster kernels, which would be a second copy.
         device: ``"cpu"`` or ``"cuda"``; ignored where ``providers`` is given.
         providers: Execution providers as ONNX Runtime takes them.
         threads: CPU threads within an operator; None for ONNX Runtime's choice.
@@ -65,7 +68,8 @@ class Session:
     """
 
     def __init__(
-        self, model: onnx.ModelProto | bytes, *, device: str = "cpu", providers: Sequence[Provider] | None = None,
+        self, model: onnx.ModelProto | ir.Model | bytes, *, device: str = "cpu",
+        providers: Sequence[Provider] | None = None,
         threads: int | None = None, optimize: bool = True, spin: bool = True, as_written: bool = False,
         record_placement: bool = False, time_limit: float | None = None,
     ) -> None:  # fmt: skip
@@ -84,6 +88,8 @@ class Session:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         if as_written:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if isinstance(model, ir.Model):
+            model = ir.to_proto(model) if fits(model) else self._without_weights(apart(model), options)
         data = model if isinstance(model, bytes) else _serialize(model)
         try:
             self._session = ort.InferenceSession(data, options, providers=wanted)
@@ -100,6 +106,17 @@ class Session:
         #: Inputs that have a default and may be left out.
         self.optional = {i.name: i for i in self._session.get_overridable_initializers()}
         self.outputs = [o.name for o in self._session.get_outputs()]
+
+    def _without_weights(self, parts: Parts, options: Any) -> onnx.ModelProto:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        if parts.folder is not None:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(parts.folder)
+            )
+        if parts.arrays:
+            self._weights = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in parts.arrays.items()}
+            options.add_external_initializers(list(self._weights), list(self._weights.values()))
+        return parts.proto
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
         """Run once: arrays in and out by name."""

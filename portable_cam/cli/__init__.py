@@ -108,7 +108,8 @@ def export(
     check: Annotated[bool, typer.Option(help="Let the graph prove itself, and say so in its metadata.")] = True,
 ) -> None:
     """The portable explainer: one ONNX file that any ONNX Runtime runs. Exit status 1 if it fails its own check."""
-    from portable_cam.export import build_explanation
+    from portable_cam.export.explanation import explanation_model
+    from portable_cam.export.weights import fits, save, to_proto
     from portable_cam.photo import known_preprocessing
     from portable_cam.selfcheck import record, self_check
 
@@ -120,7 +121,15 @@ def export(
         "saturation": saturation,
         "sign": sign,
     }
-    proto = build_explanation(model, names(methods), layer, targets_per_image=1 if single_target else None, **options)
+    built = explanation_model(model, names(methods), layer, targets_per_image=1 if single_target else None, **options)
+    if not fits(built):
+        if check:
+            err.print("self-check: left out, the explanation is larger than one protobuf of 2 GiB", markup=False)
+        written = save(built, target_file)
+        total = sum(file.stat().st_size for file in written) / 1e6
+        out.print(f"{' and '.join(map(str, written))}: {total:.1f} MB", highlight=False, markup=False)
+        return
+    proto = to_proto(built)
     if check:
         proof = self_check(model, proto, output=output)
         record(proto, proof)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models larger than one protobuf, with the limit set low: the same maps, from weights that stay in their file."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from typer.testing import CliRunner
+
+import portable_cam as pcam
+from portable_cam.cli import app
+from portable_cam.errors import ExternalDataError, ModelError
+from portable_cam.export import build_explanation, save_explanation, weights
+from portable_cam.export.load import load
+
+X = np.random.default_rng(3).standard_normal((2, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def large(small_cnn: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The small model with its weights in a file, and limits that make it a large one."""
+    monkeypatch.setattr(weights, "LIMIT", 1000)
+    monkeypatch.setattr(weights, "EXTERNAL", 200)
+    (tmp_path / "model").mkdir()
+    path = tmp_path / "model" / "model.onnx"
+    onnx.save_model(
+        onnx.ModelProto.FromString(small_cnn.SerializeToString()), path, save_as_external_data=True,
+        location="weights.bin", size_threshold=0,
+    )  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize("given", ["path", "proto", "ir", "ir of a file"])
+def test_the_same_maps(large: Path, small_cnn: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    model = {
+        "path": lambda: large, "proto": lambda: small_cnn, "ir": lambda: ir.from_proto(small_cnn),
+        "ir of a file": lambda: ir.load(large),
+    }[given]()  # fmt: skip
+    found = pcam.Explainer(model)(X, [[0, 3], [1, 4]])
+    monkeypatch.undo()
+    expected = pcam.Explainer(small_cnn)(X, [[0, 3], [1, 4]])
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.maps["gradcam"], expected.maps["gradcam"], rtol=1e-5, atol=1e-5)
+
+
+def test_weights_are_mapped_and_not_in_the_protobuf(large: Path) -> None:
+    model = load(large)
+    mapped = [v.const_value for v in model.graph.initializers.values() if isinstance(v.const_value, weights.Mapped)]
+    assert mapped
+    parts = weights.apart(model)
+    assert parts.folder == large.parent.resolve()
+    assert not parts.arrays
+    inside = {t.name: len(t.raw_data) for t in parts.proto.graph.initializer}
+    assert all(inside[str(tensor.name)] == 0 for tensor in mapped)
+
+
+def test_build_explanation_says_what_to_do(large: Path) -> None:
+    with pytest.raises(ModelError, match=r"larger than the 2 GiB of one protobuf: .*save_explanation"):
+        build_explanation(large)
+
+
+@pytest.mark.parametrize("by", ["function", "command"])
+def test_two_files_run_anywhere(large: Path, small_cnn: onnx.ModelProto, tmp_path: Path, by: str) -> None:
+    path = tmp_path / "out" / "explanation.onnx"
+    if by == "function":
+        assert save_explanation(path, large) == [path, path.with_name("explanation.onnx.data")]
+    else:
+        done = CliRunner().invoke(app, ["export", str(large), "-o", str(path)])
+        assert done.exit_code == 0, done.output
+        assert "explanation.onnx.data" in done.output.replace("\n", "")
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found = session.run(["heatmap.gradcam"], {"x": X, "targets": np.array([[1], [2]])})[0]
+    np.testing.assert_allclose(found, pcam.Explainer(small_cnn)(X, [1, 2]).maps["gradcam"], rtol=1e-5, atol=1e-5)
+    again = onnx.load(path, load_external_data=False)
+    assert any(t.data_location == onnx.TensorProto.EXTERNAL for t in again.graph.initializer)
+
+
+def test_moved_data_is_named(large: Path) -> None:
+    (large.parent / "weights.bin").rename(large.parent / "elsewhere.bin")
+    with pytest.raises(ExternalDataError, match=r"'weights.bin'\) is missing"):
+        pcam.Explainer(large)
+
+
+def test_length_that_is_not_the_shape(large: Path) -> None:
+    model = onnx.load(large, load_external_data=False)
+    entry = next(e for e in model.graph.initializer[0].external_data if e.key == "length")
+    entry.value = str(int(entry.value) - 4)
+    large.write_bytes(model.SerializeToString())
+    with pytest.raises(ExternalDataError, match=r"has \d+ bytes; FLOAT\[.*\] takes \d+"):
+        pcam.Explainer(large)
