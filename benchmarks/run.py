@@ -1,4 +1,4 @@
-"""One command for all benchmarks: ``python -m benchmarks.run``.
+"""Explanations next to plain inference and to other libraries: ``python -m benchmarks.run``.
 
 Times our explanation graphs, plain ONNX Runtime inference and the peers on the same pixels in one process, in turn, and
 reports medians and the median ratio to plain inference in the same round. Needs torch, captum, torchcam and onnx2torch;
@@ -16,16 +16,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 import argparse
-import csv
-import platform
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from datetime import date
+from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -37,13 +32,12 @@ from torch import nn
 
 from benchmarks import peers
 from benchmarks.models import resnet50
+from benchmarks.report import ROOT, machine, write_csv, write_table
 from portable_cam.bench import CASES, alternate, plain_model, ratio
 from portable_cam.export import build_explanation, from_torch
 from portable_cam.runtime import Session
 
-ROOT = Path(__file__).parents[1]
 ZOO = Path(os.environ.get("PORTABLE_CAM_ZOO", ROOT.parent / "shared" / "zoo"))
-BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
 
 @dataclass(frozen=True)
@@ -127,28 +121,6 @@ def measure(name: str, subject: Subject, batch: int, seconds: float, threads: in
     return rows
 
 
-def machine(threads: int) -> dict[str, str]:
-    """What the figures were measured on."""
-    model = next((li.split(":", 1)[1].strip() for li in Path("/proc/cpuinfo").read_text().splitlines()
-                  if li.startswith("model name")), platform.processor())  # fmt: skip
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    packages = ("onnxruntime", "onnx", "torch", "captum", "torchcam")
-    return {
-        "date": date.today().isoformat(), "cpu": model, "threads": str(threads), "commit": commit.stdout.strip(),
-        **{package: version(package) for package in packages},
-    }  # fmt: skip
-
-
-def write_csv(rows: list[Row], facts: dict[str, str], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*asdict(rows[0]), *facts])
-        writer.writeheader()
-        writer.writerows({**asdict(row), **facts} for row in rows)
-
-
 def table(rows: list[Row], facts: dict[str, str]) -> str:
     """The README's table: milliseconds per batch, and the share of plain inference."""
     lines = [
@@ -171,13 +143,6 @@ def table(rows: list[Row], facts: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def write_readme(text: str) -> None:
-    path = ROOT / "README.md"
-    content = path.read_text()
-    before, rest = content.split(BEGIN, 1)
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END, 1)[1]}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=40.0, help="per model and batch size")
@@ -189,7 +154,7 @@ def main() -> None:
     arguments = parser.parse_args()
     peers.quiet()
     torch.set_num_threads(arguments.threads)
-    facts = machine(arguments.threads)
+    facts = machine(arguments.threads, ("onnxruntime", "onnx", "torch", "captum", "torchcam"))
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.models:
@@ -200,7 +165,7 @@ def main() -> None:
     text = table(rows, facts)
     print(text)
     if arguments.readme:
-        write_readme(text)
+        write_table(text, ROOT / "README.md")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 
+from benchmarks import zoo as benchmark
 from benchmarks.models import resnet50
 from portable_cam.export import build_explanation, from_torch
 
@@ -91,3 +92,14 @@ def test_resnet50_grows_by_less_than_a_fifth() -> None:
     source = from_torch(resnet50(), torch.zeros(2, 3, 224, 224))
     assert source.ByteSize() > 90 * MEGABYTE, "weights were left out"
     assert build_explanation(source, METHODS, targets_per_image=1).ByteSize() < 1.2 * source.ByteSize()
+
+
+def test_the_benchmark_measures_a_classifier(zoo: Path) -> None:
+    path = zoo / "models" / "cls_mnist_cntk_opset8.onnx"
+    row = benchmark.measure(path, seconds=0.02, threads=1)
+    assert row.rounds >= 5
+    assert row.model_bytes == path.stat().st_size
+    assert 0 < row.growth < 1
+    assert 0.3 < row.of_plain_inference < 5
+    facts = {"cpu": "a", "threads": "1", "onnxruntime": "b", "date": "c", "commit": "d"}
+    assert f"| mnist_cntk_opset8 | {row.inference_ms:.2f} |" in benchmark.table([row], facts)
