@@ -46,6 +46,7 @@ def free_batch(model: ir.Model) -> bool:
         value.shape, value.dtype = ir.Shape([len(shape)]), ir.DataType.INT64
         graph.register_initializer(value)
         node.replace_input_with(1, value)
+        node.attributes.pop("allowzero", None)  # a zero copies the batch; torch's exporter always sets it
     for value in carries:
         value.shape = ir.Shape(["N", *image.shape.dims[1:]]) if value is image and image.shape is not None else None
     passes.ShapeInferencePass()(model)
@@ -133,11 +134,11 @@ def _reshape_keeps_batch(node: ir.Node, batch: int, reshapes: list[tuple[ir.Node
     shape, data, out = constant_of(node.inputs[1]), known_dims(node.inputs[0]), known_dims(node.outputs[0])  # type: ignore[arg-type]
     if shape is None or data is None or out is None or None in out:
         return False
-    if node.attributes.get_int("allowzero", 0) == 1:
-        return False
     if not out or out[0] != batch:
         return False
     target = [int(d) for d in shape.reshape(-1)]
+    if node.attributes.get_int("allowzero", 0) == 1 and 0 in target:  # an empty tensor
+        return False
     if target[0] == 0 or target[0] == -1:
         return True
     reshapes.append((node, [0, *target[1:]]))
