@@ -151,18 +151,20 @@ def macs_of(node: ir.Node) -> int | None:
         return None
     if node.op_type not in {"Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger"}:
         return 0
-    first, second = node.inputs[:2]
-    assert first is not None
-    assert second is not None
-    left, right, out = (_dims(v) for v in (first, second, node.outputs[0]))
-    if left is None or right is None or out is None:
+    if len(node.inputs) < 2 or node.inputs[0] is None or node.inputs[1] is None:
+        return None
+    left, right, out = (_dims(v) for v in (node.inputs[0], node.inputs[1], node.outputs[0]))
+    if not left or not right or out is None:
         return None
     if node.op_type in {"Conv", "ConvInteger"}:
         return math.prod(out) * math.prod(right[1:])
     if node.op_type == "ConvTranspose":
         return math.prod(left) * math.prod(right[1:])
-    transposed = node.op_type == "Gemm" and bool(node.attributes.get_int("transA", 0))
-    return math.prod(out) * left[0 if transposed else -1]
+    depth, other = left[-1], right[-2] if len(right) > 1 else right[0]
+    if node.op_type == "Gemm":
+        depth = left[0] if node.attributes.get_int("transA", 0) else left[-1]
+        other = right[-1] if node.attributes.get_int("transB", 0) else right[0]
+    return math.prod(out) * depth if depth == other else None  # a size assumed for the picture may not fit
 
 
 def count_parameters(graph: ir.Graph) -> int:

@@ -111,7 +111,7 @@ def test_what_is_not_counted_is_said(make_model: Any) -> None:
     assert cost.macs == 36 * 4 * 27
 
 
-def test_sizes_that_do_not_fit_leave_the_rest_of_the_report(make_model: Any) -> None:
+def test_a_node_that_the_assumed_size_does_not_fit_is_not_counted(make_model: Any) -> None:
     """A Gemm whose width belongs to one size of picture, 8 by 8, and that size is left open."""
     model = make_model(
         "a = Conv(x, w) r = Relu(a) f = Flatten(r) y = Gemm(f, v)", {"w": weight(2, 3, 3, 3), "v": weight(72, 5)},
@@ -119,6 +119,8 @@ def test_sizes_that_do_not_fit_leave_the_rest_of_the_report(make_model: Any) -> 
     )  # fmt: skip
     report = doctor(model)
     assert report.explainable
+    assert cost_of(report).macs == 2 * 222 * 222 * 27
+    assert cost_of(report).uncounted == {"Gemm": 1}
     json.dumps(report.to_dict())
 
 
