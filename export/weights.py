@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from portable_cam.errors import ModelError
+from portable_cam.errors import ModelError, OptionError
 
 #: Bytes of weights up to which a model is one protobuf, whose own limit is 2 GiB: the rest is left for the nodes.
 LIMIT = 2**31 - 2**26
@@ -99,5 +99,9 @@ def save(model: ir.Model, path: Path) -> list[Path]:
         path.write_bytes(ir.to_proto(model).SerializeToString())
         return [path]
     data = path.with_name(f"{path.name}.data")
+    for value in model.graph.initializers.values():  # to write over a mapped file would end the process
+        tensor = value.const_value
+        if isinstance(tensor, Mapped) and (tensor.folder / tensor.location).resolve() == data.resolve():
+            raise OptionError(f"{data} holds the weights of the model itself: write the explanation to another name")
     ir.save(model, path, external_data=data.name, size_threshold_bytes=EXTERNAL)
     return [path, data]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models larger than one protobuf, with the limit set low: the same maps, from weights that stay in their file."""
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 import portable_cam as pcam
 from portable_cam.cli import app
-from portable_cam.errors import ExternalDataError, ModelError
+from portable_cam.errors import ExternalDataError, ModelError, OptionError
 from portable_cam.export import build_explanation, save_explanation, weights
 from portable_cam.export.load import load
 
@@ -24,6 +25,7 @@ def large(small_cnn: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.Monkey
     """The small model with its weights in a file, and limits that make it a large one."""
     monkeypatch.setattr(weights, "LIMIT", 1000)
     monkeypatch.setattr(weights, "EXTERNAL", 200)
+    monkeypatch.setattr(import_module("portable_cam.export.normalize"), "_BIG", 100)
     (tmp_path / "model").mkdir()
     path = tmp_path / "model" / "model.onnx"
     onnx.save_model(
@@ -91,3 +93,15 @@ def test_length_that_is_not_the_shape(large: Path) -> None:
     large.write_bytes(model.SerializeToString())
     with pytest.raises(ExternalDataError, match=r"has \d+ bytes; FLOAT\[.*\] takes \d+"):
         pcam.Explainer(large)
+
+
+def test_the_models_own_weights_are_not_written_over(large: Path) -> None:
+    before = (large.parent / "weights.bin").read_bytes()
+    (large.parent / "weights.bin").rename(large.parent / "model.onnx.data")
+    model = onnx.load(large, load_external_data=False)
+    for tensor in model.graph.initializer:
+        next(e for e in tensor.external_data if e.key == "location").value = "model.onnx.data"
+    large.write_bytes(model.SerializeToString())
+    with pytest.raises(OptionError, match=r"model.onnx.data holds the weights of the model itself"):
+        save_explanation(large, large)
+    assert (large.parent / "model.onnx.data").read_bytes() == before
