@@ -7,15 +7,8 @@ the two model files come from the zoo.
 
 from __future__ import annotations
 
-import os
-
-# idle threads of torch's pools sleep, as ONNX Runtime's do here: several pools share the process, and each would
-# otherwise slow the next implementation in turn. Read once, when torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
-os.environ.setdefault("KMP_BLOCKTIME", "0")
-
 import argparse
+import os
 import statistics
 import tempfile
 from collections.abc import Callable
