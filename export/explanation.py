@@ -145,7 +145,8 @@ def explanation_model(
     normal = normalize(model)
     if precision == "float32":
         to_float32(normal)
-    free_batch(normal)
+    fixed = _has_fixed_batch(normal.graph)
+    freed = free_batch(normal) and fixed
     graph = normal.graph
     types = float_types(graph)
     target = target or Class()
@@ -187,6 +188,7 @@ def explanation_model(
             "output": ", ".join(dict.fromkeys(tensor.output for tensor in found)),
             "cut": ", ".join(dict.fromkeys(tensor.cut for tensor in found if tensor.cut)) or None,
             "image": image.name,
+            "batch": "freed" if freed else None,
             "channel_axis": channel_axis(image),
             "input_quantization": input_quantization(image),
             "preprocessing": preprocessing,
@@ -274,6 +276,10 @@ def _guided_on_path(plan: Plan) -> list[ir.Node]:
             if node in special:
                 met.append(node)
     return list(reversed(met))
+
+
+def _has_fixed_batch(graph: ir.Graph) -> bool:
+    return any(isinstance(dim, int) for v in graph.inputs if v.shape is not None for dim in v.shape.dims[:1])
 
 
 def _describe(model: ir.Model, facts: dict[str, Any]) -> None:

@@ -47,6 +47,25 @@ def test_a_reshape_that_moves_the_batch_is_not() -> None:
     assert explainer.input_shape()[0] == 1
 
 
+@pytest.mark.parametrize("mixes", [False, True])
+def test_an_opened_batch_is_checked_by_running_it(mixes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proof that is wrong, here one that takes a mean over images for granted, costs a note and not a wrong map."""
+    monkeypatch.setattr("portable_cam.export.batch._keeps_images_apart", lambda *_: True)
+    axis = 0 if mixes else 1
+    model = onnx.parser.parse_model(
+        f"""{SHAPE.format(width=4)} {{
+            m = ReduceMean<axes = [{axis}]>(x) d = Sub(x, m) r = Relu(d)
+            p = GlobalAveragePool(r) y = Flatten(p) }}"""
+    )
+    explainer = Explainer(model, layer="r")
+    x = np.random.default_rng(0).standard_normal((3, 4, 2, 2)).astype(np.float32)
+    for _ in range(2):  # the second time it is known
+        together = explainer(x, 2)
+        assert any("one by one" in note for note in together.notes) is mixes
+        alone = np.concatenate([explainer(x[i : i + 1], 2).scores for i in range(3)])
+        np.testing.assert_allclose(together.scores, alone, rtol=1e-5)
+
+
 def _reshaped(shape: list[int], allowzero: int, tail: str = "y = Identity(f)", width: int = 16) -> onnx.ModelProto:
     body = f"r = Relu(x) f = Reshape<allowzero = {allowzero}>(r, shape) {tail}"
     model = onnx.parser.parse_model(f"{SHAPE.format(width=width)} {{ {body} }}")
