@@ -73,6 +73,41 @@ def test_damaged_anywhere(small_cnn: onnx.ModelProto) -> None:
             pass
 
 
+@pytest.mark.parametrize(
+    "dims", [[4, 2**40, 3, 3], [4, 2**63 - 1, 3, 3], [4, 4, 3, -3], [-4, -4, 3, 3], [4, 3, 3, 3], []]
+)
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_weight_that_claims_other_dimensions(make_model: Any, dims: list[int], raw: bool) -> None:
+    weights = np.ones((4, 4, 3, 3), np.float32)
+    model = make_model(
+        "y = Conv<pads = [1, 1, 1, 1]>(x, w)", {"w": weights}, x="float[N,4,8,8] x", y="float[N,4,8,8] y"
+    )
+    tensor = model.graph.initializer[0]
+    if not raw:
+        tensor.ClearField("raw_data")
+        tensor.float_data.extend(weights.reshape(-1))
+    load(model.SerializeToString())
+    del tensor.dims[:]
+    tensor.dims.extend(dims)
+    for reader in READERS:
+        with pytest.raises(
+            ModelError, match=r"is damaged: tensor 'w' of the dimensions \[.*\] needs -?\d+ \w+ and has"
+        ):
+            reader(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "count"), [(t, n) for t in onnx.TensorProto.DataType.values() if t for n in (0, 3, 4)]
+)
+def test_every_type_is_read_as_it_is_stored(dtype: int, count: int) -> None:
+    values = [b"text"] * count if dtype == onnx.TensorProto.STRING else [1.0] * count
+    tensor = onnx.helper.make_tensor("w", dtype, [count], values)
+    node = onnx.helper.make_node("Identity", ["w"], ["y"])
+    info = onnx.helper.make_tensor_value_info("y", dtype, [count])
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [info], [tensor]))
+    assert load(model).graph.initializers["w"].const_value.shape.numpy() == (count,)
+
+
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot read the model .*absent\.onnx: No such file"):
         pcam.Explainer(tmp_path / "absent.onnx")

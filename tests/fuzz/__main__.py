@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +101,10 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write a line of JSON for each case")
     arguments = parser.parse_args()
-    parts: list[list[dict[str, Any]]] = [[] for _ in range(arguments.processes)]
     stop = arguments.start + arguments.count
-
-    def work(i: int) -> None:
-        parts[i] = run_range(arguments.start + i, stop, arguments.processes)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(arguments.processes)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(arguments.processes) as pool:
+        starts = range(arguments.start, arguments.start + arguments.processes)
+        parts = list(pool.map(lambda start: run_range(start, stop, arguments.processes), starts))
     records = sorted((record for part in parts for record in part), key=lambda record: record["case"])
     if arguments.out:
         arguments.out.write_text("".join(json.dumps(record) + "\n" for record in records))
