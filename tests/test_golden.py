@@ -3,7 +3,8 @@
 In float32 a unit whose input is within rounding of zero may fall on either side of its ReLU, and one flipped mask moves
 an input gradient by up to a per cent. Where a picture has such units, whether a run and the peer's agree about them is
 the luck of the draw; so input maps are compared over a few draws, the picture varied by less than its own float32
-rounding, and must agree in one of them. A wrong rule disagrees in all.
+rounding, and must agree in one of them. A wrong rule disagrees in all. A picture too large to have a draw without flips
+is compared with its masks pinned to the peer's.
 """
 
 import json
@@ -12,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import portable_cam as pcam
 from portable_cam import targets
 from portable_cam.detect import find_head
+from portable_cam.export.builder import Builder
 from portable_cam.export.normalize import normalize
+from portable_cam.runtime import Session
 
 CASES = [
     "lite0__coral_cat__281__blocks_10_Clip_1", "lite0__pgc_both__243__Clip_1", "lite0__pgc_both__282__Clip_1",
@@ -63,12 +67,14 @@ def case(request: pytest.FixtureRequest, golden: Path, zoo: Path) -> Case:
     return Case(zoo / "models" / meta["model"], meta, arrays)
 
 
-def draws(case: Case, profile: str, methods: tuple[str, ...], count: int = 12) -> Iterator[pcam.Result]:
+def draws(
+    case: Case, profile: str, methods: tuple[str, ...], count: int = 12, model: ir.Model | None = None
+) -> Iterator[pcam.Result]:
     """The explanation of the picture, then of pictures that differ from it by rounding."""
     target, index = case.target
     output = None if isinstance(target, targets.Boxes) else case.meta["output"]
     explainer = pcam.Explainer(
-        case.model, methods, layer=case.meta["layer_tensor"], target=target, output=output, profile=profile
+        model or case.model, methods, layer=case.meta["layer_tensor"], target=target, output=output, profile=profile
     )
     x, random = case.arrays["input"], np.random.default_rng(0)
     for i in range(count):
@@ -91,24 +97,10 @@ def distance(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
 
 
 def assert_agree_in_a_draw(case: Case, profile: str, names: dict[str, str]) -> None:
-    """Each of our input maps within relative L2 1e-3 and cosine 0.9999 of the peer's in one of the draws.
-
-    A picture of 513 x 513 has units beside a kink in every draw: our own draws are 2e-3 to 5e-3 apart. There a map must
-    be no farther from the peer's than twice what the draws are from each other.
-    """
+    """Each of our input maps within relative L2 1e-3 and cosine 0.9999 of the peer's in one of the draws."""
     names = {method: peer for method, peer in names.items() if case.has(peer)}
     if not names:
         pytest.skip("the peer has no maps for this case")
-    if isinstance(case.target[0], targets.Dense):
-        seen = [result for result, _ in zip(draws(case, profile, tuple(names)), range(3), strict=False)]
-        for method, peer in names.items():
-            ours = [result[method][:, 0] for result in seen]
-            l2, cosine = min(distance(values, case.peer(peer)) for values in ours)
-            apart = max(distance(ours[i], ours[j])[0] for i, j in ((0, 1), (0, 2), (1, 2)))
-            assert apart < 5e-3, method
-            assert l2 < 2 * apart, method
-            assert cosine > 0.9999, method
-        return
     closest = dict.fromkeys(names, (np.inf, 0.0))
     for result in draws(case, profile, tuple(names)):
         for method, peer in names.items():
@@ -118,22 +110,55 @@ def assert_agree_in_a_draw(case: Case, profile: str, names: dict[str, str]) -> N
     pytest.fail(f"closest in any draw (relative L2, cosine): {closest}")
 
 
+def pinned(case: Case) -> ir.Model:
+    """The model with each unit that lies within rounding of a ReLU's kink moved, by a millionth of the layer's largest
+    input, to the side that the peer's run had it on (``tests/kinks/find.py``); that is seen to be all that is moved."""
+    model = normalize(case.model)
+    relus = {node.outputs[0].name.split(":")[0]: node for node in model.graph if node.op_type in {"Relu", "Clip"}}
+    probe = model.clone()
+    made = {value.name: value for node in probe.graph for value in node.outputs}
+    probe.graph.outputs.extend(made[node.inputs[0].name] for node in relus.values())
+    before = Session(probe).run({probe.graph.inputs[0].name: case.arrays["input"]})
+    builder = Builder(model.graph)
+    with np.load(Path(__file__).parent / "kinks" / "deeplab.npz") as kinks:
+        for name, units in kinks.items():
+            node = relus[name]
+            at, kink, above = units[:, :-2].astype(np.int64), units[:, -2], units[:, -1].astype(bool)
+            x = before[node.inputs[0].name]
+            step = 1e-6 * np.abs(x).max()
+            assert np.abs(x[tuple(at.T)] - kink).max() < 1.2 * step, name
+            move = (kink + np.where(above, step, -step) - x[tuple(at.T)]).astype(np.float32)
+            indices, updates = builder.constant(at, ir.DataType.INT64), builder.constant(move, ir.DataType.FLOAT)
+            moved = builder.op("ScatterND", node.inputs[0], indices, updates, reduction="add")
+            moved.shape = node.inputs[0].shape
+            node.replace_input_with(0, moved)
+    model.graph.sort()
+    return model
+
+
 @pytest.mark.filterwarnings("ignore:no node counts as a ReLU")
 def test_captum(case: Case) -> None:
     result = explained(case, "captum", ("gradcam",))
     np.testing.assert_allclose(result.scores[0, 0], case.arrays["score"], rtol=1e-5)
     assert relative(result.raw["gradcam"][0], case.peer("captum.layer_gradcam")[0]) < 1e-4
     assert result["gradcam"].shape == result.raw["gradcam"].shape  # this profile leaves the map at the layer's size
-    assert_agree_in_a_draw(
-        case,
-        "captum",
-        {
-            "gradient": "captum.gradient",
-            "guided_backprop": "captum.guided_backprop",
-            "deconvnet": "captum.deconvnet",
-            "guided_gradcam": "captum.guided_gradcam_nearest",
-        },
-    )
+    names = {
+        "gradient": "captum.gradient",
+        "guided_backprop": "captum.guided_backprop",
+        "deconvnet": "captum.deconvnet",
+        "guided_gradcam": "captum.guided_gradcam_nearest",
+    }
+    if not isinstance(case.target[0], targets.Dense):
+        assert_agree_in_a_draw(case, "captum", names)
+        return
+    names.pop("guided_gradcam")  # the peer has none
+    # 513 x 513 pixels have flips in every draw; with the masks pinned to the peer's the maps are the same
+    for model, most in ((pinned(case), 1e-5), (None, 1e-2)):
+        result = next(draws(case, "captum", tuple(names), model=model))
+        for method, peer in names.items():
+            l2, cosine = distance(result[method][:, 0], case.peer(peer))
+            assert l2 < most, (method, most)
+            assert cosine > 0.9999, (method, most)
 
 
 @pytest.mark.filterwarnings("ignore:no node counts as a ReLU")
