@@ -108,9 +108,7 @@ def test_a_large_layer_of_varying_gradient(make_model: Any) -> None:
          "v": random.standard_normal((5, 4), dtype=np.float32)}, x="float[N,3,20,20] x",
     )  # fmt: skip
     x = pixels(1, 3, 20, 20)
-    compare(
-        pcam.Explainer(model, layer="r", device=Host(heads="kernels"))(x), pcam.Explainer(model, layer="r")(x)
-    )
+    compare(pcam.Explainer(model, layer="r", device=Host(heads="kernels"))(x), pcam.Explainer(model, layer="r")(x))
 
 
 def test_batches_are_filled_up(explainers: Any) -> None:

@@ -503,7 +503,6 @@ CASES += [
 # -- reductions ----------------------------------------------------------------------------------------------------
 
 
-
 def product(t: Any, axes: Sequence[int], keepdim: bool) -> Any:
     """torch multiplies along one axis at a time."""
     for axis in sorted((a % t.ndim for a in axes), reverse=True):
@@ -790,7 +789,19 @@ CASES += [
 ]  # fmt: skip
 
 
-def torch_deform(t: Any, weight: Any, offset: Any, bias: Any, mask: Any, *, strides: int, pads: int, dilations: int, group: int, offset_group: int) -> Any:
+def torch_deform(
+    t: Any,
+    weight: Any,
+    offset: Any,
+    bias: Any,
+    mask: Any,
+    *,
+    strides: int,
+    pads: int,
+    dilations: int,
+    group: int,
+    offset_group: int,
+) -> Any:
     """Every element of every window read by grid_sample, then a matrix product."""
     n, c, height, width = t.shape
     m, _, kh, kw = weight.shape
@@ -811,7 +822,9 @@ def torch_deform(t: Any, weight: Any, offset: Any, bias: Any, mask: Any, *, stri
 
 
 def deform(shape: Sequence[int], weight: Sequence[int], bias: bool = True, mask: bool = True, **kw: int) -> Case:
-    strides, pads, dilations = (kw.pop(name, default) for name, default in (("strides", 1), ("pads", 0), ("dilations", 1)))
+    strides, pads, dilations = (
+        kw.pop(name, default) for name, default in (("strides", 1), ("pads", 0), ("dilations", 1))
+    )
     group, og = kw.get("group", 1), kw.get("offset_group", 1)
     out = [(s + 2 * pads - dilations * (k - 1) - 1) // strides + 1 for s, k in zip(shape[2:], weight[2:], strict=True)]
     k = math.prod(weight[2:])
@@ -828,7 +841,9 @@ CASES += [
 ]  # fmt: skip
 
 
-def torch_roi_align(t: Any, rois: Any, which: Any, *, cells: Sequence[int], scale: float, ratio: int, half: bool) -> Any:
+def torch_roi_align(
+    t: Any, rois: Any, which: Any, *, cells: Sequence[int], scale: float, ratio: int, half: bool
+) -> Any:
     """Sample by sample, as the standard has it."""
     out = torch.zeros(len(rois), t.shape[1], *cells, dtype=t.dtype)
     for r, (box, n) in enumerate(zip(rois.tolist(), which.tolist(), strict=True)):
@@ -844,7 +859,9 @@ def torch_roi_align(t: Any, rois: Any, which: Any, *, cells: Sequence[int], scal
                 yy, xx = min(max(yy, 0), t.shape[2] - 1), min(max(xx, 0), t.shape[3] - 1)
                 fy, fx, y0, x0 = yy % 1, xx % 1, int(yy), int(xx)
                 y1, x1 = min(y0 + 1, t.shape[2] - 1), min(x0 + 1, t.shape[3] - 1)
-                value = (1 - fy) * ((1 - fx) * t[n, :, y0, x0] + fx * t[n, :, y0, x1]) + fy * ((1 - fx) * t[n, :, y1, x0] + fx * t[n, :, y1, x1])
+                value = (1 - fy) * ((1 - fx) * t[n, :, y0, x0] + fx * t[n, :, y0, x1]) + fy * (
+                    (1 - fx) * t[n, :, y1, x0] + fx * t[n, :, y1, x1]
+                )
                 out[r, :, p, q] = out[r, :, p, q] + value / (counts[0] * counts[1])
     return out
 
@@ -1224,7 +1241,11 @@ def test_a_secondary_output_is_an_error_not_a_silent_part() -> None:
 
 
 def test_an_operator_without_a_rule_is_named_with_its_path() -> None:
-    nodes = [node("Sin", ["x"], ["a"]), node("MaxRoiPool", ["a", "r"], ["d"], name="the-pooling", pooled_shape=[1, 1]), node("Exp", ["d"], ["y"])]
+    nodes = [
+        node("Sin", ["x"], ["a"]),
+        node("MaxRoiPool", ["a", "r"], ["d"], name="the-pooling", pooled_shape=[1, 1]),
+        node("Exp", ["d"], ["y"]),
+    ]
     square = np.ones((2, 3, 3, 3), np.float32)
     model = node_model(nodes, {"x": square}, ["y"], {"r": np.zeros((1, 5), np.float32)})
     with pytest.raises(UnsupportedOperatorError) as caught:

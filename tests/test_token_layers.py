@@ -169,7 +169,9 @@ def test_several_layers_of_different_layouts(make_model: Any) -> None:
 
 def test_windows_and_a_roll(make_model: Any) -> None:
     """Within windows the places are lost, and back where the residual sum is."""
-    body = PATCH.replace("[4, 4]", "[2, 2]").replace("patch", "small") + """
+    body = (
+        PATCH.replace("[4, 4]", "[2, 2]").replace("patch", "small")
+        + """
         l = Transpose<perm = [0, 2, 3, 1]>(p)
         a = Slice(l, one, end, axis) b = Slice(l, zero, one, axis) rolled = Concat<axis = 1>(a, b)
         cut = Reshape(rolled, windows) turned = Transpose<perm = [0, 1, 3, 2, 4, 5]>(cut) w0 = Reshape(turned, cells)
@@ -178,6 +180,7 @@ def test_windows_and_a_roll(make_model: Any) -> None:
         s = Add(l, joined)
         m = ReduceMean<axes = [1, 2], keepdims = 0>(s) y = Gemm(m, w)
     """
+    )
     shapes = {
         "one": [1], "end": [2**31], "zero": [0], "windows": [0, 2, 2, 3, 2, 6], "cells": [-1, 4, 6],
         "back": [-1, 2, 3, 2, 2, 6], "whole": [-1, 4, 6, 6],
