@@ -198,6 +198,7 @@ def explanation_model(
             "kernels": _for_kernels(plan) if plan.bare else None,
         },
     )
+    _forget_inner_shapes(graph)
     return normal
 
 
@@ -276,6 +277,16 @@ def _guided_on_path(plan: Plan) -> list[ir.Node]:
             if node in special:
                 met.append(node)
     return list(reversed(met))
+
+
+def _forget_inner_shapes(graph: ir.Graph) -> None:
+    """Whoever runs the graph infers the types and shapes inside again, and written down they are a tenth of a small
+    quantised model's file."""
+    stated = {id(value) for inner in [graph, *graph.subgraphs()] for value in inner.outputs}
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        for value in node.outputs:
+            if id(value) not in stated:
+                value.type = value.shape = None
 
 
 def _has_fixed_batch(graph: ir.Graph) -> bool:

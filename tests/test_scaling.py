@@ -16,6 +16,7 @@ from portable_cam.export import build_explanation, from_torch
 
 METHODS = ("gradcam", "guided_gradcam")
 MEGABYTE = 1 << 20
+TINY = 30_000  # bytes: in such a model, MNIST's of 26 kB, what the nodes take counts more than the weights
 CLASSIFIERS = (
     "cls_cifar10_resnet20_fp32", "cls_efficientnet_lite0_fp32", "cls_efficientnet_lite0_int8_qdq",
     "cls_efficientnet_lite0_int8_qoperator", "cls_emotion_minixception_fp32", "cls_mnist_cntk_opset8",
@@ -75,10 +76,10 @@ def weights(model: onnx.ModelProto) -> int:
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_an_explanation_shares_the_weights_of_the_model(zoo: Path, name: str) -> None:
-    """Weights grow by less than a fifth, and so does a file over 1 MB; in a smaller one it is the nodes that count."""
+    """The file grows by less than a fifth, and so do the weights alone."""
     source = onnx.load(zoo / "models" / f"{name}.onnx")
     built = build_explanation(source, METHODS, targets_per_image=1)
-    if source.ByteSize() > MEGABYTE:
+    if source.ByteSize() > TINY:
         assert built.ByteSize() < 1.2 * source.ByteSize()
     assert weights(built) < 1.2 * weights(source)
 
