@@ -2,6 +2,7 @@
 """The GPU's pipeline without a GPU: on the host, with interpreted kernels, it gives the maps of heads in the graph."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 
 import portable_cam as pcam
 from portable_cam.errors import DeviceError, InputError, OptionError, TargetError
+from portable_cam.export import build_explanation
 from portable_cam.gpu import Cuda, Host, placement
-from portable_cam.runtime import Placed
+from portable_cam.runtime import Placed, Session
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -299,6 +301,15 @@ def test_placement(small_cnn: onnx.ModelProto) -> None:
     assert "more" in text
     inserted = [Placed("new", "FusedConv", "CPUExecutionProvider"), Placed("m", "MemcpyToHost", "CPUExecutionProvider")]
     assert placement.elsewhere(graph, inserted, "GPU") == inserted[:1]
+
+
+def test_whole_numbers_elsewhere_in_an_explanation(zoo: Path) -> None:
+    """Its file states no types inside; those of shapes and indices are told from those of maps all the same."""
+    built = build_explanation(zoo / "models" / "cls_text_orientation_ppocr_mobilenetv3.onnx", ("guided_gradcam",))
+    placed = Session(built, record_placement=True).placement()
+    found = {node.operator for node in placement.elsewhere(built, placed, "CUDAExecutionProvider")}
+    assert {"Conv", "Mul", "Relu"} <= found
+    assert {"NonZero", "Concat", "Equal"} <= {node.operator for node in placed} - found
 
 
 def test_a_node_elsewhere_is_told(small_cnn: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:

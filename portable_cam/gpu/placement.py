@@ -27,15 +27,15 @@ def elsewhere(model: onnx.ModelProto, placed: Iterable[Placed], wanted: str) -> 
         placed: Where each node of the optimised graph went.
         wanted: The provider.
     """
-    graph = ir.from_proto(model).graph
+    others = [node for node in placed if node.provider != wanted and node.operator not in _NOT_COMPUTING]
+    if not others:
+        return []
+    graph = ir.from_proto(onnx.shape_inference.infer_shapes(model)).graph  # an explanation states no types inside
     floats = {
         node.name: any(value.dtype is None or value.dtype in FLOATS for value in node.outputs)
         for node in ir.traversal.RecursiveGraphIterator(graph)
     }
-    return [
-        node for node in placed
-        if node.provider != wanted and node.operator not in _NOT_COMPUTING and floats.get(node.name, True)
-    ]  # fmt: skip
+    return [node for node in others if floats.get(node.name, True)]
 
 
 def describe(nodes: Sequence[Placed], wanted: str, most: int = 5) -> str:
