@@ -27,6 +27,8 @@ _MAPS = frozenset(
     """.split()
 )
 _GLOBAL = frozenset({"GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "Shape", "Size", "NonZero"})
+
+
 def places_of(graph: ir.Graph, image: ir.Value, channel_axis: int) -> Known:
     """The places of every tensor that they can be followed to.
 

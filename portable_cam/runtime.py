@@ -110,9 +110,7 @@ class Session:
     def _without_weights(self, parts: Parts, options: Any) -> onnx.ModelProto:
         options.add_session_config_entry("session.disable_prepacking", "1")
         if parts.folder is not None:
-            options.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", str(parts.folder)
-            )
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(parts.folder))
         if parts.arrays:
             self._weights = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in parts.arrays.items()}
             options.add_external_initializers(list(self._weights), list(self._weights.values()))

@@ -63,8 +63,10 @@ def _cost(cost: Cost | None) -> Iterator[tuple[str, str]]:
         yield "estimated cost", "unknown: the sizes of its tensors cannot be inferred"
         return
     yield "parameters", f"{cost.parameters / 1e6:.3g} million"
-    yield "estimated cost", f"{cost.macs / 1e9:.3g} GMAC per image and forward pass" + (
-        f"; {', '.join(cost.assumed)}" if cost.assumed else ""
+    yield (
+        "estimated cost",
+        f"{cost.macs / 1e9:.3g} GMAC per image and forward pass"
+        + (f"; {', '.join(cost.assumed)}" if cost.assumed else ""),
     )
     by_multiple: dict[float, list[str]] = {}
     for name, multiple in cost.multiples.items():

@@ -35,9 +35,7 @@ class Common:
     def __post_init__(self) -> None:
         for name, allowed in (("precision", Precision), ("heads", Heads), ("placement", Placement)):
             if getattr(self, name) not in get_args(allowed):
-                raise OptionError(
-                    f"{name} is one of {', '.join(get_args(allowed))}, not {getattr(self, name)!r}"
-                )
+                raise OptionError(f"{name} is one of {', '.join(get_args(allowed))}, not {getattr(self, name)!r}")
         if self.buckets is not None and (list(self.buckets) != sorted(set(self.buckets)) or min(self.buckets) < 1):
             raise OptionError(f"buckets are batch sizes in ascending order, not {self.buckets}")
 
