@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +15,7 @@ from portable_cam.errors import LayerError, ModelError
 from portable_cam.export.autodiff import Saturation, check_saturation
 from portable_cam.export.batch import free_batch
 from portable_cam.export.builder import Builder
+from portable_cam.export.facts import Facts
 from portable_cam.export.guided import ReluPolicy, guided_nodes
 from portable_cam.export.heads import Profile
 from portable_cam.export.layers import channel_axis, find_layers, image_input, layer_places
@@ -157,7 +157,7 @@ def explanation_model(
     layers = _choose_layers(graph, target, scores, chosen, layer)
     guided = guided_nodes(graph, relu_policy)
     own_outputs = list(graph.outputs)
-    names = {"layer": [value.name for value in layers], "scores": ", ".join(str(value.name) for value in scores)}
+    layer_names, score_names = [str(value.name) for value in layers], ", ".join(str(value.name) for value in scores)
     renamed = _free_our_names(graph, [extra.name for extra in target.inputs(scores)])
     plan = Plan(
         graph, Builder(graph), chosen, layers, layer_places(graph, layers), target, scores, image, profile,
@@ -169,35 +169,32 @@ def explanation_model(
     graph.outputs.extend(own_outputs)
     passes.RemoveUnusedNodesPass()(normal)
     shield_int8(graph)
-    _describe(
-        normal,
-        {
-            "version": _version(),
-            "source_sha256": fingerprint(model),
-            "layer": names["layer"],
-            "target": target.describe(),
-            "methods": chosen,
-            "profile": profile,
-            "sign": sign,
-            "relu_policy": relu_policy,
-            "saturation": saturation,
-            "guided_nodes": [node.name for node in _guided_on_path(plan)] if wants_guided(chosen) else [],
-            "scores": names["scores"],
-            "classes": target.count(scores),
-            "inputs": {extra.name: extra.what for extra in target.inputs(scores)},
-            "output": ", ".join(dict.fromkeys(tensor.output for tensor in found)),
-            "cut": ", ".join(dict.fromkeys(tensor.cut for tensor in found if tensor.cut)) or None,
-            "image": image.name,
-            "batch": "freed" if freed else None,
-            "channel_axis": channel_axis(image),
-            "input_quantization": input_quantization(image),
-            "preprocessing": preprocessing,
-            "precision": precision,
-            "float_types": types,
-            "renamed": renamed or None,
-            "kernels": _for_kernels(plan) if plan.bare else None,
-        },
-    )
+    Facts(
+        version=_version(),
+        source_sha256=fingerprint(model),
+        layer=layer_names,
+        target=target.describe(),
+        methods=list(chosen),
+        profile=profile,
+        sign=sign,
+        relu_policy=relu_policy,
+        saturation=saturation,
+        guided_nodes=[str(node.name) for node in _guided_on_path(plan)] if wants_guided(chosen) else [],
+        scores=score_names,
+        inputs={extra.name: extra.what for extra in target.inputs(scores)},
+        output=", ".join(dict.fromkeys(tensor.output for tensor in found)),
+        image=str(image.name),
+        channel_axis=channel_axis(image),
+        precision=precision,
+        float_types=types,
+        classes=target.count(scores),
+        cut=", ".join(dict.fromkeys(tensor.cut for tensor in found if tensor.cut)) or None,
+        batch="freed" if freed else None,
+        input_quantization=input_quantization(image),
+        preprocessing=preprocessing,
+        renamed=renamed or None,
+        kernels=_for_kernels(plan) if plan.bare else None,
+    ).write(normal)
     _forget_inner_shapes(graph)
     return normal
 
@@ -291,12 +288,6 @@ def _forget_inner_shapes(graph: ir.Graph) -> None:
 
 def _has_fixed_batch(graph: ir.Graph) -> bool:
     return any(isinstance(dim, int) for v in graph.inputs if v.shape is not None for dim in v.shape.dims[:1])
-
-
-def _describe(model: ir.Model, facts: dict[str, Any]) -> None:
-    for key, value in facts.items():
-        if value is not None:
-            model.metadata_props[f"portable_cam.{key}"] = value if isinstance(value, str) else json.dumps(value)
 
 
 def _version() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,21 +11,23 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
+from portable_cam.batches import Batches
 from portable_cam.errors import DeviceError, InputError, ModelError, TargetError
 from portable_cam.export.autodiff import Saturation
 from portable_cam.export.explanation import explanation_model
+from portable_cam.export.facts import Facts
 from portable_cam.export.guided import ReluPolicy
 from portable_cam.export.heads import Profile
 from portable_cam.export.load import ModelLike
 from portable_cam.export.methods import MAP_METHODS
 from portable_cam.export.precision import Precision
-from portable_cam.export.seed import SEED_SCALE
 from portable_cam.export.targets import Target
 from portable_cam.export.weights import to_proto
+from portable_cam.flags import find_flags
 from portable_cam.gpu.options import Common, Cuda
+from portable_cam.inputs import Inputs
 from portable_cam.labels import Labels
 from portable_cam.preprocess import Preprocessing
-from portable_cam.rescale import rescaled
 from portable_cam.result import Result
 from portable_cam.runtime import Provider, Session
 
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
     from portable_cam.gpu.result import DeviceResult
 
 T = TypeVar("T")
-_JSON = frozenset({
-    "layer", "methods", "guided_nodes", "classes", "channel_axis", "preprocessing", "renamed", "target", "inputs",
-    "input_quantization", "float_types",
-})  # fmt: skip
 _OUR_PREFIXES = ("heatmap.", "raw.", "range.", "extent.", "activations.", "gradients.", "word_scores.")
 _GUIDED = frozenset({"guided_backprop", "guided_gradcam", "deconvnet"})
 
@@ -109,10 +106,12 @@ class Explainer:
         self._device = chosen if isinstance(chosen, Common) else None
         self._opened: PipelineDevice | None = None
         self._sessions: dict[int | None, Session | Pipeline] = {}
-        self._facts: dict[str, Any] = {}
-        self._mixes: bool | None = None  # whether images of an opened batch mix; None until a batch has run
-        self._metadata: dict[str, str] = {}
-        self._session(1)
+        session, built = self._built_and_started(1)
+        self._sessions[1] = session
+        self._metadata = dict(built.metadata_props)
+        self._facts = Facts.read(self._metadata)
+        self._inputs = Inputs(session, self._facts)
+        self._batches = Batches(self._facts.image, freed=self._facts.batch == "freed")
         if _GUIDED & set(self.methods) and not self.guided_nodes:
             warnings.warn(
                 "no node counts as a ReLU here, so that the guided methods give the plain gradient; "
@@ -124,34 +123,34 @@ class Explainer:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        return tuple(self._facts["methods"])
+        return tuple(self._facts.methods)
 
     @property
     def layer(self) -> str | list[str]:
         """The tensor explained (a list if several)."""
-        layers = self._facts["layer"]
+        layers = self._facts.layer
         return layers[0] if len(layers) == 1 else list(layers)
 
     @property
     def guided_nodes(self) -> list[str]:
-        return list(self._facts["guided_nodes"])
+        return list(self._facts.guided_nodes)
 
     @property
     def image_name(self) -> str:
-        return str(self._facts["image"])
+        return self._facts.image
 
     @property
     def notes(self) -> tuple[str, ...]:
-        notes = []
-        if self._facts.get("cut"):
-            notes.append(f"the score is '{self._facts['scores']}', before the final {self._facts['cut']}")
+        facts, notes = self._facts, []
+        if facts.cut:
+            notes.append(f"the score is '{facts.scores}', before the final {facts.cut}")
         if _GUIDED & set(self.methods) and not self.guided_nodes:
             notes.append("no node was guided: the guided maps are the plain gradient")
-        if self._mixes:
+        if self._batches.mixes:
             notes.append("images run one by one: together they gave other scores, though the graph seemed to allow it")
-        if self._facts.get("widened"):
-            notes.append(f"the model is {self._facts['widened']} and computed in float32, inputs and outputs included")
-        if self._facts["precision"] == "float32":
+        if facts.widened:
+            notes.append(f"the model is {facts.widened} and computed in float32, inputs and outputs included")
+        if facts.precision == "float32":
             notes.append("computed in float32, inputs and outputs included, whatever types the model is stored in")
         return tuple(notes)
 
@@ -172,18 +171,18 @@ class Explainer:
     def input_quantization(self) -> tuple[float, int] | None:
         """Scale and zero point of an integer image input: its integers q stand for (q - zero point) * scale. None if
         the model says none."""
-        found = self._facts.get("input_quantization")
+        found = self._facts.input_quantization
         return None if found is None else (float(found[0]), int(found[1]))
 
     @property
     def classes(self) -> int | None:
         """How many classes the scores have; None if known only at run time."""
-        return self._facts.get("classes")
+        return self._facts.classes
 
     @property
     def inputs(self) -> dict[str, str]:
         """The further inputs that the target takes, and what each is."""
-        return dict(self._facts.get("inputs", {}))
+        return dict(self._facts.inputs)
 
     # -- explaining ------------------------------------------------------------------------------------------------
 
@@ -202,58 +201,17 @@ class Explainer:
             InputError: An input has the wrong name, shape or type, or holds NaN.
             TargetError: A target is not an integer, or out of range.
         """
-        session = self._session(1)
-        feeds = self._feeds(session, x, extra)
+        feeds = self._inputs.feeds(x, extra)
         count = len(feeds[self.image_name])
-        asked = self._asked(targets, count, extra)
-        width = self.classes
-        if targets is not None:
-            self._check_range("target", asked)
-        feeds |= {name: self._broadcast(name, value, asked.shape) for name, value in extra.items()}
+        asked = self._inputs.targets(targets, count, extra)
+        feeds |= self._inputs.further(extra, asked.shape)
         try:
             return self._run(feeds, asked)
         except InputError:
-            if width is not None or targets is None or extra:
+            if self.classes is not None or targets is None or extra:
                 raise
             self._run(feeds, np.full((count, 1), -1, np.int64))  # if this fails too, it was not the targets
             raise TargetError(f"target {asked.max()} is out of range: the model has fewer classes") from None
-
-    def _check_range(self, name: str, asked: NDArray[Any]) -> None:
-        width = self.classes
-        if not asked.size or (asked.min() >= 0 and (width is None or asked.max() < width)):
-            return
-        wrong = asked.min() if asked.min() < 0 else asked.max()
-        has = f"the model has {width} classes, 0 to {width - 1}" if width is not None else "classes count from 0"
-        raise TargetError(f"{name} {wrong} is out of range: {has}")
-
-    def _asked(self, targets: ArrayLike | None, count: int, extra: Mapping[str, ArrayLike]) -> NDArray[np.int64]:
-        if targets is not None:
-            return check_targets(targets, count)
-        if self.classes != 1:
-            return np.full((count, 1), -1, np.int64)
-        # no choice: as many targets as the further inputs hold
-        shapes = self._session(1).inputs
-        widths = [np.shape(value)[1] for name, value in extra.items() if np.ndim(value) == len(shapes[name].shape)]
-        return np.zeros((count, max(widths, default=1)), np.int64)
-
-    def _broadcast(self, name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any]:
-        """A further input (N, K, ...) from what a user gave."""
-        session = self._session(1)
-        array, rank = _array(name, value), len(session.inputs[name].shape)
-        array = array.reshape((1,) * (rank - array.ndim) + array.shape)
-        dtype = session.check_input(name, array[:1, :1]).dtype
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise InputError(f"'{name}' holds NaN or infinite values")
-        if dtype.kind == "i" and rank == 2:  # an index like those of the targets
-            self._check_range(name, array)
-        try:
-            array = np.broadcast_to(array, (*shape, *array.shape[2:]))
-        except ValueError:
-            raise InputError(
-                f"'{name}' has shape {np.shape(value)}: for {shape[0]} images with {shape[1]} targets each give "
-                f"({shape[0]}, {shape[1]}, ...), or what broadcasts to it"
-            ) from None
-        return np.ascontiguousarray(array, dtype)
 
     def on_device(self, x: Any, targets: ArrayLike | None = None, **extra: ArrayLike) -> DeviceResult:
         """Explain a batch whose results stay on the GPU; only for ``device="cuda"`` or a device with options.
@@ -270,22 +228,18 @@ class Explainer:
         """
         from portable_cam.gpu.result import DeviceArray, DeviceResult
 
-        named = dict(x) if isinstance(x, Mapping) else {self.image_name: x}
-        pipeline = self.pipeline(1)
-        self._check_names(pipeline, named, extra)
+        named, pipeline = self._inputs.named(x), self.pipeline(1)
+        self._inputs.check_names(named, extra)
         feeds = {name: pipeline.take(name, value) for name, value in named.items()}
-        count = feeds[self.image_name].shape[0]
-        asked = self._asked(targets, count, extra)
-        if targets is not None:
-            self._check_range("target", asked)
-        further = {name: self._broadcast(name, value, asked.shape) for name, value in extra.items()}
+        asked = self._inputs.targets(targets, feeds[self.image_name].shape[0], extra)
+        further = self._inputs.further(extra, asked.shape)
         pipeline = self.pipeline(1 if asked.shape[1] == 1 else None)
         made = pipeline.on_device({**feeds, **further, "targets": asked})
         values = {name: DeviceArray(value, pipeline.device) for name, value in made.items()}
         maps, raw, outputs = self._parts(values)
         return DeviceResult(
             scores=values["scores"], targets=values["explained"], layer=self.layer, maps=maps, raw=raw,
-            outputs=outputs, values=values, to_host=self._result, find_flags=_flags,
+            outputs=outputs, values=values, to_host=self._result, find_flags=find_flags,
         )  # fmt: skip
 
     def pipeline(self, targets_per_image: int | None = 1) -> Pipeline:
@@ -299,95 +253,33 @@ class Explainer:
 
     def top(self, x: ArrayLike | Mapping[str, ArrayLike], k: int, **extra: ArrayLike) -> Result:
         """Explain the ``k`` classes with the highest scores of each image, best first; ``extra`` as in a call."""
-        feeds = self._feeds(self._session(1), x, extra)
+        feeds = self._inputs.feeds(x, extra)
         limit = min(16, self.classes or 16)
         if not 1 <= k <= limit:
             raise TargetError(f"top{k}: between 1 and {limit} top classes can be explained at once")
         asked = np.tile(-np.arange(1, k + 1, dtype=np.int64), (len(feeds[self.image_name]), 1))
-        feeds |= {name: self._broadcast(name, value, asked.shape) for name, value in extra.items()}
-        return self._run(feeds, asked)
+        return self._run(feeds | self._inputs.further(extra, asked.shape), asked)
 
     def _run(self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]) -> Result:
         session = self._session(1 if asked.shape[1] == 1 else None)
-        if SEED_SCALE in session.optional:
-            values = rescaled(lambda scale: self._batches(session, {**feeds, SEED_SCALE: scale}, asked), len(asked))
-        else:
-            values = self._batches(session, feeds, asked)
-        return self._result(values)
-
-    def _batches(
-        self, session: Session | Pipeline, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]
-    ) -> dict[str, NDArray[Any]]:
-        """All images at once, or one by one through a model of one.
-
-        A batch of one that the graph's operators proved open is checked once by running it: the last image of the
-        first larger batch must get alone what it got among the others.
-        """
-        fixed = session.inputs[self.image_name].shape[0]
-        count = len(asked)
-        opened = self._facts.get("batch") == "freed" and count > 1
-        if opened and not self._mixes:
-            values = session.run({**feeds, "targets": asked})
-            if self._mixes is None:
-                last = {name: value[-1:] for name, value in {**feeds, "targets": asked}.items()}
-                self._mixes = not _agree(values, session.run(last))
-            if not self._mixes:
-                return values
-        elif not opened and (not isinstance(fixed, int) or fixed == count):
-            return session.run({**feeds, "targets": asked})
-        if fixed != 1 and not opened:
-            raise InputError(f"the model takes exactly {fixed} images at a time, not {count}")
-        parts = [
-            session.run({**{k: v[i : i + 1] for k, v in feeds.items()}, "targets": asked[i : i + 1]})
-            for i in range(count)
-        ]
-        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-
-    def _feeds(
-        self, session: Session | Pipeline, x: ArrayLike | Mapping[str, ArrayLike], extra: Mapping[str, ArrayLike]
-    ) -> dict[str, NDArray[Any]]:
-        named = dict(x) if isinstance(x, Mapping) else {self.image_name: x}
-        self._check_names(session, named, extra)
-        feeds = {name: _array(name, value) for name, value in named.items()}
-        image = feeds[self.image_name]
-        fixed = session.inputs[self.image_name].shape
-        if image.ndim == 4 and fixed[0] == 1 and len(image) > 1:  # run one by one
-            session.check_input(self.image_name, image[:1])
-            return {name: np.concatenate([session.check_input(name, v[i : i + 1]) for i in range(len(image))])
-                    for name, v in feeds.items()}  # fmt: skip
-        return {name: session.check_input(name, value) for name, value in feeds.items()}
-
-    def _check_names(
-        self, session: Session | Pipeline, named: Mapping[str, Any], extra: Mapping[str, ArrayLike]
-    ) -> None:
-        """Whether all inputs are there: :class:`InputError` if not."""
-        further = self.inputs
-        for name in extra:
-            if name not in further:
-                raise InputError(f"the target takes no '{name}'" + (f"; it takes {', '.join(further)}" * bool(further)))
-        for name, what in further.items():
-            if name not in extra:
-                raise InputError(f"'{name}' is missing: {what}")
-        missing = [n for n in session.inputs if n not in named and n != "targets" and n not in further]
-        if missing:
-            raise InputError(f"input '{missing[0]}' is missing: give a dict of all inputs")
+        return self._result(self._batches.run(session, {**feeds, "targets": asked}))
 
     def _session(self, targets_per_image: int | None) -> Session | Pipeline:
         """One target per image has a graph of its own, without the loop over targets."""
         if targets_per_image not in self._sessions:
-            built = self._built(targets_per_image)
-            self._metadata = dict(built.metadata_props)
-            facts = {key.removeprefix("portable_cam."): value for key, value in self._metadata.items()}
-            self._facts = {key: json.loads(value) if key in _JSON else value for key, value in facts.items()}
-            try:
-                self._sessions[targets_per_image] = self._started(built)
-            except ModelError:
-                if "float64" not in self._facts["float_types"]:
-                    raise
-                # few float64 kernels exist, and none of convolution on the CPU
-                self._options["precision"] = "float32"
-                return self._session(targets_per_image)
+            self._sessions[targets_per_image], _ = self._built_and_started(targets_per_image)
         return self._sessions[targets_per_image]
+
+    def _built_and_started(self, targets_per_image: int | None) -> tuple[Session | Pipeline, ir.Model]:
+        built = self._built(targets_per_image)
+        try:
+            return self._started(built), built
+        except ModelError:
+            if "float64" not in Facts.read(built.metadata_props).float_types:
+                raise
+            # few float64 kernels exist, and none of convolution on the CPU
+            self._options["precision"] = "float32"
+            return self._built_and_started(targets_per_image)
 
     def _built(self, targets_per_image: int | None) -> ir.Model:
         if self._device is None:
@@ -415,14 +307,14 @@ class Explainer:
 
     def _result(self, values: dict[str, NDArray[Any]]) -> Result:
         maps, raw, outputs = self._parts(values)
-        layers = self._facts["layer"]
+        layers = self._facts.layer
         return Result(
             scores=values["scores"], targets=values["explained"], layer=self.layer, maps=maps, raw=raw,
-            flags=_flags(values, maps), guided_nodes=self.guided_nodes, outputs=outputs, notes=self.notes,
+            flags=find_flags(values, maps), guided_nodes=self.guided_nodes, outputs=outputs, notes=self.notes,
             activations=values.get(f"activations.{layers[0]}") if layers else None,
             gradients=values.get(f"gradients.{layers[0]}") if layers else None,
             words={name[12:]: value for name, value in values.items() if name.startswith("word_scores.")},
-            channel_axis=int(self._facts["channel_axis"]),
+            channel_axis=self._facts.channel_axis,
         )  # fmt: skip
 
     def _parts(self, values: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T], dict[str, T]]:
@@ -430,7 +322,7 @@ class Explainer:
         maps = {m: values[f"heatmap.{m}" if m in MAP_METHODS else m] for m in self.methods}
         raw = {name[4:]: values[name] for name in values if name.startswith("raw.")}
         ours = {"scores", "explained", "cam", *maps}
-        renamed = self._facts.get("renamed", {})
+        renamed = self._facts.renamed or {}
         outputs = {
             renamed.get(name, name): value for name, value in values.items()
             if name not in ours and not name.startswith(_OUR_PREFIXES)
@@ -463,61 +355,3 @@ def explain(
 
     explainer = PhotoExplainer(model, methods, labels=labels, preprocessing=preprocessing, **options)
     return explainer(image, targets).result
-
-
-def check_targets(targets: ArrayLike, count: int) -> NDArray[np.int64]:
-    """Targets as int64 (N, K)."""
-    try:
-        array = np.asarray(targets)
-    except ValueError:
-        raise TargetError("targets do not make an array: give as many for each image") from None
-    if array.dtype.kind not in "iu":
-        raise TargetError(f"targets are integers, not {array.dtype}; names need a labels file")
-    if array.ndim == 0:
-        array = np.full(count, array)
-    if array.ndim == 1:
-        array = array[:, None]
-    if array.ndim != 2 or len(array) != count or array.shape[1] == 0:
-        raise TargetError(f"targets have shape (N,) or (N, K) with N = {count} images, not {tuple(np.shape(targets))}")
-    if array.min(initial=0) < 0:
-        raise TargetError(f"target {array.min()} is negative: classes count from 0")
-    if array.max(initial=0) > np.iinfo(np.int64).max:
-        raise TargetError(f"target {array.max()} is out of range")
-    return array.astype(np.int64)
-
-
-def _agree(together: Mapping[str, NDArray[Any]], alone: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether the last image's scores are those of the image alone, within one step of a quantised model."""
-    ours, theirs = together["scores"][-1:].astype(np.float64), alone["scores"].astype(np.float64)
-    step = 0.02 * float(np.abs(theirs).max(initial=0)) + 1e-6
-    return bool(np.allclose(ours, theirs, rtol=0, atol=step, equal_nan=True))
-
-
-def _array(name: str, value: ArrayLike) -> NDArray[Any]:
-    try:
-        return np.asarray(value)
-    except ValueError:
-        raise InputError(f"input '{name}' does not make an array: its rows differ in length") from None
-
-
-def _flags(values: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[Any]]) -> list[list[tuple[str, ...]]]:
-    count, width = values["scores"].shape
-    found: list[list[list[str]]] = [[[] for _ in range(width)] for _ in range(count)]
-
-    def mark(flag: str, where: NDArray[np.bool_]) -> None:
-        for n, k in np.argwhere(where):
-            if flag not in found[n][k]:
-                found[n][k].append(flag)
-
-    for value in maps.values():
-        space = tuple(range(2, value.ndim))
-        mark("flat", value.min(axis=space) == value.max(axis=space))
-    for name, value in values.items():
-        if name.startswith("range."):
-            low, high = value[..., 0], value[..., 1]
-            mark("flat", low == high)
-            mark("all_negative", (high <= 0) & (low < 0))
-            mark("nan", ~np.isfinite(value).all(axis=-1))
-    for value in [*maps.values(), values["scores"]]:
-        mark("nan", ~np.isfinite(value).all(axis=tuple(range(2, value.ndim))))
-    return [[tuple(flags) for flags in row] for row in found]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from portable_cam.bench import random_feeds
 from portable_cam.errors import ModelError
 from portable_cam.export.explanation import build_explanation
+from portable_cam.export.facts import Facts
 from portable_cam.export.layers import layer_places
 from portable_cam.export.load import ModelLike, load
 from portable_cam.export.normalize import normalize
@@ -68,6 +69,9 @@ def self_check(model: ModelLike, explanation: onnx.ModelProto, output: str | Non
         model: The original.
         explanation: What ``build_explanation`` made of it.
         output: As given to ``build_explanation``.
+
+    Raises:
+        ModelError: It is not what ``build_explanation`` makes.
     """
     quantized = any(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear"} for node in explanation.graph.node)
     forward, explained, feeds, ours = _forward(model, explanation)
@@ -75,13 +79,13 @@ def self_check(model: ModelLike, explanation: onnx.ModelProto, output: str | Non
         # which operators ONNX Runtime fuses to integer kernels alone moves the logits of an int8 model by several
         # steps: then node by node, as both graphs are written, they must agree
         forward = min(forward, _forward(model, explanation, as_written=True)[0])
-    image = _fact(explanation, "image", "")
+    facts = _facts(explanation)
     feeds["targets"] = ours["explained"]
     if quantized:
         return Proof(forward, None, None, forward < 1e-3, quantized=True)
-    precision: Precision = "float32" if _fact(explanation, "precision", "model") == "float32" else "model"
-    analytic, numeric = _directional(model, explained, image, feeds, output, seed, precision)
-    maps = _peaks(model, explanation, feeds, ours)
+    precision: Precision = "float32" if facts.precision == "float32" else "model"
+    analytic, numeric = _directional(model, explained, facts.image, feeds, output, seed, precision)
+    maps = _peaks(model, facts, feeds, ours)
     slopes = [*maps.values()] + ([] if analytic is None or numeric is None else [(analytic, numeric)])
     half = _is_half(model)  # three digits: a map's peak can be told by them, a slope not
     agrees = all(_close(a, n, 4 * _TOLERANCE if half else _TOLERANCE) for a, n in slopes)
@@ -97,7 +101,7 @@ def _forward(
     feeds = random_feeds(explained, 1) | {"targets": np.full((1, 1), -1, np.int64)}
     ours = explained.run(feeds)
     theirs = original.run({name: feeds[name].astype(original.dtype(name)) for name in original.inputs})
-    renamed = {old: new for new, old in json.loads(_fact(explanation, "renamed", "{}")).items()}
+    renamed = {old: new for new, old in (_facts(explanation).renamed or {}).items()}
     pairs = [(ours[renamed.get(name, name)].astype(np.float64), value) for name, value in theirs.items()]
     forward = max((float(np.abs(o - t).max() / (np.abs(t).max() + 1e-12)) for o, t in pairs), default=0.0)
     return forward, explained, feeds, ours
@@ -128,12 +132,12 @@ def record(explanation: onnx.ModelProto, proof: Proof) -> None:
     entry.key, entry.value = "portable_cam.self_check", json.dumps(asdict(proof))
 
 
-def _fact(explanation: onnx.ModelProto, key: str, default: str) -> str:
-    return next((p.value for p in explanation.metadata_props if p.key == f"portable_cam.{key}"), default)
+def _facts(explanation: onnx.ModelProto) -> Facts:
+    return Facts.read({p.key: p.value for p in explanation.metadata_props})
 
 
 def _peaks(
-    model: ModelLike, explanation: onnx.ModelProto, feeds: dict[str, Any], ours: dict[str, Any]
+    model: ModelLike, facts: Facts, feeds: dict[str, Any], ours: dict[str, Any]
 ) -> dict[str, tuple[float, float]]:
     """The greatest value of each Grad-CAM map in the file, and the same by finite differences of the model alone.
 
@@ -141,13 +145,11 @@ def _peaks(
     sum_c mean(g_c) A_c[p] = d score(A + t D) / dt with D_c = A_c[p] / (h w) at every place of the picture.
     """
     found = {}
-    for name in json.loads(_fact(explanation, "layer", "[]")):
+    for name in facts.layer:
         raw = next((ours[n] for n in (f"raw.gradcam.{name}", "raw.gradcam") if n in ours), None)
         if raw is None or not raw[0, 0].max() > 0:
             continue
-        nudged, places = _nudged(
-            model, name, _fact(explanation, "scores", ""), _fact(explanation, "precision", "model")
-        )
+        nudged, places = _nudged(model, name, facts.scores, facts.precision)
         session = Session(nudged)
         given = {k: v for k, v in feeds.items() if k != "targets"}
         still = np.zeros([1] * (len(places.axes) + 2), session.dtype("nudge"))
@@ -159,7 +161,7 @@ def _peaks(
             values = session.run({**given, "nudge": nudge}, ["nudge/scores"])["nudge/scores"]  # noqa: B023
             return float(values.reshape(len(values), -1)[0, int(feeds["targets"][0, 0])])
 
-        sign = -1 if _fact(explanation, "sign", "") == "negative" else 1
+        sign = -1 if facts.sign == "negative" else 1
         slopes = [sign * (score(e) - score(-e)) / (2 * e * area) for e in _STEPS]
         peak = float(raw[0, 0].max())
         found[name] = (peak, min(slopes, key=lambda n: abs(n - peak)))

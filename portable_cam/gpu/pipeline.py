@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -13,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from portable_cam.errors import DeviceError, InputError
+from portable_cam.export.facts import Facts
 from portable_cam.export.heads import Profile
 from portable_cam.gpu import placement
 from portable_cam.gpu.binding import BoundSession, from_dlpack
@@ -67,8 +67,8 @@ class Pipeline:
         graphs = isinstance(options, Cuda) and options.cuda_graphs and not _has_subgraphs(model)
         self.session = Session(model, providers=device.providers(cuda_graphs=graphs), record_placement=True)
         self.inputs, self.outputs, self.optional = self.session.inputs, self.session.outputs, self.session.optional
-        facts = {p.key.removeprefix("portable_cam."): p.value for p in model.metadata_props}
-        self._image, self._axis = facts["image"], int(facts["channel_axis"])
+        facts = Facts.read({p.key: p.value for p in model.metadata_props})
+        self._image, self._axis = facts.image, facts.channel_axis
         self.bound = BoundSession(self.session, device, self._image, options.buckets, cuda_graphs=graphs)
         self._details = details
         self.heads = _kernel_heads(facts, device, details)
@@ -148,13 +148,12 @@ class Pipeline:
             warnings.warn(message, stacklevel=4)
 
 
-def _kernel_heads(facts: Mapping[str, str], device: PipelineDevice, details: bool) -> KernelHeads | None:
-    if "kernels" not in facts:
+def _kernel_heads(facts: Facts, device: PipelineDevice, details: bool) -> KernelHeads | None:
+    if facts.kernels is None:
         return None
-    where = json.loads(facts["kernels"])
     return KernelHeads(
-        device, tuple(json.loads(facts["methods"])), cast(Profile, facts["profile"]), tuple(where["layers"]),
-        where["cam"], -1 if facts["sign"] == "negative" else 1, facts["channel_axis"] != "1", details,
+        device, tuple(facts.methods), cast(Profile, facts.profile), tuple(facts.kernels["layers"]),
+        facts.kernels["cam"], -1 if facts.sign == "negative" else 1, facts.channel_axis != 1, details,
     )  # fmt: skip
 
 

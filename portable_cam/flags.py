@@ -1,0 +1,38 @@
+"""What a reader of maps must not overlook in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def find_flags(values: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[Any]]) -> list[list[tuple[str, ...]]]:
+    """For each image and target the flags that :class:`~portable_cam.result.Result` describes.
+
+    Args:
+        values: ``scores`` (N, K) and each ``range.<method>`` (N, K, 2), by the names of an explanation file.
+        maps: The methods' maps, (N, K, ...), or of each its extremes.
+    """
+    count, width = values["scores"].shape
+    found: list[list[list[str]]] = [[[] for _ in range(width)] for _ in range(count)]
+
+    def mark(flag: str, where: NDArray[np.bool_]) -> None:
+        for n, k in np.argwhere(where):
+            if flag not in found[n][k]:
+                found[n][k].append(flag)
+
+    for value in maps.values():
+        space = tuple(range(2, value.ndim))
+        mark("flat", value.min(axis=space) == value.max(axis=space))
+    for name, value in values.items():
+        if name.startswith("range."):
+            low, high = value[..., 0], value[..., 1]
+            mark("flat", low == high)
+            mark("all_negative", (high <= 0) & (low < 0))
+            mark("nan", ~np.isfinite(value).all(axis=-1))
+    for value in [*maps.values(), values["scores"]]:
+        mark("nan", ~np.isfinite(value).all(axis=tuple(range(2, value.ndim))))
+    return [[tuple(flags) for flags in row] for row in found]
