@@ -327,7 +327,7 @@ class _Walk:
         dims = _dims(value)
         count = None if dims is None else element_count(dims)
         self._elements[value] = count or 0
-        width = 4.0 if value.dtype is None else value.dtype.itemsize
+        width = 4.0 if value.dtype in {None, ir.DataType.STRING} else value.dtype.itemsize
         self._bytes[value] = math.ceil((count or 0) * width)
         return count
 

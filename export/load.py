@@ -18,7 +18,6 @@ from portable_cam.export import weights
 from portable_cam.export.weights import Mapped, apart, fits
 
 _TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
-_STRING = onnx.TensorProto.STRING
 _COMPLEX = frozenset({onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128})
 _FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 
@@ -39,10 +38,12 @@ def load(model: ModelLike) -> ir.Model:
     if isinstance(model, ir.Model):
         return _untied(model.clone())
     if isinstance(model, onnx.ModelProto):
+        _check_tensors(model, "the given ModelProto")
         _refuse_external(model, "the given ModelProto")
         return _untied(_from_proto(model, "the given ModelProto"))
     if isinstance(model, bytes | bytearray | memoryview):
         proto = _parse(bytes(model), "the given bytes")
+        _check_tensors(proto, "the given bytes")
         _refuse_external(proto, "the given bytes")
         return _from_proto(proto, "the given bytes")
     if not isinstance(model, str | Path):
@@ -57,6 +58,7 @@ def load(model: ModelLike) -> ir.Model:
     except OSError as error:
         raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from None
     proto = _parse(data, str(path))
+    _check_tensors(proto, str(path))
     _check_external(proto, path.parent)
     large = _mapped(proto, path.parent.resolve())
     try:
@@ -109,31 +111,33 @@ def _from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:
         raise ModelError(f"{name} is not an ONNX model: it has no graph with nodes and outputs")
     if not any(o.domain in {"", "ai.onnx"} for o in proto.opset_import):
         raise ModelError(f"{name} does not import the ONNX operator set (opset_import is missing)")
-    for tensor in onnx.external_data_helper._get_all_tensors(proto):
-        _check_content(tensor, name)
     try:
         return ir.from_proto(proto)
     except Exception as error:
         raise ModelError(f"{name} is not a valid ONNX model: {error}") from None
 
 
-def _check_content(tensor: onnx.TensorProto, name: str) -> None:
-    """A tensor stored in the model has the elements that its dimensions claim; the libraries find out one by one, each
-    with an error of its own, or take the claim for the size of the weights."""
-    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.data_type not in _TYPES:
-        return
-    count, bits = math.prod(tensor.dims), ir.DataType(tensor.data_type).bitwidth if tensor.data_type != _STRING else 8
-    size = -(-count * bits // 8)
-    if tensor.HasField("raw_data"):
-        held, needed, unit = len(tensor.raw_data), size, "bytes"
-    else:  # types of two and four bits are packed, complex numbers have two entries
-        held, unit = sum(len(getattr(tensor, field)) for field in _FIELDS), "elements"
-        needed = size if bits in {2, 4} else 2 * count if tensor.data_type in _COMPLEX else count
-    if held != needed or min(tensor.dims, default=0) < 0:
-        raise ModelError(
-            f"{name} is damaged: tensor '{tensor.name}' of the dimensions {list(tensor.dims)} needs {needed} {unit} "
-            f"and has {held}"
-        )
+def _check_tensors(proto: onnx.ModelProto, name: str) -> None:
+    """Every tensor has a type, and one stored in the model the elements that its dimensions claim: the libraries find
+    out one by one, each with an error of its own, or take the claim for the size of the weights."""
+    for tensor in onnx.external_data_helper._get_all_tensors(proto):
+        where = f"{name} is damaged: tensor '{tensor.name}'"
+        if tensor.data_type not in _TYPES:
+            raise ModelError(f"{where} has no known type (data_type {tensor.data_type})")
+        if min(tensor.dims, default=0) < 0:
+            raise ModelError(f"{where} has the dimensions {list(tensor.dims)}")
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            continue
+        text = tensor.data_type == onnx.TensorProto.STRING
+        count, bits = math.prod(tensor.dims), 8 if text else ir.DataType(tensor.data_type).bitwidth
+        size = -(-count * bits // 8)
+        if tensor.HasField("raw_data"):
+            held, needed, unit = len(tensor.raw_data), size, "bytes"
+        else:  # types of two and four bits are packed, complex numbers have two entries
+            held, unit = sum(len(getattr(tensor, field)) for field in _FIELDS), "elements"
+            needed = size if bits in {2, 4} else 2 * count if tensor.data_type in _COMPLEX else count
+        if held != needed:
+            raise ModelError(f"{where} of the dimensions {list(tensor.dims)} needs {needed} {unit} and has {held}")
 
 
 def _untied(model: ir.Model) -> ir.Model:

@@ -82,7 +82,7 @@ def is_feature_map(value: ir.Value, places: Places | None) -> bool:
     dims = known_dims(value)
     if places is None or dims is None or len(dims) != len(places.axes) + 2:
         return False
-    return 1 not in places.size and places.prefix >= 0 and places.features
+    return not {0, 1} & set(places.size) and places.prefix >= 0 and places.features
 
 
 def picture_dims(value: ir.Value, places: Places) -> list[int | None]:

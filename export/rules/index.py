@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from portable_cam.errors import ModelError
 from portable_cam.export.builder import constant_of, rank_of, static_dim
 from portable_cam.export.rules.registry import Gradient, Vjp, register
 
@@ -12,6 +13,8 @@ def gather(v: Vjp) -> Sequence[Gradient]:
     b, rank, indices = v.b, rank_of(v.x), v.input(1)
     axis = v.int_attr("axis", 0) % rank
     size, content = static_dim(v.x, axis), constant_of(indices)
+    if size == 0:
+        raise ModelError(f"Gather node '{v.node.name}' picks from axis {axis} of '{v.x.name}', which is empty")
     if content is not None and size is not None:
         flat = [int(i) % size for i in content.reshape(-1)]
         if len(flat) == 1:
