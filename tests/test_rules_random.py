@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: E501 - as test_rules.py
+# ruff: noqa: E501 - as rule_cases
 """Gradient rules on random shapes and attributes, and on small random graphs: the outputs of the model stay as they
 were, and along a random direction the gradient graph agrees with finite differences."""
 
