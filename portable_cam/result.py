@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.errors import OptionError
 
+T = TypeVar("T")
+
+
+class ByMethod(Generic[T]):
+    """What is explained by methods: ``result["gradcam"]``, ``for method in result``, ``len(result)`` images."""
+
+    scores: Any
+    maps: Mapping[str, T]
+
+    def __getitem__(self, method: str) -> T:
+        if method not in self.maps:
+            raise OptionError(f"method '{method}' was not computed; this result has {', '.join(self.maps)}")
+        return self.maps[method]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.maps)
+
+    def __contains__(self, method: object) -> bool:
+        return method in self.maps
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
 
 @dataclass(frozen=True)
-class Result:
+class Result(ByMethod[NDArray[np.float32]]):
     """The explanation of N images, K targets each.
 
     ``result["gradcam"]`` gives a method's maps: (N, K, H, W) float32 at the input's size for methods of maps,
@@ -50,17 +73,3 @@ class Result:
     """Of the input: 1 for (N, C, H, W), 3 for (N, H, W, C)."""
     labels: list[list[str]] = field(default_factory=list)
     """(N, K): the names of the targets, where labels are known."""
-
-    def __getitem__(self, method: str) -> NDArray[np.float32]:
-        if method not in self.maps:
-            raise OptionError(f"method '{method}' was not computed; this result has {', '.join(self.maps)}")
-        return self.maps[method]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.maps)
-
-    def __contains__(self, method: object) -> bool:
-        return method in self.maps
-
-    def __len__(self) -> int:
-        return len(self.scores)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam import kernels
-from portable_cam.errors import InputError, OptionError
+from portable_cam.errors import InputError
 from portable_cam.gpu.binding import from_dlpack
 from portable_cam.gpu.device import PipelineDevice
 from portable_cam.kernels.array import Array
-from portable_cam.result import Result
+from portable_cam.result import ByMethod, Result
 
 
 class DeviceArray:
@@ -97,7 +97,7 @@ def _placed(device: PipelineDevice, name: str, values: Any) -> Array:
 
 
 @dataclass(frozen=True)
-class DeviceResult:
+class DeviceResult(ByMethod[DeviceArray]):
     """The explanation of N images, K targets each, as :class:`~portable_cam.result.Result` has it, on a device."""
 
     scores: DeviceArray
@@ -113,20 +113,6 @@ class DeviceResult:
     """Everything that was computed, by the names of an explanation file."""
     to_host: Callable[[dict[str, NDArray[Any]]], Result]
     find_flags: Callable[[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]], list[list[tuple[str, ...]]]]
-
-    def __getitem__(self, method: str) -> DeviceArray:
-        if method not in self.maps:
-            raise OptionError(f"method '{method}' was not computed; this result has {', '.join(self.maps)}")
-        return self.maps[method]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.maps)
-
-    def __contains__(self, method: object) -> bool:
-        return method in self.maps
-
-    def __len__(self) -> int:
-        return len(self.scores)
 
     @cached_property
     def flags(self) -> list[list[tuple[str, ...]]]:
