@@ -9,6 +9,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from portable_cam.errors import UnsupportedOperatorError
+from portable_cam.export.attributes import HasNode
 from portable_cam.export.builder import Builder, known_dims
 from portable_cam.export.refusals import REFUSED
 
@@ -16,7 +17,7 @@ DOMAIN = "com.microsoft"
 
 
 @dataclass(frozen=True)
-class Contrib:
+class Contrib(HasNode):
     """What a decomposition sees of one node: the tape, the node, its inputs and attributes."""
 
     b: Builder
@@ -37,21 +38,6 @@ class Contrib:
             return False
         output = self.node.outputs[index]
         return bool(output.uses()) or output.is_graph_output()
-
-    def int_attr(self, name: str, default: int) -> int:
-        return int(self.node.attributes.get_int(name, default))
-
-    def float_attr(self, name: str, default: float) -> float:
-        return float(self.node.attributes.get_float(name, default))
-
-    def str_attr(self, name: str, default: str) -> str:
-        return str(self.node.attributes.get_string(name, default))
-
-    def floats_attr(self, name: str) -> list[float]:
-        return [float(number) for number in self.node.attributes.get_floats(name, [])]
-
-    def ints_attr(self, name: str) -> list[int]:
-        return [int(number) for number in self.node.attributes.get_ints(name, [])]
 
     def rank(self, value: ir.Value) -> int:
         dims = known_dims(value)

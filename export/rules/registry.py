@@ -9,6 +9,7 @@ from typing import TypeAlias, overload
 import onnx_ir as ir
 
 from portable_cam.errors import UnsupportedOperatorError
+from portable_cam.export.attributes import HasNode
 from portable_cam.export.builder import ONNX_DOMAINS, Builder, constant_of, reads
 from portable_cam.export.quantized.tensors import Residuals
 
@@ -19,7 +20,7 @@ Inside: TypeAlias = Callable[
 
 
 @dataclass(frozen=True)
-class Vjp:
+class Vjp(HasNode):
     """What a rule sees of one node: the tape, the node, the gradients of its outputs, the inputs that need one, and
     what it reads in place of the tensors of a quantised graph.
 
@@ -79,18 +80,6 @@ class Vjp:
 
     def needed(self, index: int) -> bool:
         return index < len(self.needs) and self.needs[index]
-
-    def int_attr(self, name: str, default: int) -> int:
-        return int(self.node.attributes.get_int(name, default))
-
-    def float_attr(self, name: str, default: float) -> float:
-        return float(self.node.attributes.get_float(name, default))
-
-    def str_attr(self, name: str, default: str) -> str:
-        return str(self.node.attributes.get_string(name, default))
-
-    def ints_attr(self, name: str, default: Sequence[int]) -> list[int]:
-        return [int(v) for v in self.node.attributes.get_ints(name, default)]
 
     def const_ints(self, index: int) -> list[int] | None:
         """The content of a constant integer input as a flat list; None if it is absent or computed at run time."""
