@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from portable_cam.export.batch import free_batch
-from portable_cam.export.explanation import build_explanation
+from portable_cam.export.explanation import explanation_model
 from portable_cam.export.load import ModelLike
 from portable_cam.export.normalize import normalize
 from portable_cam.runtime import Session
@@ -59,11 +59,11 @@ def ratio(times: Sequence[float], base: Sequence[float]) -> float:
     return statistics.median(t / b for t, b in zip(times, base, strict=True))
 
 
-def plain_model(model: ModelLike) -> Any:
+def plain_model(model: ModelLike) -> ir.Model:
     """The normalised model without an explanation, its batch as free as the explanation's: the base of the ratios."""
     normal = normalize(model)
     free_batch(normal)
-    return ir.to_proto(normal)
+    return normal
 
 
 def bench(
@@ -81,7 +81,7 @@ def bench(
     sessions, built = {}, {}
     for name, methods in CASES.items():
         begin = time.perf_counter()
-        graph = build_explanation(model, methods, output=output, targets_per_image=1)
+        graph = explanation_model(model, methods, output=output, targets_per_image=1)
         built[name] = time.perf_counter() - begin
         sessions[name] = Session(graph, device=device, threads=threads, spin=False)
     feeds = random_feeds(plain, batch)

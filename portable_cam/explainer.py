@@ -22,7 +22,6 @@ from portable_cam.export.load import ModelLike
 from portable_cam.export.methods import MAP_METHODS
 from portable_cam.export.precision import Precision
 from portable_cam.export.targets import Target
-from portable_cam.export.weights import to_proto
 from portable_cam.flags import find_flags
 from portable_cam.gpu.options import Common, Cuda
 from portable_cam.inputs import Inputs
@@ -303,7 +302,7 @@ class Explainer:
             return Session(model, **self._session_options)
         from portable_cam.gpu.pipeline import Pipeline
 
-        return Pipeline(to_proto(model), self._opened, self._device, details=self._options["details"])
+        return Pipeline(model, self._opened, self._device, details=self._options["details"])
 
     def _result(self, values: dict[str, NDArray[Any]]) -> Result:
         maps, raw, outputs = self._parts(values)

@@ -217,7 +217,7 @@ def raw_session(graph: ir.Graph, names: Sequence[str], **options: Any) -> Sessio
     graph.outputs.extend(values[name] for name in names)
     model = ir.Model(graph, ir_version=10)
     passes.RemoveUnusedNodesPass()(model)
-    return Session(ir.to_proto(model), **options)
+    return Session(model, **options)
 
 
 def _members(names: Sequence[int | str], labels: Labels | None) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from portable_cam.bench import random_feeds
 from portable_cam.errors import ModelError
-from portable_cam.export.explanation import build_explanation
+from portable_cam.export.explanation import explanation_model
 from portable_cam.export.facts import Facts
 from portable_cam.export.layers import layer_places
 from portable_cam.export.load import ModelLike, load
@@ -62,24 +62,28 @@ class Proof:
         return f"{verdict}: forward outputs differ by {self.forward:.1e}, {gradient}{peaks}"
 
 
-def self_check(model: ModelLike, explanation: onnx.ModelProto, output: str | None = None, seed: int = 0) -> Proof:
+def self_check(
+    model: ModelLike, explanation: onnx.ModelProto | ir.Model, output: str | None = None, seed: int = 0
+) -> Proof:
     """Run the explanation next to the original on random pixels.
 
     Args:
         model: The original.
-        explanation: What ``build_explanation`` made of it.
+        explanation: What ``build_explanation`` or ``explanation_model`` made of it.
         output: As given to ``build_explanation``.
 
     Raises:
         ModelError: It is not what ``build_explanation`` makes.
     """
-    quantized = any(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear"} for node in explanation.graph.node)
+    if isinstance(explanation, onnx.ModelProto):
+        explanation = ir.from_proto(explanation)
+    quantized = any(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear"} for node in explanation.graph)
     forward, explained, feeds, ours = _forward(model, explanation)
     if quantized and forward:
         # which operators ONNX Runtime fuses to integer kernels alone moves the logits of an int8 model by several
         # steps: then node by node, as both graphs are written, they must agree
         forward = min(forward, _forward(model, explanation, as_written=True)[0])
-    facts = _facts(explanation)
+    facts = Facts.read(explanation.metadata_props)
     feeds["targets"] = ours["explained"]
     if quantized:
         return Proof(forward, None, None, forward < 1e-3, quantized=True)
@@ -93,7 +97,7 @@ def self_check(model: ModelLike, explanation: onnx.ModelProto, output: str | Non
 
 
 def _forward(
-    model: ModelLike, explanation: onnx.ModelProto, *, as_written: bool = False
+    model: ModelLike, explanation: ir.Model, *, as_written: bool = False
 ) -> tuple[float, Session, dict[str, Any], dict[str, Any]]:
     """How far the model's outputs differ, relative to their greatest value, on random pixels; then the explanation's
     session, what it was fed and what it gave."""
@@ -101,7 +105,7 @@ def _forward(
     feeds = random_feeds(explained, 1) | {"targets": np.full((1, 1), -1, np.int64)}
     ours = explained.run(feeds)
     theirs = original.run({name: feeds[name].astype(original.dtype(name)) for name in original.inputs})
-    renamed = {old: new for new, old in (_facts(explanation).renamed or {}).items()}
+    renamed = {old: new for new, old in (Facts.read(explanation.metadata_props).renamed or {}).items()}
     pairs = [(ours[renamed.get(name, name)].astype(np.float64), value) for name, value in theirs.items()]
     forward = max((float(np.abs(o - t).max() / (np.abs(t).max() + 1e-12)) for o, t in pairs), default=0.0)
     return forward, explained, feeds, ours
@@ -110,9 +114,9 @@ def _forward(
 def _original(model: ModelLike, *, as_written: bool) -> Session:
     """The model as it is, or normalised where ONNX Runtime has no kernels for its types (bfloat16, float64)."""
     try:
-        return Session(ir.to_proto(load(model)), as_written=as_written)
+        return Session(load(model), as_written=as_written)
     except ModelError:
-        return Session(ir.to_proto(_normalized(model, "float32")))
+        return Session(_normalized(model, "float32"))
 
 
 def _is_half(model: ModelLike) -> bool:
@@ -126,14 +130,9 @@ def _normalized(model: ModelLike, precision: str) -> ir.Model:
     return normal
 
 
-def record(explanation: onnx.ModelProto, proof: Proof) -> None:
+def record(explanation: ir.Model, proof: Proof) -> None:
     """Write the outcome into the file's metadata, under ``portable_cam.self_check``."""
-    entry = explanation.metadata_props.add()
-    entry.key, entry.value = "portable_cam.self_check", json.dumps(asdict(proof))
-
-
-def _facts(explanation: onnx.ModelProto) -> Facts:
-    return Facts.read({p.key: p.value for p in explanation.metadata_props})
+    explanation.metadata_props["portable_cam.self_check"] = json.dumps(asdict(proof))
 
 
 def _peaks(
@@ -180,7 +179,7 @@ def _towards(a: NDArray[Any], places: Places, place: int) -> tuple[NDArray[Any],
     return direction.reshape(maps.shape).transpose(np.argsort(order)), direction[:, :, cells].shape[2]
 
 
-def _nudged(model: ModelLike, layer: str, scores: str, precision: str) -> tuple[onnx.ModelProto, Places]:
+def _nudged(model: ModelLike, layer: str, scores: str, precision: str) -> tuple[ir.Model, Places]:
     """The model with ``nudge`` added to a layer for all that read it, and the layer's places."""
     normal = _normalized(model, precision)
     graph = normal.graph
@@ -204,7 +203,7 @@ def _nudged(model: ModelLike, layer: str, scores: str, precision: str) -> tuple[
     graph.outputs.clear()
     graph.outputs.extend([add.outputs[0], end.outputs[0]])
     passes.RemoveUnusedNodesPass()(normal)
-    return ir.to_proto(normal), places
+    return normal, places
 
 
 def _directional(
@@ -222,7 +221,7 @@ def _directional(
             explained
             if "gradient" in explained.outputs
             else Session(
-                build_explanation(model, ("gradient",), output=output, targets_per_image=1, precision=precision)
+                explanation_model(model, ("gradient",), output=output, targets_per_image=1, precision=precision)
             )
         )
     except ModelError:  # the picture has no gradient (an integer input, an operator without a rule before the layer)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
@@ -776,9 +777,9 @@ def test_self_check_passes_on_the_bundled_model() -> None:
     proof = self_check(assets.model(), proto)
     assert proof.passed, proof.describe()
     assert proof.analytic is not None
-    record(proto, proof)
-    kept = {p.key: p.value for p in proto.metadata_props}
-    assert json.loads(kept["portable_cam.self_check"])["passed"] is True
+    model = ir.from_proto(proto)
+    record(model, proof)
+    assert json.loads(model.metadata_props["portable_cam.self_check"])["passed"] is True
 
 
 def flip(proto: onnx.ModelProto, name: str, forward: str) -> None:

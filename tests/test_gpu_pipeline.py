@@ -11,7 +11,7 @@ import pytest
 
 import portable_cam as pcam
 from portable_cam.errors import DeviceError, InputError, OptionError, TargetError
-from portable_cam.export import build_explanation
+from portable_cam.export.explanation import explanation_model
 from portable_cam.gpu import Cuda, Host, placement
 from portable_cam.runtime import Placed, Session
 
@@ -288,11 +288,11 @@ def test_options() -> None:
 
 
 def test_placement(small_cnn: onnx.ModelProto) -> None:
-    graph = pcam.export.build_explanation(small_cnn, targets_per_image=1)
+    graph = explanation_model(small_cnn, targets_per_image=1)
     host = {"Relu", "Gather", "Shape"}
     nodes = [
-        Placed(node.name, node.op_type, "CPUExecutionProvider" if node.op_type in host else "GPU")
-        for node in graph.graph.node
+        Placed(str(node.name), node.op_type, "CPUExecutionProvider" if node.op_type in host else "GPU")
+        for node in graph.graph
     ]
     found = placement.elsewhere(graph, nodes, "GPU")
     assert {node.operator for node in found} == {"Relu"}
@@ -305,7 +305,7 @@ def test_placement(small_cnn: onnx.ModelProto) -> None:
 
 def test_whole_numbers_elsewhere_in_an_explanation(zoo: Path) -> None:
     """Its file states no types inside; those of shapes and indices are told from those of maps all the same."""
-    built = build_explanation(zoo / "models" / "cls_text_orientation_ppocr_mobilenetv3.onnx", ("guided_gradcam",))
+    built = explanation_model(zoo / "models" / "cls_text_orientation_ppocr_mobilenetv3.onnx", ("guided_gradcam",))
     placed = Session(built, record_placement=True).placement()
     found = {node.operator for node in placement.elsewhere(built, placed, "CUDAExecutionProvider")}
     assert {"Conv", "Mul", "Relu"} <= found

@@ -15,7 +15,9 @@ import portable_cam as pcam
 from portable_cam.cli import app
 from portable_cam.errors import ExternalDataError, ModelError, OptionError
 from portable_cam.export import build_explanation, save_explanation, weights
+from portable_cam.export.explanation import explanation_model
 from portable_cam.export.load import load
+from portable_cam.selfcheck import self_check
 
 X = np.random.default_rng(3).standard_normal((2, 3, 8, 8)).astype(np.float32)
 
@@ -73,11 +75,28 @@ def test_two_files_run_anywhere(large: Path, small_cnn: onnx.ModelProto, tmp_pat
         done = CliRunner().invoke(app, ["export", str(large), "-o", str(path)])
         assert done.exit_code == 0, done.output
         assert "explanation.onnx.data" in done.output.replace("\n", "")
+        assert "self-check: passed" in done.output
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     found = session.run(["heatmap.gradcam"], {"x": X, "targets": np.array([[1], [2]])})[0]
     np.testing.assert_allclose(found, pcam.Explainer(small_cnn)(X, [1, 2]).maps["gradcam"], rtol=1e-5, atol=1e-5)
     again = onnx.load(path, load_external_data=False)
     assert any(t.data_location == onnx.TensorProto.EXTERNAL for t in again.graph.initializer)
+
+
+@pytest.mark.parametrize("command", ["doctor", "layers", "bench"])
+def test_commands(large: Path, command: str) -> None:
+    more = ["--seconds", "0.1"] if command == "bench" else []
+    done = CliRunner().invoke(app, [command, str(large), *more])
+    assert done.exit_code == 0, done.output
+
+
+def test_self_check(large: Path) -> None:
+    built = explanation_model(large)
+    assert not weights.fits(built)
+    proof = self_check(large, built)
+    assert proof.passed
+    assert proof.maps
+    assert proof.analytic is not None
 
 
 def test_moved_data_is_named(large: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 from torch import nn
 
@@ -146,7 +147,7 @@ def _one(
     for method in explainers:
         graph = _without_batch(build_explanation(proto, METHODS[method], targets_per_image=1))
         roofline.add(bench, name, f"{method}: portable_cam", graph, precision, rates["copy"], rates[precision])
-    plain = _without_batch(plain_model(proto))
+    plain = _without_batch(ir.to_proto(plain_model(proto)))
     roofline.add(bench, name, "inference", plain, precision, rates["copy"], rates[precision])
 
 

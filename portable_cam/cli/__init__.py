@@ -109,7 +109,7 @@ def export(
 ) -> None:
     """The portable explainer: one ONNX file that any ONNX Runtime runs. Exit status 1 if it fails its own check."""
     from portable_cam.export.explanation import explanation_model
-    from portable_cam.export.weights import fits, save, to_proto
+    from portable_cam.export.weights import save
     from portable_cam.photo import known_preprocessing
     from portable_cam.selfcheck import record, self_check
 
@@ -122,23 +122,14 @@ def export(
         "sign": sign,
     }
     built = explanation_model(model, names(methods), layer, targets_per_image=1 if single_target else None, **options)
-    if not fits(built):
-        if check:
-            err.print("self-check: left out, the explanation is larger than one protobuf of 2 GiB", markup=False)
-        written = save(built, target_file)
-        total = sum(file.stat().st_size for file in written) / 1e6
-        out.print(f"{' and '.join(map(str, written))}: {total:.1f} MB", highlight=False, markup=False)
-        return
-    proto = to_proto(built)
     if check:
-        proof = self_check(model, proto, output=output)
-        record(proto, proof)
+        proof = self_check(model, built, output=output)
+        record(built, proof)
         err.print(f"self-check: {proof.describe()}", highlight=False, markup=False)
-    target_file.parent.mkdir(parents=True, exist_ok=True)
-    target_file.write_bytes(proto.SerializeToString())
-    inputs, outputs = (", ".join(value.name for value in side) for side in (proto.graph.input, proto.graph.output))
-    size = target_file.stat().st_size / 1e6
-    out.print(f"{target_file}: {size:.1f} MB, inputs {inputs}, outputs {outputs}", highlight=False, markup=False)
+    written = save(built, target_file)
+    files, size = " and ".join(map(str, written)), sum(file.stat().st_size for file in written) / 1e6
+    inputs, outputs = (", ".join(str(v.name) for v in side) for side in (built.graph.inputs, built.graph.outputs))
+    out.print(f"{files}: {size:.1f} MB, inputs {inputs}, outputs {outputs}", highlight=False, markup=False)
     if check and not proof.passed:
         raise typer.Exit(1)
 

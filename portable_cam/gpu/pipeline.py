@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from portable_cam.errors import DeviceError, InputError
@@ -46,7 +46,7 @@ class Pipeline:
     """Runs an explanation graph on a device, with or without heads of its own.
 
     Args:
-        model: What ``build_explanation`` made.
+        model: What ``explanation_model`` made.
         device: The device.
         options: What the user chose.
         details: Also give the layers' activations and gradients.
@@ -60,14 +60,12 @@ class Pipeline:
         DeviceError: A node did not get the device, and the options make that an error.
     """
 
-    def __init__(
-        self, model: onnx.ModelProto, device: PipelineDevice, options: Common, *, details: bool = False
-    ) -> None:
+    def __init__(self, model: ir.Model, device: PipelineDevice, options: Common, *, details: bool = False) -> None:
         self.device = device
         graphs = isinstance(options, Cuda) and options.cuda_graphs and not _has_subgraphs(model)
         self.session = Session(model, providers=device.providers(cuda_graphs=graphs), record_placement=True)
         self.inputs, self.outputs, self.optional = self.session.inputs, self.session.outputs, self.session.optional
-        facts = Facts.read({p.key: p.value for p in model.metadata_props})
+        facts = Facts.read(model.metadata_props)
         self._image, self._axis = facts.image, facts.channel_axis
         self.bound = BoundSession(self.session, device, self._image, options.buckets, cuda_graphs=graphs)
         self._details = details
@@ -137,7 +135,7 @@ class Pipeline:
         self.device.copy(source, to)
         return to
 
-    def _check_placement(self, model: onnx.ModelProto, options: Common) -> None:
+    def _check_placement(self, model: ir.Model, options: Common) -> None:
         wanted = self.device.providers()[0]
         name = wanted if isinstance(wanted, str) else wanted[0]
         self.misplaced = placement.elsewhere(model, self.session.placement(), name)
@@ -157,6 +155,6 @@ def _kernel_heads(facts: Facts, device: PipelineDevice, details: bool) -> Kernel
     )  # fmt: skip
 
 
-def _has_subgraphs(model: onnx.ModelProto) -> bool:
+def _has_subgraphs(model: ir.Model) -> bool:
     """Control flow, which a CUDA graph cannot record."""
-    return any(a.type == onnx.AttributeProto.GRAPH for node in model.graph.node for a in node.attribute)
+    return any(True for _ in model.graph.subgraphs())

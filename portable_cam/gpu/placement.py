@@ -13,13 +13,14 @@ import onnx
 import onnx_ir as ir
 
 from portable_cam.export.builder import FLOATS
+from portable_cam.export.weights import apart
 from portable_cam.runtime import Placed
 
 # operators that the optimiser inserts between devices, and those that only ever make a shape or a constant
 _NOT_COMPUTING = frozenset({"MemcpyToHost", "MemcpyFromHost", "Shape", "Size", "Constant", "ConstantOfShape", "Range"})
 
 
-def elsewhere(model: onnx.ModelProto, placed: Iterable[Placed], wanted: str) -> list[Placed]:
+def elsewhere(model: ir.Model, placed: Iterable[Placed], wanted: str) -> list[Placed]:
     """The nodes that compute with floats and run on another execution provider than ``wanted``.
 
     Args:
@@ -30,7 +31,8 @@ def elsewhere(model: onnx.ModelProto, placed: Iterable[Placed], wanted: str) -> 
     others = [node for node in placed if node.provider != wanted and node.operator not in _NOT_COMPUTING]
     if not others:
         return []
-    graph = ir.from_proto(onnx.shape_inference.infer_shapes(model)).graph  # an explanation states no types inside
+    typed = onnx.shape_inference.infer_shapes(apart(model).proto)  # an explanation states no types inside
+    graph = ir.from_proto(typed).graph
     floats = {
         node.name: any(value.dtype is None or value.dtype in FLOATS for value in node.outputs)
         for node in ir.traversal.RecursiveGraphIterator(graph)

@@ -123,7 +123,7 @@ class LineExplainer:
         self.preprocessing = self._prepare(model, preprocessing, dict(normal.metadata_props))
         chosen = layer if layer is not None or not wants_layers(methods) else self._layer(model)
         self.explainer = Explainer(model, methods, chosen, Tokens(), threads=threads, **options)
-        self._session = Session(ir.to_proto(normal), threads=threads)
+        self._session = Session(normal, threads=threads)
 
     def __call__(self, image: Any, explain: Sequence[str] | None = None) -> LineExplanation:
         """Explain one line.
