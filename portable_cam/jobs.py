@@ -49,9 +49,8 @@ class Job(Protocol):
 
 
 def job_for(
-    task: str, model: Path, methods: Sequence[str] | None, preprocessing: Mapping[str, Any], *, target: str | None,
-    layer: Sequence[str] | None, output: str | None, profile: str, relu_policy: str, sign: str, device: str,
-    saturation: str = "pass", **own: Any,
+    task: str, model: Path, methods: Sequence[str] | None, preprocessing: Mapping[str, Any], target: str | None,
+    options: Mapping[str, Any], own: Mapping[str, Any],
 ) -> Job:  # fmt: skip
     """The job for a task.
 
@@ -61,9 +60,8 @@ def job_for(
         methods: None for the task's own.
         preprocessing: Options of :func:`~portable_cam.preprocess.resolve`.
         target: What is explained, in the task's own words.
-        layer, output, profile, relu_policy, sign, device, saturation: As for
-            :class:`~portable_cam.explainer.Explainer`.
-        **own: Options of single tasks, None where they are not given.
+        options: As for :class:`~portable_cam.explainer.Explainer`.
+        own: Options of single tasks, None where they are not given.
 
     Raises:
         OptionError: There is no such task, it needs an option, or an option belongs to another one.
@@ -79,10 +77,7 @@ def job_for(
     for option in given:
         if option not in kind.takes:
             raise OptionError(f"the task {task} takes no --{_FLAGS.get(option, option.replace('_', '-'))}")
-    job: Job = kind(
-        model, methods, preprocessing, target=target, layer=layer, output=output, profile=profile,
-        relu_policy=relu_policy, sign=sign, device=device, saturation=saturation, **given,
-    )  # fmt: skip
+    job: Job = kind(model, methods, preprocessing, target=target, **options, **given)
     return job
 
 

@@ -301,6 +301,18 @@ def test_export_of_a_file_that_fails_its_check(
     assert "FAILED" in outcome.err
 
 
+def test_precision(run: Run, zoo: Path, photos: Path, tmp_path: Path) -> None:
+    half, target_file = zoo / "models" / "cls_squeezenet1.1_fp16_winml.onnx", tmp_path / "wide.onnx"
+    done = run(
+        "explain", half, photos / "a.png", "-o", tmp_path / "out", "--precision", "float32", "--preset", "imagenet"
+    )
+    assert done.status == 0, done.err
+    assert "computed in float32, inputs and outputs included" in done.err
+    assert run("export", half, "-o", target_file, "--precision", "float32").status == 0
+    assert {t.data_type for t in onnx.load(target_file).graph.initializer} & {onnx.TensorProto.FLOAT16} == set()
+    assert "not 'half'" in run("export", half, "-o", target_file, "--precision", "half").err
+
+
 def test_unknown_label_lists_close_ones(run: Run, tmp_path: Path) -> None:
     outcome = run("explain", assets.model(), assets.photo(), "-o", tmp_path, "--target", "expresso")
     assert outcome.status == 2

@@ -20,6 +20,7 @@ from portable_cam.cli.common import (
     ModelArgument,
     OutputOption,
     PolicyOption,
+    PrecisionOption,
     ProfileOption,
     SaturationOption,
     SignOption,
@@ -103,6 +104,7 @@ def export(
     profile: ProfileOption = "paper",
     relu_policy: PolicyOption = "relu",
     saturation: SaturationOption = "pass",
+    precision: PrecisionOption = "model",
     sign: SignOption = "positive",
     single_target: Annotated[bool, typer.Option(help="One target per image; no loop operator in the file.")] = False,
     check: Annotated[bool, typer.Option(help="Let the graph prove itself, and say so in its metadata.")] = True,
@@ -119,6 +121,7 @@ def export(
         "profile": profile,
         "relu_policy": relu_policy,
         "saturation": saturation,
+        "precision": precision,
         "sign": sign,
     }
     built = explanation_model(model, names(methods), layer, targets_per_image=1 if single_target else None, **options)

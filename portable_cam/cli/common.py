@@ -21,6 +21,9 @@ ProfileOption = Annotated[str, typer.Option(help="paper, pytorch_grad_cam or cap
 SaturationOption = Annotated[
     str, typer.Option(help="Where the range of a quantised model cuts a value off: pass the gradient on, or mask it.")
 ]
+PrecisionOption = Annotated[
+    str, typer.Option(help="model: the types of the model; float32: a float16 or float64 model computed in float32.")
+]
 PolicyOption = Annotated[str, typer.Option(help="Which nodes guided methods treat as a ReLU: relu, relu+clip or all.")]
 SignOption = Annotated[str, typer.Option(help="positive, or negative for what speaks against the target.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]

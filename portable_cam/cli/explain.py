@@ -16,6 +16,7 @@ from portable_cam.cli.common import (
     ModelArgument,
     OutputOption,
     PolicyOption,
+    PrecisionOption,
     ProfileOption,
     SaturationOption,
     SignOption,
@@ -59,6 +60,7 @@ def explain(
     profile: ProfileOption = "paper",
     relu_policy: PolicyOption = "relu",
     saturation: SaturationOption = "pass",
+    precision: PrecisionOption = "model",
     sign: SignOption = "positive",
     device: DeviceOption = "cpu",
     class_set: Annotated[
@@ -107,13 +109,18 @@ def explain(
         "color": color, "size": size_of(size), "resize": resize,
         "quantization": numbers("--quantization", quantization, 2),
     }  # fmt: skip
+    options = {
+        "layer": layer, "output": output, "profile": profile, "relu_policy": relu_policy, "saturation": saturation,
+        "precision": precision, "sign": sign, "device": device,
+    }  # fmt: skip
+    own = {
+        "labels": labels, "rather_than": rather_than, "sets": _sets(class_set), "head": head, "part": part,
+        "threshold": threshold, "region": numbers("--region", region, 4), "pixel": numbers("--pixel", pixel, 2),
+        "mask": mask, "decoder": decoder, "vocabulary": vocabulary, "question": question, "caption": caption,
+    }  # fmt: skip
     job = job_for(
         task, model, None if methods is None else names(methods), {k: v for k, v in given.items() if v is not None},
-        target=target, layer=layer, output=output, profile=profile, relu_policy=relu_policy, sign=sign, device=device,
-        saturation=saturation,
-        labels=labels, rather_than=rather_than, sets=_sets(class_set), head=head, part=part, threshold=threshold,
-        region=numbers("--region", region, 4), pixel=numbers("--pixel", pixel, 2), mask=mask,
-        decoder=decoder, vocabulary=vocabulary, question=question, caption=caption,
+        target, options, own,
     )  # fmt: skip
     prepared = job.preprocessing
     err.print(f"preprocessing: {prepared.describe()}", highlight=False, markup=False)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from portable_cam.errors import ModelError
 from portable_cam.export.load import ModelLike, load
+from portable_cam.export.weights import fits
 
 
 def to_float16(model: ModelLike) -> onnx.ModelProto:
@@ -21,7 +22,10 @@ def to_float16(model: ModelLike) -> onnx.ModelProto:
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    proto: Any = ir.to_proto(load(model))
+    loaded = load(model)
+    if not fits(loaded):
+        raise ModelError("a model above 2 GiB cannot be converted to float16: convert it before")
+    proto: Any = ir.to_proto(loaded)
     inputs = [value.name for value in proto.graph.input]
     try:
         with warnings.catch_warnings():
