@@ -19,7 +19,7 @@ from portable_cam.errors import ModelError, OptionError, UnsupportedOperatorErro
 from portable_cam.export.builder import FLOATS, Builder, reads
 from portable_cam.export.quantized.tensors import Residuals, differentiable_outputs
 from portable_cam.export.refusals import refusal
-from portable_cam.export.rules import Gradient, Vjp, differentiable_inputs, has_no_gradient, rule_for
+from portable_cam.export.rules import Entry, Gradient, Vjp, differentiable_inputs, has_no_gradient, rule_for
 from portable_cam.export.rules.relu import OWN_RELU_RULES
 from portable_cam.export.subgraph import captures
 
@@ -139,7 +139,18 @@ def _apply(v: Vjp, nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> list[ir
     for value in (*(i for i, needed in zip(node.inputs, v.needs, strict=False) if needed), *node.outputs[:1]):
         if value is not None and value.dtype is None:
             raise UnsupportedOperatorError(_without_rule(_source_of_unknown(value, node), nodes, wrt))
-    answer = entry.rule(v)
+    try:
+        return _answers(v, entry)
+    except (IndexError, KeyError, ValueError, ZeroDivisionError) as error:
+        # rules trust the shapes of a graph, and a file may state some that no operator could have
+        raise ModelError(
+            f"shapes and attributes of {node.op_type} node '{node.name}' contradict each other ({error}): no gradient "
+            "can be written"
+        ) from error
+
+
+def _answers(v: Vjp, entry: Entry) -> list[ir.Value | None]:
+    node, answer = v.node, entry.rule(v)
     answers: list[ir.Value | None] = [answer] if isinstance(answer, ir.Value) else list(answer)
     operands = [*node.inputs, *v.outer]
     if len(answers) > len(operands):

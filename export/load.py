@@ -21,6 +21,8 @@ _TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEF
 _COMPLEX = frozenset({onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128})
 _FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 
+_LONGEST_NAME = 1000  # characters; those of exporters that write whole call stacks stay below
+
 ModelLike: TypeAlias = str | Path | bytes | onnx.ModelProto | ir.Model
 
 
@@ -111,6 +113,7 @@ def _from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:
         raise ModelError(f"{name} is not an ONNX model: it has no graph with nodes and outputs")
     if not any(o.domain in {"", "ai.onnx"} for o in proto.opset_import):
         raise ModelError(f"{name} does not import the ONNX operator set (opset_import is missing)")
+    _check_names(proto.graph, name)
     try:
         return ir.from_proto(proto)
     except Exception as error:
@@ -138,6 +141,16 @@ def _check_tensors(proto: onnx.ModelProto, name: str) -> None:
             needed = size if bits in {2, 4} else 2 * count if tensor.data_type in _COMPLEX else count
         if held != needed:
             raise ModelError(f"{where} of the dimensions {list(tensor.dims)} needs {needed} {unit} and has {held}")
+
+
+def _check_names(graph: onnx.GraphProto, name: str) -> None:
+    """Names are printed, in tables and errors."""
+    values = [*graph.input, *graph.output, *graph.value_info]
+    dims = (dim.dim_param for value in values for dim in value.type.tensor_type.shape.dim)
+    nodes = (text for node in graph.node for text in (node.name, *node.input, *node.output))
+    longest = max((*(value.name for value in values), *dims, *nodes), key=len, default="")
+    if len(longest) > _LONGEST_NAME:
+        raise ModelError(f"{name} is damaged: it has a name of {len(longest)} characters, '{longest[:40]}...'")
 
 
 def _untied(model: ir.Model) -> ir.Model:

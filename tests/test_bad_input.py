@@ -135,6 +135,21 @@ def test_nothing_to_explain_in_empty_maps(make_model: Any) -> None:
         build_explanation(gather, ("gradient",))
 
 
+def test_an_attribute_that_no_shape_fits(make_model: Any) -> None:
+    model = make_model(
+        "c = Concat<axis = 9>(x, x) y = ReduceMean<axes = [2, 3], keepdims = 0>(c)", {}, y="float[N,3] y"
+    )
+    with pytest.raises(ModelError, match=r"attributes of Concat node .* contradict each other .*no gradient can be"):
+        build_explanation(model, ("gradient",))
+
+
+def test_a_name_without_end(make_model: Any) -> None:
+    model = make_model("y = GlobalAveragePool(x)", {}, y="float[N,3,1,1] y")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N" * 5000
+    with pytest.raises(ModelError, match="has a name of 5000 characters, 'NNNN"):
+        load(model)
+
+
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot read the model .*absent\.onnx: No such file"):
         pcam.Explainer(tmp_path / "absent.onnx")
