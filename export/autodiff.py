@@ -138,7 +138,13 @@ def _apply(v: Vjp, nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> list[ir
         raise UnsupportedOperatorError(_without_rule(node, nodes, wrt))
     for value in (*(i for i, needed in zip(node.inputs, v.needs, strict=False) if needed), *node.outputs[:1]):
         if value is not None and value.dtype is None:
-            raise UnsupportedOperatorError(_without_rule(_source_of_unknown(value, node), nodes, wrt))
+            source = _source_of_unknown(value, node)
+            if rule_for(source) is not None:
+                raise ModelError(
+                    f"what {source.op_type} node '{source.name}' computes has no type: its inputs and attributes do "
+                    "not fit its operator"
+                )
+            raise UnsupportedOperatorError(_without_rule(source, nodes, wrt))
     try:
         return _answers(v, entry)
     except (IndexError, KeyError, ValueError, ZeroDivisionError) as error:
@@ -198,7 +204,7 @@ def _without_rule(node: ir.Node, nodes: Sequence[ir.Node], wrt: Sequence[ir.Valu
 
 
 def _source_of_unknown(value: ir.Value, node: ir.Node) -> ir.Node:
-    """The node behind which types are not known any more: what no schema describes has no rule either."""
+    """The node behind which types are not known any more: it does not fit its schema, or has none."""
     current: ir.Value | None = value
     while current is not None and (producer := current.producer()) is not None:
         node = producer

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from PIL import Image
 
@@ -25,7 +26,10 @@ from portable_cam.errors import (
     UnsupportedOperatorError,
 )
 from portable_cam.export import build_explanation, doctor, list_layers
+from portable_cam.export.autodiff import backward
+from portable_cam.export.builder import Builder
 from portable_cam.export.load import load
+from portable_cam.export.normalize import normalize
 from portable_cam.photo import PhotoExplainer
 
 X = np.random.default_rng(5).standard_normal((2, 3, 8, 8)).astype(np.float32)
@@ -136,11 +140,20 @@ def test_nothing_to_explain_in_empty_maps(make_model: Any) -> None:
 
 
 def test_an_attribute_that_no_shape_fits(make_model: Any) -> None:
-    model = make_model(
-        "c = Concat<axis = 9>(x, x) y = ReduceMean<axes = [2, 3], keepdims = 0>(c)", {}, y="float[N,3] y"
-    )
-    with pytest.raises(ModelError, match=r"attributes of Concat node .* contradict each other .*no gradient can be"):
-        build_explanation(model, ("gradient",))
+    model = make_model("c = Concat<axis = 9>(x, x) y = GlobalAveragePool(c)", {}, y="float[N,3,1,1] y", opset=21)
+    with pytest.raises(ModelError, match=r"what Concat node .* computes has no type: its inputs and attributes"):
+        build_explanation(model, ("gradient",), output="y")
+
+
+def test_shapes_that_no_operator_has(make_model: Any) -> None:
+    model = make_model("c = Concat<axis = 2>(x, x) y = GlobalAveragePool(c)", {}, y="float[N,3,1,1] y", opset=21)
+    normal = normalize(model)
+    normal.graph[0].outputs[0].shape = None
+    normal.graph.inputs[0].shape = ir.Shape([2, 3])
+    builder = Builder(normal.graph)
+    (pool,) = (node for node in normal.graph if node.op_type == "GlobalAveragePool")
+    with pytest.raises(ModelError, match=r"Concat node .* contradict each other .*: no gradient can be written"):
+        backward(normal.graph, builder, {pool.outputs[0]: pool.outputs[0]}, [normal.graph.inputs[0]])
 
 
 def test_a_name_without_end(make_model: Any) -> None:
