@@ -12,7 +12,10 @@ from portable_cam.errors import InputError
 POINTERS = {
     "float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16", "uint8": "*u8", "int64": "*i64",
 }  # fmt: skip
-ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int64": 8}
+#: Bytes of an element: also of the types that only a model's own outputs have.
+ITEM_SIZES = {
+    "float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int64": 8, "float64": 8, "int32": 4, "int8": 1, "bool": 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

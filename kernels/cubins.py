@@ -1,9 +1,9 @@
 """Compiled kernels: made by Triton without a GPU, kept in one file, found by variant and architecture.
 
 The file is a zip with a ``manifest.json`` and a cubin for each variant and architecture. A cubin runs on its
-architecture and on later ones of the same major number. ``PORTABLE_CAM_CUBINS`` names the file; without it the one
-beside this module is taken, if somebody put one there. A variant that is not in it is compiled on the spot where Triton
-is installed (torch is not needed for that).
+architecture and, before 9.0, on later ones of the same major number. ``PORTABLE_CAM_CUBINS`` names the file; without it
+the one beside this module is taken, if somebody put one there. A variant that is not in it is compiled on the spot
+where Triton is installed (torch is not needed for that).
 """
 
 from __future__ import annotations
@@ -154,8 +154,15 @@ class Cubins:
     def _entry(self, variant: Variant) -> dict[str, Any] | None:
         """That of the nearest architecture which runs on this GPU."""
         found: dict[str, dict[str, Any]] = self._entries.get(variant.name, {})
-        fits = [a for a in map(int, found) if a // 10 == self._capability // 10 and a <= self._capability]
+        fits = [a for a in map(int, found) if _runs_on(a, self._capability)]
         return found[str(max(fits))] if fits else None
+
+
+def _runs_on(architecture: int, capability: int) -> bool:
+    """From 9.0 on, Triton compiles for the features of one architecture alone (sm_90a)."""
+    if architecture >= 90:
+        return architecture == capability
+    return architecture // 10 == capability // 10 and architecture <= capability
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:

@@ -47,7 +47,7 @@ def guided_product(
         "NORM": norm, "NEAREST": of.nearest, **of.constants, "CHANNELS_LAST": channels_last,
         "ALIGNED": columns % 16 == 0, "TILES": TILES, "BLOCK": BLOCK,
     }  # fmt: skip
-    run(device, "guided.guided_product", (n * k, tiles_in(H, columns)),
+    run(device, "guided.guided_product", (tiles_in(H, columns), n * k),
         [gradient, of.maps, of.scale_by or out, ranges or out, out, channels, *of.sizes, tiles_of(ranges),
          float(scale)], constants)  # fmt: skip
     return out

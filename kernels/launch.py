@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from hashlib import blake2s
 from typing import Any, Protocol, TypeAlias
 
+from portable_cam.errors import InputError
 from portable_cam.kernels.array import POINTERS, Array, of_torch
 
 Argument: TypeAlias = Array | int | float
 Constant: TypeAlias = bool | int | str
 Grid: TypeAlias = tuple[int, ...]
+MOST = 65535  # programs along the second and third axis of a grid, by CUDA
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,15 @@ def run(
     device: Device, kernel: str, grid: Grid, arguments: Sequence[Argument], constants: dict[str, Constant],
     warps: int = 4,
 ) -> None:  # fmt: skip
-    """Launch the variant of a kernel that fits the arguments."""
+    """Launch the variant of a kernel that fits the arguments.
+
+    Raises:
+        InputError: There are more maps, or more blocks of pixels, than a launch can have.
+    """
+    if max(grid[1:], default=0) > MOST:
+        raise InputError(
+            f"{kernel}: {max(grid[1:])} maps or blocks of pixels at once; CUDA takes {MOST}: give fewer images"
+        )
     types = tuple(type_of(argument) for argument in arguments)
     device.launch(Variant(kernel, types, tuple(constants.items()), warps), grid, arguments)
 

@@ -72,7 +72,7 @@ def find_range(device: Device, of: Upsampling) -> Array:
     steps = cdiv(blocks, TILES)
     tiles = cdiv(blocks, steps)
     partial = device.empty((n, k, tiles, 2))
-    run(device, "upsample.upsampled_range", (n * k, tiles),
+    run(device, "upsample.upsampled_range", (tiles, n * k),
         [of.maps, of.scale_by or partial, partial, *of.sizes, steps], {**of.constants, "BLOCK": BLOCK})  # fmt: skip
     return partial
 
@@ -112,7 +112,7 @@ def upsample(
         "NORM": norm, "NEAREST": of.nearest, **of.constants, "ADD": add_to is not None, "ALIGNED": W % 16 == 0,
         "TILES": TILES, "BLOCK": BLOCK,
     }  # fmt: skip
-    run(device, "upsample.upsample", (n * k, tiles_in(H, W)),
+    run(device, "upsample.upsample", (tiles_in(H, W), n * k),
         [of.maps, of.scale_by or extent, ranges or extent, out, extent, *of.sizes, tiles_of(ranges), float(factor)],
         constants)  # fmt: skip
     return out, extent

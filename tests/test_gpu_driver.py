@@ -166,11 +166,13 @@ def test_compiled_ahead(compiled: Path) -> None:
 
 
 def test_the_nearest_architecture(compiled: Path) -> None:
-    entry = Cubins(97, compiled)._entry(overlay_variant())
+    entry = Cubins(90, compiled)._entry(overlay_variant())
     assert entry is not None
     assert entry["file"].endswith("sm_90.cubin")
-    for capability in (70, 86, 100):  # before the first, of another family, after the last
+    for capability in (70, 86, 97, 100):  # before the first, of another family, later but compiled for 9.0a, after all
         assert Cubins(capability, compiled)._entry(overlay_variant()) is None
+    runs = [(a, c) for a in (75, 80, 90, 100) for c in (75, 80, 86, 89, 90, 97, 100, 103) if cubins._runs_on(a, c)]
+    assert runs == [(75, 75), (80, 80), (80, 86), (80, 89), (90, 90), (100, 100)]
 
 
 def test_not_compiled_for_this_gpu(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:

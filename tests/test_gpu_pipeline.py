@@ -13,6 +13,7 @@ import portable_cam as pcam
 from portable_cam.errors import DeviceError, InputError, OptionError, TargetError
 from portable_cam.export.explanation import explanation_model
 from portable_cam.gpu import Cuda, Host, placement
+from portable_cam.gpu.graph import for_gpu
 from portable_cam.runtime import Placed, Session
 
 torch = pytest.importorskip("torch")
@@ -301,6 +302,27 @@ def test_placement(small_cnn: onnx.ModelProto) -> None:
     assert "more" in text
     inserted = [Placed("new", "FusedConv", "CPUExecutionProvider"), Placed("m", "MemcpyToHost", "CPUExecutionProvider")]
     assert placement.elsewhere(graph, inserted, "GPU") == inserted[:1]
+
+
+@pytest.mark.parametrize("targets_per_image", [1, None])
+def test_a_graph_for_a_gpu_pools_once(make_model: Any, targets_per_image: int | None) -> None:
+    """No poolings of one element but the model's own, no second pooling for indices, the same maps."""
+    body = """
+        a = Conv<pads = [1, 1, 1, 1], strides = [2, 2]>(x, w) r = Relu(a) p = MaxPool<kernel_shape = [2, 2]>(r)
+        q = MaxPool<kernel_shape = [2, 2], strides = [1, 1], pads = [0, 0, 0, 0]>(r)
+        s = Add(p, q) f = GlobalAveragePool(s) y = Flatten(f)
+    """
+    weights = {"w": random.standard_normal((5, 3, 3, 3)).astype(np.float32)}
+    model = explanation_model(
+        make_model(body, weights), ("gradcam", "guided_gradcam", "gradient"), targets_per_image=targets_per_image
+    )
+    feeds = {"x": pixels(2), "targets": np.array([[1], [2]])}
+    before = Session(model).run(feeds)
+    for_gpu(model.graph)
+    for graph in [model.graph, *model.graph.subgraphs()]:
+        assert sum(node.op_type == "MaxPool" for node in graph) <= 1
+    for name, value in Session(model).run(feeds).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
 def test_whole_numbers_elsewhere_in_an_explanation(zoo: Path) -> None:

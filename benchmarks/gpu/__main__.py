@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--tiny", action="store_true", help="small sizes, to try the command")
-    parser.add_argument("--minutes", type=float, default=7.5, help="nothing new is begun after this time")
+    parser.add_argument("--minutes", type=float, default=7.0, help="nothing new is begun after this time")
     parser.add_argument("--seconds", type=float, default=0.35, help="for each thing that is timed")
     parser.add_argument("--parts", nargs="+", default=["kernels", "models"], choices=["kernels", "models"])
     parser.add_argument("--models", nargs="+", default=None)
@@ -45,20 +45,20 @@ def main() -> None:
     path = arguments.csv or (ROOT / "benchmarks" / "results" / "gpu.csv" if bench.on_gpu else None)
     facts = machine(arguments.device)
     print(", ".join(f"{k} {v}" for k, v in facts.items() if v), flush=True)
+    if path is not None:
+        bench.keep = lambda: write_csv(bench.rows, facts, path)
     try:
         rates: dict[str, float] = {"copy": kernels.copy_bandwidth(bench), **roofline.matmul_rates(bench)}
+        if "kernels" in arguments.parts:
+            device: Device = DriverDevice() if bench.on_gpu else TorchDevice("cpu")
+            with torch.no_grad(), bench.noting("kernels"):
+                kernels.launches(bench, device)
+                kernels.run(bench, rates["copy"], device)
         if "models" in arguments.parts:
             names = arguments.models or list(networks.NETWORKS)
             networks.run(bench, names, arguments.precisions, arguments.batches, rates)
-        if "kernels" in arguments.parts:
-            device: Device = DriverDevice() if bench.on_gpu else TorchDevice("cpu")
-            bench.deadline = max(bench.deadline, perf_counter() + 45)  # the kernels have their turn whatever happened
-            with torch.no_grad():
-                kernels.launches(bench, device)
-                kernels.run(bench, rates["copy"], device)
-    finally:  # what was measured before something failed is kept
-        if path is not None and bench.rows:
-            write_csv(bench.rows, facts, path)
+    finally:
+        bench.keep()
     print(summary(bench.rows))
     print(f"{len(bench.rows)} rows, {len(bench.notes)} notes, {perf_counter() - begin:.0f} s; {path or 'not kept'}")
 

@@ -7,7 +7,8 @@ import csv
 import platform
 import statistics
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -57,6 +58,8 @@ class Bench:
     tiny: bool
     seconds: float
     deadline: float
+    keep: Callable[[], None] = lambda: None
+    """Writes the rows so far: what ends the process loses nothing that was measured."""
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -70,11 +73,22 @@ class Bench:
 
     def add(self, row: Row) -> None:
         self.rows.append(row)
+        if row.milliseconds is not None:
+            print(f"  {row.subject} {row.implementation} {row.size} {row.precision}: {row.milliseconds} ms", flush=True)
 
     def note(self, text: str) -> None:
         """Something that was not measured, and why."""
         self.notes.append(text)
         print(text, flush=True)
+
+    @contextmanager
+    def noting(self, what: str) -> Iterator[None]:
+        """Whatever goes wrong within is a note, and the rest goes on."""
+        try:
+            yield
+        except Exception as error:  # of ONNX Runtime, of torch, of a peer
+            text = str(error).strip().splitlines()
+            self.note(f"{what}: {type(error).__name__}: {text[0] if text else ''}")
 
     def synchronize(self) -> None:
         if self.on_gpu:

@@ -57,23 +57,50 @@ FURTHER: dict[str, dict[str, Any]] = {
 
 
 def run(bench: Bench, names: list[str], precisions: list[str], batches: list[int], rates: dict[str, Any]) -> None:
-    """Measure networks, precisions and batch sizes, as far as time allows."""
+    """Measure networks, precisions and batch sizes, as far as time allows; what fails is noted."""
     side = 64 if bench.tiny else 224
     for name in names:
+        if bench.late:
+            bench.note(f"{name}: not measured, time is up")
+            continue
         network = NETWORKS[name]
         torch.manual_seed(0)
         module = _settled((network.tiny if bench.tiny else network.make)(), side)
         proto = from_torch(module, torch.zeros(2, 3, side, side))
         module.to(bench.device)
         for precision in precisions:
-            if bench.late:
-                bench.note(f"{name} {precision}: not measured, time is up")
-                continue
-            with _torch_precision(precision):
-                _one(bench, name, module, proto, precision, batches, side, rates)
-            gc.collect()
-            if bench.on_gpu:
-                torch.cuda.empty_cache()
+            # once for all explainers: a model whose floats are all half needs no conversion any more
+            given = to_float16(proto) if precision == "float16" else proto
+            peer = module.half() if precision == "float16" else module.float()
+            for method in METHODS:
+                if bench.late:
+                    bench.note(f"{name} {precision} {method}: not measured, time is up")
+                    continue
+                with bench.noting(f"{name} {precision} {method}"), _torch_precision(precision):
+                    _one(bench, name, peer, given, precision, method, batches, side)
+                _free(bench)
+        with bench.noting(f"{name} roofline"):
+            _rooflines(bench, name, proto, precisions, rates)
+        bench.keep()
+
+
+def _free(bench: Bench) -> None:
+    gc.collect()
+    if bench.on_gpu:
+        torch.cuda.empty_cache()
+
+
+def _rooflines(
+    bench: Bench, name: str, proto: onnx.ModelProto, precisions: list[str], rates: dict[str, Any]
+) -> None:  # fmt: skip
+    """The bounds of each graph, which is counted once for all precisions."""
+    graphs = {
+        f"{method}: portable_cam": build_explanation(proto, METHODS[method], targets_per_image=1) for method in METHODS
+    } | {"inference": ir.to_proto(plain_model(proto))}
+    for what, graph in graphs.items():
+        counted = _without_batch(graph)
+        for precision in precisions:
+            roofline.add(bench, name, what, counted, precision, rates["copy"], rates[precision])
 
 
 def _settled(module: nn.Module, side: int) -> nn.Module:
@@ -91,72 +118,71 @@ def _settled(module: nn.Module, side: int) -> nn.Module:
 
 
 def _options(bench: Bench, precision: str, **further: Any) -> Common:
+    """Of a model that is in half precision already, where that is the precision: tensor cores as for TF32."""
+    kind = "tf32" if precision == "float16" else precision
     if not bench.on_gpu:
-        return Host(precision=precision, heads=further.get("heads", "kernels"), buckets=None)  # type: ignore[arg-type]
+        return Host(precision=kind, heads=further.get("heads", "kernels"), buckets=None)  # type: ignore[arg-type]
     same = {"arena_extend_strategy": "kSameAsRequested"}
-    return Cuda(precision=precision, provider_options=same, **{"heads": "kernels", **further})  # type: ignore[arg-type]
+    return Cuda(precision=kind, provider_options=same, **{"heads": "kernels", **further})  # type: ignore[arg-type]
 
 
 def _one(
-    bench: Bench, name: str, module: nn.Module, proto: onnx.ModelProto, precision: str, batches: list[int], side: int,
-    rates: dict[str, Any],
+    bench: Bench, name: str, module: nn.Module, proto: onnx.ModelProto, precision: str, method: str,
+    batches: list[int], side: int,
 ) -> None:  # fmt: skip
-    """One network in one precision."""
+    """One method on one network in one precision. Its sessions live no longer: ONNX Runtime's arenas never shrink."""
     layer = module.get_submodule(NETWORKS[name].layer)
     dtype = torch.float16 if precision == "float16" else torch.float32
-    peer_module = module.half() if precision == "float16" else module.float()
-    explainers = {m: {"portable_cam": Explainer(proto, METHODS[m], device=_options(bench, precision))} for m in METHODS}
-    if name == next(iter(NETWORKS)):
-        for label, further in FURTHER.items():
-            explainers["Grad-CAM"][label] = Explainer(
-                proto, METHODS["Grad-CAM"], device=_options(bench, precision, **further)
-            )
     inference = _inference(bench, proto, precision)
+    ours = {"portable_cam": Explainer(proto, METHODS[method], device=_options(bench, precision))}
+    if name == next(iter(NETWORKS)) and method == "Grad-CAM":
+        for label, further in FURTHER.items():
+            with bench.noting(f"{name} {precision} {label}"):
+                ours[label] = Explainer(proto, METHODS[method], device=_options(bench, precision, **further))
+    held: dict[str, float] = {}  # megabytes that the arenas of our sessions took at smaller batches
     for batch in batches:
+        if bench.late:
+            bench.note(f"{name} {precision} batch {batch} {method}: not measured, time is up")
+            continue
         generator = torch.Generator().manual_seed(batch)
         x = torch.randn(batch, 3, side, side, generator=generator).to(bench.device)
         targets = np.arange(batch) % 10
-        for method, ours in explainers.items():
-            if bench.late:
-                bench.note(f"{name} {precision} batch {batch} {method}: not measured, time is up")
-                continue
-            runs: dict[str, Callable[[], Any]] = {"inference": lambda x=x: inference(x)}
-            runs |= {label: lambda e=e, x=x, t=targets: e.on_device(x, t) for label, e in ours.items()}
-            if method == "Grad-CAM":
-                runs["portable_cam, heads alone"] = _heads_alone(ours["portable_cam"], x, targets)
-            for peer, make in PEERS[method].items():
-                if peer == "pytorch-grad-cam" and method == "Guided Grad-CAM" and batch > 8:
-                    continue  # a loop over single images: its rate does not change with the batch
-                try:
-                    runs[peer] = make(peer_module, layer, x.to(dtype), targets.tolist())
-                except ImportError as error:
-                    bench.note(f"{peer} is not installed ({error}): not measured")
-            grown = _first_runs(bench, runs, f"{name} {precision} batch {batch} {method}")
-            if batch == batches[0]:
-                _check(bench, f"{name} {method}", runs, METHODS[method][0])
-            if "inference" not in runs:
-                continue
-            times = bench.time(runs, minimum=3)
-            for label, found in times.items():
-                what = label if label == "inference" else f"{method}: {label}"
-                bench.add(Row(
-                    "model", name, what, batch, f"{side}x{side}", precision,
-                    images_per_second=round(batch / median_and_spread(found)[0], 1),
-                    share=round(ratio(found, times["inference"]), 4), memory_mb=grown.get(label), **timed(found),
-                ))  # fmt: skip
-    for method in explainers:
-        graph = _without_batch(build_explanation(proto, METHODS[method], targets_per_image=1))
-        roofline.add(bench, name, f"{method}: portable_cam", graph, precision, rates["copy"], rates[precision])
-    plain = _without_batch(ir.to_proto(plain_model(proto)))
-    roofline.add(bench, name, "inference", plain, precision, rates["copy"], rates[precision])
+        runs: dict[str, Callable[[], Any]] = {"inference": lambda x=x: inference(x)}
+        runs |= {label: lambda e=e, x=x, t=targets: e.on_device(x, t) for label, e in ours.items()}
+        if method == "Grad-CAM":
+            runs["portable_cam, heads alone"] = _heads_alone(ours["portable_cam"], x, targets)
+        for peer, make in PEERS[method].items():
+            if peer == "pytorch-grad-cam" and method == "Guided Grad-CAM" and batch > 8:
+                continue  # a loop over single images: its rate does not change with the batch
+            try:
+                runs[peer] = make(module, layer, x.to(dtype), targets.tolist())
+            except ImportError as error:
+                bench.note(f"{peer} is not installed ({error}): not measured")
+        grown = _first_runs(bench, runs, f"{name} {precision} batch {batch} {method}")
+        for label in {"inference", *ours} & grown.keys():
+            held[label] = held.get(label, 0) + (grown[label] or 0)
+        if batch == batches[0]:
+            _check(bench, f"{name} {method}", runs, METHODS[method][0])
+        if "inference" not in runs:
+            continue
+        times = bench.time(runs, minimum=3)
+        for label, found in times.items():
+            what = label if label == "inference" else f"{method}: {label}"
+            memory = held.get(label, grown.get(label)) if bench.on_gpu else None
+            bench.add(Row(
+                "model", name, what, batch, f"{side}x{side}", precision,
+                images_per_second=round(batch / median_and_spread(found)[0], 1),
+                share=round(ratio(found, times["inference"]), 4),
+                memory_mb=None if memory is None else round(memory, 1), **timed(found),
+            ))  # fmt: skip
+        bench.keep()
 
 
 def _inference(bench: Bench, proto: onnx.ModelProto, precision: str) -> Callable[[torch.Tensor], Any]:
     """The plain model on the same device and buffers."""
     options = _options(bench, precision)
     device = open_device(options)
-    graph = plain_model(to_float16(proto) if precision == "float16" else proto)
-    session = Session(graph, providers=device.providers())
+    session = Session(plain_model(proto), providers=device.providers())
     image = next(iter(session.inputs))
     bound = BoundSession(session, device, image, options.buckets)
 
@@ -168,13 +194,17 @@ def _inference(bench: Bench, proto: onnx.ModelProto, precision: str) -> Callable
 
 
 def _heads_alone(explainer: Explainer, x: torch.Tensor, targets: np.ndarray) -> Callable[[], Any]:
-    """The chain after the gradient: the kernels on what the graph gave once."""
-    pipeline = explainer.pipeline()
-    values = pipeline.bound.run({explainer.image_name: pipeline.take(explainer.image_name, x),
-                                     "targets": targets[:, None].astype(np.int64)})  # fmt: skip
-    heads = pipeline.heads
-    assert heads is not None
-    return lambda: heads(values, (x.shape[2], x.shape[3]))
+    """The chain after the gradient: the kernels on what the graph gave once, at the first call."""
+    pipeline, values = explainer.pipeline(), {}
+
+    def run() -> Any:
+        if not values:
+            values.update(pipeline.bound.run({explainer.image_name: pipeline.take(explainer.image_name, x),
+                                              "targets": targets[:, None].astype(np.int64)}))  # fmt: skip
+        assert pipeline.heads is not None
+        return pipeline.heads(values, (x.shape[2], x.shape[3]))
+
+    return run
 
 
 def _first_runs(bench: Bench, runs: dict[str, Callable[[], Any]], what: str) -> dict[str, float | None]:
@@ -227,5 +257,7 @@ def _torch_precision(precision: str) -> Iterator[None]:
     """The peers in the same precision."""
     allowed = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -16,7 +16,7 @@ def guided_product(
     CHANNELS_LAST: tl.constexpr, ALIGNED: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradient times the upsampled map, computed where it is used; one program for each map and tile."""
-    row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     low, spread = low_and_spread(range_ptr, row, SCALED, RELU)
     columns = W
     if CHANNELS_LAST:

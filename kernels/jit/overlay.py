@@ -20,11 +20,11 @@ def overlay(
     K, P, alpha, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program for each map and block of picture bytes, which are read and written in their own order."""
-    row = tl.program_id(0).to(tl.int64)
+    row = tl.program_id(1).to(tl.int64)
     size = P * 3
     if ALIGNED:
         size = whole_16(size)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = at < size
     value = tl.load(map_ptr + row * P + at // 3, mask=mask, other=0.0)
     step = _rint(tl.minimum(tl.maximum(value, 0.0), 1.0) * 255)

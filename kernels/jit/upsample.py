@@ -77,7 +77,7 @@ def upsampled_range(
     SCALED: tl.constexpr, RELU: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The range of the upsampled map, which is not written; one program for each map and ``steps`` of its tiles."""
-    row, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     low, spread = low_and_spread(range_ptr, row, SCALED, RELU)
     least, most = float("inf"), float("-inf")
     for step in range(steps):
@@ -85,7 +85,7 @@ def upsampled_range(
         value = sample(map_ptr + row * h * w, y, x, mask, h, w, H, W, low, spread, False, SCALED)
         a, b = extremes(tl.ravel(value), tl.ravel(mask))
         least, most = wider(least, most, a, b)
-    at_partial = (row * tl.num_programs(1) + tile) * 2
+    at_partial = (row * tl.num_programs(0) + tile) * 2
     tl.store(partial_ptr + at_partial, least)
     tl.store(partial_ptr + at_partial + 1, most)
 
@@ -111,7 +111,7 @@ def upsample(
     ALIGNED: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Upsamples, normalises by the range and writes ``factor`` times the result, or adds it to what is there."""
-    row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     if ALIGNED:
         W = whole_16(W)
     low, spread = low_and_spread(range_ptr, row, SCALED, RELU)

@@ -4,6 +4,7 @@ Runtime."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -44,6 +45,21 @@ def as_array(value: Any) -> Array:
     return Array(value.data_ptr(), shape, _TYPES[kind][0], dense_strides(shape), value)
 
 
+def host_array(array: Array) -> NDArray[Any]:
+    """Memory of the host for a copy of an array; for bfloat16, which numpy has not, of the type of ml_dtypes."""
+    if array.dtype == "bfloat16":
+        import ml_dtypes
+
+        return np.empty(array.shape, ml_dtypes.bfloat16)
+    return np.empty(array.shape, array.dtype)
+
+
+def load_libraries() -> None:
+    """CUDA's and cuDNN's libraries from their wheels, where torch, which brings them along, is not imported."""
+    if "torch" not in sys.modules and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+
+
 def from_dlpack(name: str, source: Any, device: PipelineDevice) -> Array:
     """An array of the same device that offers DLPack, without a copy.
 
@@ -53,7 +69,12 @@ def from_dlpack(name: str, source: Any, device: PipelineDevice) -> Array:
     try:
         if device.stream is None:
             return as_array(ort.OrtValue.from_dlpack(source.__dlpack__()))
-        return as_array(ort.OrtValue.from_dlpack(source.__dlpack__(stream=device.stream)))
+        taken = as_array(ort.OrtValue.from_dlpack(source.__dlpack__(stream=device.stream)))
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(source, torch.Tensor) and device.stream > 1:
+            # whoever gave it may drop it while our stream has yet to read it
+            source.record_stream(torch.cuda.ExternalStream(device.stream))
+        return taken
     except Exception as error:  # each library has errors of its own
         raise InputError(
             f"input '{name}' cannot be taken over from {type(source).__module__}.{type(source).__name__}: "

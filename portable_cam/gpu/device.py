@@ -65,11 +65,12 @@ class PipelineDevice(Protocol):
     def copy(self, source: Array, to: Array) -> None:
         """Copy within the device, after everything before it."""
 
-    def download(self, array: Array) -> NDArray[Any]:
-        """Wait, and copy to the host."""
+    def download(self, *arrays: Array) -> list[NDArray[Any]]:
+        """Wait once, and copy to the host."""
 
     def hand_to(self, stream: int | None) -> None:
-        """Let another stream wait for everything so far."""
+        """Let another stream wait for everything so far. It must live as long as this device is used: what it read is
+        waited for before memory is used again."""
 
 
 class HostDevice:
@@ -101,9 +102,10 @@ class HostDevice:
     def copy(self, source: Array, to: Array) -> None:
         ctypes.memmove(to.pointer, source.pointer, source.nbytes)
 
-    def download(self, array: Array) -> NDArray[Any]:
-        values = np.empty(array.shape, array.dtype)
-        ctypes.memmove(values.ctypes.data, array.pointer, array.nbytes)
+    def download(self, *arrays: Array) -> list[NDArray[Any]]:
+        values = [binding.host_array(array) for array in arrays]
+        for value, array in zip(values, arrays, strict=True):
+            ctypes.memmove(value.ctypes.data, array.pointer, array.nbytes)
         return values
 
     def hand_to(self, stream: int | None) -> None:
@@ -128,6 +130,8 @@ class CudaDevice:
         # 0 would have ONNX Runtime make a stream of its own
         self.stream: int = _STREAMS[self.index] if options.stream is None else options.stream or LEGACY
         self._cubins = Cubins(self._driver.capability)
+        #: Streams that results were handed to: their memory may come back to the allocator while those still read it.
+        self._consumers: set[int] = set()
 
     def providers(self, *, cuda_graphs: bool = False) -> list[Provider]:
         return [self.options.provider(self.stream, cuda_graphs=cuda_graphs), "CPUExecutionProvider"]
@@ -140,8 +144,8 @@ class CudaDevice:
 
     def enter(self) -> None:
         self._driver.enter()
-        if self.stream != LEGACY:
-            self._driver.wait(self.stream, LEGACY)
+        for consumer in {LEGACY, *self._consumers} - {self.stream}:
+            self._driver.wait(self.stream, consumer)
 
     def upload(self, values: NDArray[Any], to: Array) -> None:
         contiguous = np.ascontiguousarray(values)
@@ -150,9 +154,10 @@ class CudaDevice:
     def copy(self, source: Array, to: Array) -> None:
         self._driver.copy(to.pointer, source.pointer, source.size * ITEM_SIZES[source.dtype], self.stream)
 
-    def download(self, array: Array) -> NDArray[Any]:
-        values = np.empty(array.shape, array.dtype)
-        self._driver.copy_to_host(values.ctypes.data, array.pointer, array.nbytes, self.stream)
+    def download(self, *arrays: Array) -> list[NDArray[Any]]:
+        values = [binding.host_array(array) for array in arrays]
+        for value, array in zip(values, arrays, strict=True):
+            self._driver.copy_to_host(value.ctypes.data, array.pointer, array.nbytes, self.stream)
         self._driver.synchronize(self.stream)
         return values
 
@@ -160,6 +165,7 @@ class CudaDevice:
         consumer = stream or LEGACY
         if consumer != self.stream:
             self._driver.wait(consumer, self.stream)
+            self._consumers.add(consumer)
 
 
 def open_device(options: Common) -> PipelineDevice:
@@ -170,6 +176,7 @@ def open_device(options: Common) -> PipelineDevice:
     """
     if isinstance(options, Cuda):
         check_available(["CUDAExecutionProvider"])
+        binding.load_libraries()
     return CudaDevice(options) if isinstance(options, Cuda) else HostDevice(Host())
 
 

@@ -80,7 +80,8 @@ class Cuda(Common):
         options = {
             "device_id": str(self.index),
             "user_compute_stream": str(stream),
-            "use_tf32": str(int(self.precision == "tf32")),
+            # by this option ONNX Runtime also bars tensor cores from float16 convolutions
+            "use_tf32": str(int(self.precision != "float32")),
             "prefer_nhwc": str(int(self.nhwc)),
             "cudnn_conv_algo_search": self.conv_search.upper(),
             "cudnn_conv_use_max_workspace": str(int(self.max_workspace)),

@@ -82,11 +82,9 @@ class Pipeline:
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
         """From host to host: what a session returns for the graph with heads."""
-        values = self.on_device(feeds)
-        return {
-            name: self.device.download(value) for name, value in values.items()
-            if not name.startswith("extent.") and (outputs is None or name in outputs)
-        }  # fmt: skip
+        made = self.on_device(feeds)
+        wanted = [n for n in made if not n.startswith("extent.") and (outputs is None or n in outputs)]
+        return dict(zip(wanted, self.device.download(*(made[name] for name in wanted)), strict=True))
 
     def on_device(self, feeds: Mapping[str, NDArray[Any] | Array]) -> dict[str, Array]:
         """From arrays of the host or the device to arrays of the device, which stay as they are.

@@ -57,6 +57,10 @@ class DeviceArray:
         """Hand the memory over; the consumer's ``stream`` waits for what is computed on ours, the host does not.
         -1: it takes care of that itself."""
         self._device.enter()
+        if tuple(self._array.owner.shape()) != self.shape:  # DLPack tells the shape of the memory
+            whole = self._device.empty(self.shape, self.dtype)
+            self._device.copy(self._array, whole)
+            self._array = whole
         if stream != -1:
             self._device.hand_to(stream)
         return self._array.owner.__dlpack__()
@@ -64,7 +68,7 @@ class DeviceArray:
     def numpy(self) -> NDArray[Any]:
         """A copy on the host."""
         self._device.enter()
-        return self._device.download(self._array)
+        return self._device.download(self._array)[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         del copy  # there always is one
