@@ -80,16 +80,16 @@ class Cost:
 
 
 def estimate(
-    model: ir.Model, image: str | None, score: str | None, layer: str | None, methods: Collection[str], size_axes:
-    Sequence[int] = (2, 3),
+    model: ir.Model, image: str | None, scores: Sequence[str], layers: Sequence[str], methods: Collection[str],
+    size_axes: Sequence[int] = (2, 3),
 ) -> Cost | None:  # fmt: skip
     """Estimate what explanations of a normalised model cost. The model is left as it is.
 
     Args:
         model: As :func:`portable_cam.export.normalize.normalize` returns it.
         image: The input that holds the picture, if there is one.
-        score: The tensor that holds the scores, if it is known.
-        layer: The layer of the methods that explain one, if there is one.
+        scores: The tensors that hold the scores, as far as they are known.
+        layers: The layers of the methods that explain some.
         methods: The methods to estimate, those that work.
         size_axes: The axes of height and width of the picture.
 
@@ -103,7 +103,8 @@ def estimate(
     graph = fixed.graph
     nodes = list(graph)
     values = {str(v.name): v for v in (*graph.inputs, *(o for node in nodes for o in node.outputs))}
-    source, end, target = (values.get(name or "") for name in (image, score, layer))
+    source = values.get(image or "")
+    ends, kept = ([values[name] for name in names if name in values] for names in (scores, layers))
     batch = 1
     if source is not None and source.shape is not None and isinstance(source.shape[0], int):
         batch = max(1, source.shape[0])
@@ -115,16 +116,14 @@ def estimate(
         if count is None and any(not is_constant(value) for value in reads(node))
     )
 
-    def gradient(of: ir.Value | None) -> int:
-        if of is None or end is None:
-            return 0
-        affected = depends_on(nodes, [of])
+    def gradient(of: Sequence[ir.Value]) -> int:
+        affected = depends_on(nodes, of)
         return sum(
             (counts[node] or 0) * sum(value in affected for value in node.inputs[:2])
-            for node in path_between(nodes, of, end)
+            for node in path_between(nodes, of, ends)
         )
 
-    to_picture, to_layer = gradient(source), gradient(target)
+    to_picture, to_layer = gradient([] if source is None else [source]), gradient(kept)
     costs = {"cam": 0, "guided_gradcam": to_picture + to_layer, **dict.fromkeys(INPUT_METHODS, to_picture)}
     multiples = {
         name: round((forward + costs.get(name, to_layer)) / forward, 3)
@@ -133,12 +132,12 @@ def estimate(
     }
     walk = _Walk(nodes, graph.outputs)
     megabyte = batch * 1e6
-    reached = source is not None and end is not None and end in depends_on(nodes, [source])
+    reached = source is not None and bool(set(ends) & depends_on(nodes, [source]))
     return Cost(
         macs=forward // batch, parameters=parameters, multiples=multiples,
         forward_mb=round(walk.forward(graph.inputs) / megabyte, 6),
-        gradient_mb=round(walk.gradient(graph.inputs, source, end) / megabyte, 6)
-        if source is not None and end is not None and reached else None,
+        gradient_mb=round(walk.gradient(graph.inputs, source, ends) / megabyte, 6)
+        if source is not None and reached else None,
         assumed=assumed, uncounted=dict(sorted(uncounted.items())), unknown=walk.unknown,
     )  # fmt: skip
 
@@ -177,17 +176,16 @@ def count_parameters(graph: ir.Graph) -> int:
     )
 
 
-def path_between(nodes: Sequence[ir.Node], source: ir.Value, end: ir.Value) -> list[ir.Node]:
-    """The nodes that a gradient passes from ``end`` back to ``source``, in the graph's order."""
-    affected = depends_on(nodes, [source])
-    behind = {end}
+def path_between(nodes: Sequence[ir.Node], sources: Sequence[ir.Value], ends: Sequence[ir.Value]) -> list[ir.Node]:
+    """The nodes that a gradient passes from the ``ends`` back to the ``sources``, in the graph's order."""
+    affected = depends_on(nodes, sources)
+    behind = set(ends)
     path: list[ir.Node] = []
     for node in reversed(nodes):
-        if any(o in behind and o in affected for o in node.outputs) and not has_no_gradient(node) and (
-            source not in node.outputs
-        ):  # fmt: skip
+        before = [value for value in reads(node) if value in affected]  # none: it made a source
+        if before and any(o in behind for o in node.outputs) and not has_no_gradient(node):
             path.append(node)
-            behind.update(value for value in reads(node) if value in affected)
+            behind.update(before)
     return path[::-1]
 
 
@@ -264,8 +262,8 @@ class _Walk:
         """The peak of the forward pass in bytes; the inputs are alive all the time."""
         return self._peak([self._forward_step(node) for node in self._nodes], inputs)
 
-    def gradient(self, inputs: Iterable[ir.Value], source: ir.Value, end: ir.Value) -> int:
-        """The peak of the forward pass and of the gradient of ``end`` with respect to ``source``, in bytes."""
+    def gradient(self, inputs: Iterable[ir.Value], source: ir.Value, ends: Sequence[ir.Value]) -> int:
+        """The peak of the forward pass and of the gradient of the ``ends`` with respect to ``source``, in bytes."""
         affected = depends_on(self._nodes, [source])
         steps = [self._forward_step(node) for node in self._nodes]
         steps += [
@@ -275,7 +273,7 @@ class _Walk:
                 [("gradient", v) for v in node.inputs if v is not None and v in affected],
                 node.op_type in _IN_PLACE or node.op_type in _VIEWS,
             )
-            for node in reversed(path_between(self._nodes, source, end))
+            for node in reversed(path_between(self._nodes, [source], ends))
         ]  # fmt: skip
         return self._peak(steps, inputs, [("gradient", source)])
 

@@ -8,21 +8,22 @@ from typing import Any, get_args
 
 import onnx_ir as ir
 
-from portable_cam.errors import Error, LayerError
+from portable_cam.errors import Error, LayerError, OptionError
 from portable_cam.export.autodiff import depends_on
 from portable_cam.export.batch import free_batch
 from portable_cam.export.builder import OPSET
-from portable_cam.export.cam import find_cam_end
 from portable_cam.export.cost import Cost, estimate
 from portable_cam.export.element_types import ElementTypes, element_types
+from portable_cam.export.explanation import explanation_model
 from portable_cam.export.guided import ReluPolicy, guided_nodes
 from portable_cam.export.layers import candidates, channel_axis, image_input
 from portable_cam.export.load import ModelLike, load
-from portable_cam.export.methods import INPUT_METHODS, METHODS
+from portable_cam.export.methods import INPUT_METHODS, METHODS, PIXEL_METHODS
 from portable_cam.export.normalize import normalize
 from portable_cam.export.obstacles import Obstacle, find_obstacles, obstacles_with_ways_out
 from portable_cam.export.quantized.ranges import activations
-from portable_cam.export.scores import find_scores
+from portable_cam.export.targets import Class, Target
+from portable_cam.export.writing import cam_end
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Report:
     image: str | None
     layout: str | None
     batch: str | None
+    target: str
     scores: str | None
     cut: str | None
     layers: list[str]
@@ -66,8 +68,13 @@ class Report:
         return {**asdict(self), "explainable": self.explainable}
 
 
-def doctor(model: ModelLike, output: str | None = None) -> Report:
-    """Examine a model without building anything.
+def doctor(model: ModelLike, output: str | None = None, target: Target | None = None) -> Report:
+    """Examine a model, before anything is run or written.
+
+    Args:
+        model: The model.
+        output: The tensor that holds the scores, if it is to be another than the model's own.
+        target: What would be explained; None for a class.
 
     Raises:
         ModelError: The file cannot be read at all.
@@ -77,13 +84,14 @@ def doctor(model: ModelLike, output: str | None = None) -> Report:
     normal = normalize(model)
     graph = normal.graph
     problems: list[str] = []
-    score: ir.Value | None = None
+    target = target or Class()
+    scores: list[ir.Value] = []
     image: ir.Value | None = None
     cut: str | None = None
     try:
         image = image_input(graph)
-        found = find_scores(graph, output)
-        score, cut = found.value, found.cut
+        found = target.tensors(graph, output)
+        scores, cut = [f.value for f in found], ", ".join(dict.fromkeys(f.cut for f in found if f.cut)) or None
     except Error as error:
         problems.append(str(error))
     fixed = None if image is None or image.shape is None else image.shape[0]
@@ -95,10 +103,13 @@ def doctor(model: ModelLike, output: str | None = None) -> Report:
         )  # fmt: skip
     layers: list[ir.Value] = []
     obstacles: list[Obstacle] = []
-    if image is not None and score is not None:
-        layers = [value for value, _ in candidates(graph, score)]
-        obstacles = obstacles_with_ways_out(graph, image, score, layers)
-    methods = _methods(graph, image, score, layers, obstacles, problems)
+    chosen: list[ir.Value] = []
+    if image is not None and scores:
+        layers = [value for value, _ in candidates(graph, *scores)]
+        chosen = target.layers(graph, scores) or layers[:1]
+        obstacles = obstacles_with_ways_out(graph, image, scores, layers)
+    methods = _methods(graph, image, target, scores, chosen, obstacles, problems)
+    methods = _tried(normal, output, target, methods)
     guided = {policy: [str(node.name) for node in guided_nodes(graph, policy)] for policy in get_args(ReluPolicy)}
     return Report(
         producer=f"{original.producer_name or 'unknown'} {original.producer_version or ''}".strip(),
@@ -107,14 +118,14 @@ def doctor(model: ModelLike, output: str | None = None) -> Report:
         inputs=[_text(v) for v in graph.inputs], outputs=[_text(v) for v in graph.outputs],
         image=None if image is None else str(image.name),
         layout=None if image is None else ("NCHW" if channel_axis(image) == 1 else "NHWC"),
-        batch=batch, scores=None if score is None else str(score.name), cut=cut,
-        layers=[str(v.name) for v in layers[:5]],
+        batch=batch, target=target.name, scores=", ".join(str(v.name) for v in scores) or None, cut=cut,
+        layers=[str(v.name) for v in [*chosen, *(v for v in layers if v not in chosen)][:5]],
         guided={policy: len(found) for policy, found in guided.items()}, guided_nodes=guided,
         quantized=_quantized(graph), obstacles=obstacles,
         methods=methods, problems=problems,
         cost=estimate(
-            normal, None if image is None else str(image.name), None if score is None else str(score.name),
-            str(layers[0].name) if layers else None, [name for name, answer in methods.items() if answer == "yes"],
+            normal, None if image is None else str(image.name), [str(score.name) for score in scores],
+            [str(layer.name) for layer in chosen], [name for name, answer in methods.items() if answer == "yes"],
             (1, 2) if image is not None and channel_axis(image) == 3 else (2, 3),
         ),
     )  # fmt: skip
@@ -128,30 +139,44 @@ def _quantized(graph: ir.Graph) -> dict[str, int]:
 
 
 def _methods(
-    graph: ir.Graph, image: ir.Value | None, score: ir.Value | None, layers: list[ir.Value],
+    graph: ir.Graph, image: ir.Value | None, target: Target, scores: list[ir.Value], layers: list[ir.Value],
     obstacles: list[Obstacle], problems: list[str],
 ) -> dict[str, str]:  # fmt: skip
-    if image is None or score is None:
+    """For each method "yes" or why not; ``layers`` are those that would be explained."""
+    if image is None or not scores:
         return dict.fromkeys(METHODS, problems[0] if problems else "no image input")
-    reached = score in depends_on(list(graph), [image])
+    nodes = list(graph)
     to_image = "yes"
     if obstacles:
         to_image = f"{len(obstacles)} nodes without a rule stand between the picture and the scores"
-    elif not reached:
+    elif not set(scores) & depends_on(nodes, [image]):
         to_image = "no differentiable path leads from the picture to the scores"
     gradcam = "no layer keeps the two dimensions of a picture"
     if layers:
-        gradcam = "yes" if score in depends_on(list(graph), layers[:1]) else "no differentiable path"
-        if find_obstacles(graph, layers[0], score):
-            gradcam = f"nodes without a rule stand between '{layers[0].name}' and the scores"
+        gradcam = "yes" if set(scores) & depends_on(nodes, layers) else "no differentiable path"
+        blocked = next((layer for layer in layers if find_obstacles(graph, layer, scores)), None)
+        if blocked is not None:
+            gradcam = f"nodes without a rule stand between '{blocked.name}' and the scores"
     try:
-        find_cam_end(score)
+        cam_end(target, scores)
         cam = "yes"
-    except LayerError as error:
+    except (LayerError, OptionError) as error:
         cam = str(error)
     both = to_image if to_image != "yes" else gradcam
     answers = {"cam": cam, "guided_gradcam": both, **dict.fromkeys(INPUT_METHODS, to_image)}
     return {name: answers.get(name, gradcam) for name in METHODS}
+
+
+def _tried(model: ir.Model, output: str | None, target: Target, methods: dict[str, str]) -> dict[str, str]:
+    """What a rule refuses about its node (training mode, say) shows when it is asked: both gradients are built."""
+    found = dict(methods)
+    for wanted, group in (("gradcam", ("gradcam", *PIXEL_METHODS)), ("gradient", INPUT_METHODS)):
+        if methods[wanted] == "yes":
+            try:
+                explanation_model(model, (wanted,), None, target, output=output, targets_per_image=1)
+            except Error as error:
+                found |= dict.fromkeys([*group, "guided_gradcam"], str(error))
+    return found
 
 
 def _text(value: ir.Value) -> str:

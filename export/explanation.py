@@ -18,7 +18,7 @@ from portable_cam.export.builder import Builder
 from portable_cam.export.facts import Facts
 from portable_cam.export.guided import ReluPolicy, guided_nodes
 from portable_cam.export.heads import Profile
-from portable_cam.export.layers import channel_axis, find_layers, image_input, layer_places
+from portable_cam.export.layers import channel_axis, find_layers, image_input, layer_names, layer_places
 from portable_cam.export.load import ModelLike, fingerprint
 from portable_cam.export.methods import METHODS, check_options, wants_guided, wants_layers
 from portable_cam.export.normalize import normalize
@@ -211,7 +211,7 @@ def _choose_layers(
         return cam_layer
     if layer is None:
         return target.layers(graph, scores) or find_layers(graph, scores[0], None)
-    names = [layer] if isinstance(layer, str) else list(layer)
+    names = layer_names(layer)
     if len(scores) == 1 or not names:
         return find_layers(graph, scores[0], names)
     return [_layer_of_any(graph, scores, name) for name in names]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -22,6 +23,9 @@ from portable_cam.export.places import Known, Places, guess_places, is_feature_m
 from portable_cam.export.places_of import places_of
 from portable_cam.export.quantized.tensors import as_run, moves, quantizer_of
 from portable_cam.export.scores import find_scores
+
+if TYPE_CHECKING:
+    from portable_cam.export.targets import Target
 
 #: Operators whose output says nothing new: the tensor before is listed instead.
 _NOT_A_LAYER = frozenset({"Identity", "Dropout", "Reshape", "Pad", "Cast", "Slice", "Transpose"})
@@ -46,14 +50,15 @@ class Layer:
         return self.shape[self.layout.index("C")]
 
 
-def list_layers(model: ModelLike, output: str | None = None) -> list[Layer]:
-    """The candidates of a model, best first.
+def list_layers(model: ModelLike, output: str | None = None, target: Target | None = None) -> list[Layer]:
+    """The candidates of a model, best first; those of a classifier, or of what ``target`` explains.
 
     First come the tensors that every path from the picture to the scores passes, from the last one back: what the
     classifier reads is all there. Then those on only some of the paths.
     """
     graph = normalize(model).graph
-    return [layer for _, layer in candidates(graph, find_scores(graph, output).value)]
+    found = [find_scores(graph, output)] if target is None else target.tensors(graph, output)
+    return [layer for _, layer in candidates(graph, *(scores.value for scores in found))]
 
 
 def image_input(graph: ir.Graph) -> ir.Value:
@@ -250,6 +255,17 @@ def _operator(node: ir.Node) -> str:
     return node.op_type
 
 
+def layer_names(layer: str | Sequence[str]) -> list[str]:
+    """The names that a user gave.
+
+    Raises:
+        LayerError: They are something else.
+    """
+    if not isinstance(layer, str | Sequence) or not all(isinstance(name, str) for name in layer):
+        raise LayerError(f"a layer is the name of a tensor or node, or a list of them, not {layer!r}")
+    return [layer] if isinstance(layer, str) else list(layer)
+
+
 def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str] | None) -> list[ir.Value]:
     """The tensors to explain: named by tensor or node, or the best candidate.
 
@@ -268,7 +284,7 @@ def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str] | N
     values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
     by_node = {node.name: node.outputs[0] for node in graph if node.name}
     chosen = []
-    for name in [layer] if isinstance(layer, str) else layer:
+    for name in layer_names(layer):
         value = values.get(name, by_node.get(name))
         if value is None:
             close = difflib.get_close_matches(name, [str(v.name) for v, _ in candidates(graph, score)], n=3, cutoff=0.3)

@@ -35,19 +35,19 @@ class _Found:
     obstacle: Obstacle
 
 
-def find_obstacles(graph: ir.Graph, source: ir.Value, score: ir.Value) -> list[Obstacle]:
+def find_obstacles(graph: ir.Graph, source: ir.Value, scores: Iterable[ir.Value]) -> list[Obstacle]:
     """The nodes without a rule on a path from ``source`` to the scores, in the graph's order; those in a loop's body
     or in a branch too."""
-    return [found.obstacle for found in _in_the_way(list(graph), [source], [score])]
+    return [found.obstacle for found in _in_the_way(list(graph), [source], scores)]
 
 
 def obstacles_with_ways_out(
-    graph: ir.Graph, image: ir.Value, score: ir.Value, layers: Iterable[ir.Value]
+    graph: ir.Graph, image: ir.Value, scores: Iterable[ir.Value], layers: Iterable[ir.Value]
 ) -> list[Obstacle]:
     """As :func:`find_obstacles` from the picture on, each with its ways out; ``layers`` are the candidates, best
     first."""
     nodes = list(graph)
-    found = _in_the_way(nodes, [image], [score])
+    found = _in_the_way(nodes, [image], scores)
     if not found:
         return []
     stands = {one.outermost for one in found}

@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _OUR_PREFIXES = ("heatmap.", "raw.", "range.", "extent.", "activations.", "gradients.", "word_scores.")
 _GUIDED = frozenset({"guided_backprop", "guided_gradcam", "deconvnet"})
+#: What a relu_policy that found nothing may be exchanged for.
+_WIDER = {
+    "relu": "; relu_policy 'relu+clip' also guides ReLU6, 'all' also SiLU, GELU, HardSwish and other relatives",
+    "relu+clip": "; relu_policy 'all' also guides SiLU, GELU, HardSwish and other relatives",
+    "all": "",
+}
 
 
 class Explainer:
@@ -113,8 +119,7 @@ class Explainer:
         self._batches = Batches(self._facts.image, freed=self._facts.batch == "freed")
         if _GUIDED & set(self.methods) and not self.guided_nodes:
             warnings.warn(
-                "no node counts as a ReLU here, so that the guided methods give the plain gradient; "
-                f"relu_policy={relu_policy!r} guides {relu_policy} nodes, 'all' the smooth relatives too",
+                f"no node counts as a ReLU here, so that guided methods give the plain gradient{_WIDER[relu_policy]}",
                 stacklevel=2,
             )
 
@@ -284,6 +289,7 @@ class Explainer:
         if self._device is None:
             return explanation_model(self._model, targets_per_image=targets_per_image, **self._options)
         from portable_cam.gpu.device import open_device
+        from portable_cam.gpu.graph import for_gpu
         from portable_cam.gpu.pipeline import wants_graph_heads
 
         if self._opened is None:
@@ -292,10 +298,12 @@ class Explainer:
                 from portable_cam.gpu.float16 import to_float16
 
                 self._model = to_float16(self._model)
-        return explanation_model(
+        built = explanation_model(
             self._model, targets_per_image=targets_per_image, **self._options,
             heads_in_graph=wants_graph_heads(self._device, self._opened),
         )  # fmt: skip
+        for_gpu(built.graph)
+        return built
 
     def _started(self, model: ir.Model) -> Session | Pipeline:
         if self._device is None or self._opened is None:

@@ -58,6 +58,8 @@ def read_image(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[An
     if isinstance(source, bytes):
         name, data = "the given bytes", source
     elif isinstance(source, str | os.PathLike):
+        if Path(source).is_dir():
+            raise ImageError(f"the folder {source} holds no image file: give image files, or the folder they are in")
         name, data = str(source), _bytes_of(Path(source))
     else:
         raise ImageError(f"a picture is a path, bytes, a PIL image or an array, not {type(source).__name__}")
@@ -81,10 +83,11 @@ def read_image(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[An
 def expand_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Files as they are, folders as the image files right inside them, sorted by name.
 
-    A file given by name is kept whatever it is called, also if it is not there, so that it is reported when it is read.
+    A file given by name is kept whatever it is called, also if it is not there, and so is a folder that holds no image
+    file: they are reported when they are read.
 
     Raises:
-        ImageError: A folder holds no image file, or nothing was given.
+        ImageError: Nothing was given.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -92,9 +95,8 @@ def expand_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
             found.append(path)
             continue
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _suffixes() and _visible_file(p))
-        if not inside:
-            raise ImageError(f"the folder {path} holds no image file: give image files, or the folder they are in")
-        found += inside
+        # an empty folder is a picture that cannot be read, and says so when it is
+        found += inside or [path]
     if not found:
         raise ImageError("no image was given: name image files or folders of them")
     return found

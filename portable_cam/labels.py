@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from portable_cam import assets
-from portable_cam.errors import LabelError
+from portable_cam.errors import LabelError, TargetError
 
 # far more classes than any model has; a stray number in a file must not become a list of gigabytes
 _MOST_CLASSES = 1_000_000
@@ -25,10 +25,12 @@ _WORDNET = re.compile(r"n\d{8}\s+(?=\S)")
 
 @dataclass(frozen=True)
 class Labels:
-    """The names of a model's classes, by number. A name may list synonyms, separated by commas."""
+    """The names of a model's classes, by number. A name may list synonyms, separated by commas. ``guessed``: taken for
+    the model's by the number of its classes."""
 
     names: tuple[str, ...]
     source: str = "the labels"
+    guessed: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -39,7 +41,7 @@ class Labels:
 
     def find(self, text: str) -> int:
         """The number of a class by its name: exactly, then without regard to case, then by one of its synonyms, then
-        as an unambiguous beginning of one. Underscores count as spaces, but for the exact name.
+        by whole words of one that no other class has. Underscores count as spaces, but for the exact name.
 
         Raises:
             LabelError: No class, or more than one, goes by that name; the message lists those, or close names.
@@ -51,7 +53,7 @@ class Labels:
             (i for i, name in enumerate(self.names) if name == text),
             (i for i, parts in enumerate(self._synonyms) if ", ".join(parts) == wanted),
             (i for i, parts in enumerate(self._synonyms) if wanted in parts),
-            (i for i, parts in enumerate(self._synonyms) if any(part.startswith(wanted) for part in parts)),
+            (i for i, parts in enumerate(self._synonyms) if any(f" {wanted} " in f" {part} " for part in parts)),
         )
         for step in steps:
             found = list(step)
@@ -87,14 +89,15 @@ class Labels:
         the same behind "background" for one with 1001, as TensorFlow's have, COCO's for a detector with 80, Pascal
         VOC's for a segmentation with 21, else None."""
         usual = {
-            ("classify", 1000): assets.imagenet_labels, ("classify", 1001): assets.imagenet_labels,
-            ("detect", 80): assets.coco_labels, ("segment", 21): assets.voc_labels,
+            ("classify", 1000): ("ImageNet", assets.imagenet_labels), ("detect", 80): ("COCO", assets.coco_labels),
+            ("classify", 1001): ("ImageNet", assets.imagenet_labels), ("segment", 21): ("VOC", assets.voc_labels),
         }  # fmt: skip
         found = usual.get((task, classes or 0))
         if found is None:
             return None
-        known = read_labels(found())
-        return Labels(("background", *known.names), known.source) if classes == 1001 else known
+        source, path = found
+        known = read_labels(path()).names
+        return Labels(("background", *known) if classes == 1001 else known, source, guessed=True)
 
     @cached_property
     def _synonyms(self) -> list[list[str]]:
@@ -185,6 +188,7 @@ def parse_targets(text: str | int | Sequence[int | str] | None, labels: Labels |
 
     Raises:
         LabelError: A name, but no labels, or no such name.
+        TargetError: ``topk`` among others.
     """
     if text is None:
         return None
@@ -195,6 +199,8 @@ def parse_targets(text: str | int | Sequence[int | str] | None, labels: Labels |
         return -int(parts[0][3:])
     numbers = []
     for part in parts:
+        if isinstance(part, str) and part.strip().startswith("top") and part.strip()[3:].isdigit():
+            raise TargetError(f"'{part.strip()}' stands alone: it cannot be one of several targets")
         if isinstance(part, int) or part.strip().isdigit():
             numbers.append(int(part))
         elif labels is None:

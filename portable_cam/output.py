@@ -104,6 +104,8 @@ def picture_of(explained: PhotoExplanation, method: str, k: int, *, whole_photo:
 def check_formats(text: str) -> tuple[str, ...]:
     """The formats in a comma-separated list; :class:`OptionError` for one that does not exist."""
     formats = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not formats:
+        raise OptionError(f"no format was named: choose from {', '.join(FORMATS)}")
     for name in formats:
         if name not in FORMATS:
             raise OptionError(f"format '{name}' does not exist; the formats are {', '.join(FORMATS)}")

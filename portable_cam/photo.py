@@ -13,7 +13,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
-from portable_cam.errors import OptionError
+from portable_cam.errors import OptionError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.export.builder import known_dims
 from portable_cam.export.layers import image_input
@@ -168,7 +168,10 @@ class PhotoExplainer:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the maps should know."""
-        return self.explainer.notes
+        if self.labels is None or not self.labels.guessed:
+            return self.explainer.notes
+        guess = f"class names assumed: {self.labels.source}'s, by the number of classes; give the model's own as labels"
+        return (*self.explainer.notes, guess)
 
     def name(self, target: int) -> str:
         """The label of a class, or its number."""
@@ -176,9 +179,7 @@ class PhotoExplainer:
 
     def number(self, target: int | str) -> int:
         """The number of a class by its name or number."""
-        asked = parse_targets([target], self.labels)
-        assert isinstance(asked, list)
-        return asked[0]
+        return _members([target], self.labels)[0]
 
     def _answer(self, x: NDArray[Any], geometry: Geometry, asked: list[int] | int | None, **where: Any) -> Answer:
         """Explain the array ``x``; ``asked`` are class numbers, minus k for the k best, or None."""
@@ -222,5 +223,6 @@ def raw_session(graph: ir.Graph, names: Sequence[str], **options: Any) -> Sessio
 
 def _members(names: Sequence[int | str], labels: Labels | None) -> tuple[int, ...]:
     asked = parse_targets(list(names), labels)
-    assert isinstance(asked, list)
+    if not isinstance(asked, list):
+        raise TargetError(f"'{names[0]}' is no class: give its number or name")
     return tuple(asked)

@@ -21,6 +21,7 @@ from portable_cam.export.load import ModelLike, load
 from portable_cam.export.normalize import normalize
 from portable_cam.export.places import Places
 from portable_cam.export.precision import Precision, to_float32
+from portable_cam.export.targets import Class, Target
 from portable_cam.runtime import Session
 
 _STEPS = (
@@ -63,14 +64,17 @@ class Proof:
 
 
 def self_check(
-    model: ModelLike, explanation: onnx.ModelProto | ir.Model, output: str | None = None, seed: int = 0
-) -> Proof:
+    model: ModelLike, explanation: onnx.ModelProto | ir.Model, output: str | None = None,
+    target: Target | None = None, seed: int = 0,
+) -> Proof:  # fmt: skip
     """Run the explanation next to the original on random pixels.
 
     Args:
         model: The original.
         explanation: What ``build_explanation`` or ``explanation_model`` made of it.
         output: As given to ``build_explanation``.
+        target: Likewise; None for a class. The maps' peaks are checked for classes alone.
+        seed: Of the random direction.
 
     Raises:
         ModelError: It is not what ``build_explanation`` makes.
@@ -88,8 +92,8 @@ def self_check(
     if quantized:
         return Proof(forward, None, None, forward < 1e-3, quantized=True)
     precision: Precision = "float32" if facts.precision == "float32" else "model"
-    analytic, numeric = _directional(model, explained, facts.image, feeds, output, seed, precision)
-    maps = _peaks(model, facts, feeds, ours)
+    analytic, numeric = _directional(model, explained, facts.image, feeds, output, target, seed, precision)
+    maps = _peaks(model, facts, feeds, ours) if target is None or target.name == Class.name else {}
     slopes = [*maps.values()] + ([] if analytic is None or numeric is None else [(analytic, numeric)])
     half = _is_half(model)  # three digits: a map's peak can be told by them, a slope not
     agrees = all(_close(a, n, 4 * _TOLERANCE if half else _TOLERANCE) for a, n in slopes)
@@ -102,7 +106,9 @@ def _forward(
     """How far the model's outputs differ, relative to their greatest value, on random pixels; then the explanation's
     session, what it was fed and what it gave."""
     original, explained = _original(model, as_written=as_written), Session(explanation, as_written=as_written)
-    feeds = random_feeds(explained, 1) | {"targets": np.full((1, 1), -1, np.int64)}
+    fixed = original.inputs[Facts.read(explanation.metadata_props).image].shape[0]
+    batch = fixed if isinstance(fixed, int) else 1
+    feeds = random_feeds(explained, batch) | {"targets": np.full((batch, 1), -1, np.int64)}
     ours = explained.run(feeds)
     theirs = original.run({name: feeds[name].astype(original.dtype(name)) for name in original.inputs})
     renamed = {old: new for new, old in (Facts.read(explanation.metadata_props).renamed or {}).items()}
@@ -212,6 +218,7 @@ def _directional(
     image: str,
     feeds: dict[str, Any],
     output: str | None,
+    target: Target | None,
     seed: int,
     precision: Precision,
 ) -> tuple[float | None, float | None]:
@@ -221,7 +228,9 @@ def _directional(
             explained
             if "gradient" in explained.outputs
             else Session(
-                explanation_model(model, ("gradient",), output=output, targets_per_image=1, precision=precision)
+                explanation_model(
+                    model, ("gradient",), target=target, output=output, targets_per_image=1, precision=precision
+                )
             )
         )
     except ModelError:  # the picture has no gradient (an integer input, an operator without a rule before the layer)

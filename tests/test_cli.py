@@ -355,6 +355,48 @@ def test_wrong_use(run: Run, small: Path, photos: Path, arguments: list[str], me
     assert "Traceback" not in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("model", "task", "layer"),
+    [("det_yolox_nano_coco_416", "detect", "841"), ("det_ultraface_ssd_rfb320", "detect", ""),
+     ("seg_deeplabv3_mnv2_dm05_voc_fp32_logits", "segment", "Relu__94:0"),
+     ("cls_squeezenet1.1_int8_qdq", "classify", "")],
+)  # fmt: skip
+def test_commands_know_the_task(run: Run, zoo: Path, tmp_path: Path, model: str, task: str, layer: str) -> None:
+    path = zoo / "models" / f"{model}.onnx"
+    report = json.loads(run("doctor", path, "--json").out)
+    assert report["task"] == task
+    assert report["methods"]["gradcam"] == report["methods"]["guided_gradcam"] == "yes"
+    assert layer in " ".join(report["layers"])
+    names = [found["name"] for found in json.loads(run("layers", path, "--json").out)]
+    table = run("layers", path).out
+    assert all(name in table for name in names[:10])  # not one is broken in two
+    assert f"{len(names) - 10} more with --all" in table
+    if model.startswith("det_yolox"):
+        assert run("doctor", path, "--task", "classify").status == 1
+        assert "TargetError" not in run("doctor", path, "--task", "segment").err
+    exported = run("export", path, "-o", tmp_path / "e.onnx", "--methods", "layercam")
+    assert exported.status == 0, exported.err
+    assert "self-check: passed" in exported.err
+
+
+def test_a_node_that_refuses_is_told_before(run: Run, small_cnn: onnx.ModelProto, tmp_path: Path) -> None:
+    model, path = onnx.ModelProto.FromString(small_cnn.SerializeToString()), tmp_path / "training.onnx"
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    norm = onnx.helper.make_node("BatchNormalization", [relu.output[0], *"sbmv"], ["n", "m1", "v1"], training_mode=1)
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            if name == relu.output[0]:
+                node.input[i] = "n"
+    model.graph.node.insert(list(model.graph.node).index(relu) + 1, norm)
+    channels = next(t for t in model.graph.initializer if t.name == "w1").dims[0]
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(np.ones(channels, np.float32), name) for name in "sbmv")
+    path.write_bytes(model.SerializeToString())
+    methods = json.loads(run("doctor", path, "--json").out)["methods"]
+    assert methods["gradcam"] == "yes"
+    for method in ("gradient", "guided_backprop", "guided_gradcam"):
+        assert "it is in training mode" in methods[method]
+
+
 def test_doctor_on_a_model_that_cannot_be_explained(run: Run, small: Path) -> None:
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 17]> g (float[N,3] x) => (float[N,3] y) {y=Relu(x)}'

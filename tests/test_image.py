@@ -225,7 +225,8 @@ def test_expand_images(tmp_path: Path) -> None:
     lone = tmp_path / "notes.txt"
     found = expand_images([lone, tmp_path])
     assert [p.name for p in found] == ["notes.txt", "a.png", "b.JPG", "c.jfif"]
+    assert expand_images([tmp_path / "folder.png", lone]) == [tmp_path / "folder.png", lone]
     with pytest.raises(ImageError, match="holds no image"):
-        expand_images([tmp_path / "folder.png"])
+        read_image(tmp_path / "folder.png")
     with pytest.raises(ImageError, match="no image was given"):
         expand_images([])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from portable_cam.errors import LabelError
+from portable_cam.errors import LabelError, TargetError
 from portable_cam.labels import Labels, parse_targets, read_labels
 
 NAMES = ("tench, Tinca tinca", "goldfish", "great white shark")
@@ -78,7 +78,7 @@ def test_missing_file(tmp_path: Path) -> None:
         ("tabby_cat", 0),
         ("tiger cat", 1),
         ("tiger", 2),  # a whole name goes before the beginning of another
-        ("tiger c", 1),
+        ("Tiger_Cat", 1),
         ("maillot", 5),
         ("TANK", 6),
     ],
@@ -91,8 +91,9 @@ def test_find(text: str, wanted: int) -> None:
     ("text", "says"),
     [
         ("crane", r"3 \(crane\); 4 \(crane\)"),
-        ("t", "may mean any of"),
+        ("cat", "may mean any of"),
         ("tigre", "close to it are: tiger"),
+        ("tiger c", "close to it are: tiger cat"),  # the beginning of a word may be that of another
         ("zzzzz", "give the number"),
         (" ", "is empty"),
     ],
@@ -100,6 +101,12 @@ def test_find(text: str, wanted: int) -> None:
 def test_find_says_why_not(text: str, says: str) -> None:
     with pytest.raises(LabelError, match=says):
         LABELS.find(text)
+
+
+@pytest.mark.parametrize("text", ["tiger, top3", "top2,top3", "3, top1"])
+def test_top_stands_alone(text: str) -> None:
+    with pytest.raises(TargetError, match=r"'top\d' stands alone"):
+        parse_targets(text, LABELS)
 
 
 def test_imagenet() -> None:

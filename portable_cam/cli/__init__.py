@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
 import portable_cam
@@ -24,6 +25,7 @@ from portable_cam.cli.common import (
     ProfileOption,
     SaturationOption,
     SignOption,
+    TaskOption,
     err,
     names,
     new_table,
@@ -73,22 +75,34 @@ app.command()(explain)
 
 
 @app.command()
-def layers(model: ModelArgument, output: OutputOption = None, as_json: JsonOption = False) -> None:
+def layers(
+    model: ModelArgument, output: OutputOption = None, task: TaskOption = None,
+    every: Annotated[bool, typer.Option("--all", help="All of them, not the first ten.")] = False,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
     """The layers that can be explained, best first."""
     from dataclasses import asdict
 
     from portable_cam.export import list_layers
+    from portable_cam.recognize import recognize
 
-    found = list_layers(model, output)
+    found = list_layers(model, output, recognize(model, task, output)[1])
     if as_json:
         print_json([asdict(layer) for layer in found])
         return
-    table = new_table("layer", "shape", "axes", "grid", "operator", "stride", "why")
-    for layer in found:
+    shown = found if every else found[:10]
+    table = new_table("layer", "shape", "axes", "grid", "operator", "stride")
+    for layer in shown:
         shape, grid = (" x ".join("?" if d is None else str(d) for d in dims) for dims in (layer.shape, layer.grid))
         stride = "?" if layer.stride is None else f"{layer.stride:g}"
-        table.add_row(escape(layer.name), shape, layer.layout, grid, layer.operator, stride, layer.why)
-    out.print(table)
+        table.add_row(escape(layer.name), shape, layer.layout, grid, layer.operator, stride)
+    # as wide as it needs to be: a name broken in two can be neither copied nor found
+    Console(width=10_000).print(table)
+    for why in dict.fromkeys(layer.why for layer in shown):
+        first, *more = [layer.name for layer in shown if layer.why == why]
+        out.print(f"{first}{f' and {len(more)} more' if more else ''}: {why}", highlight=False, markup=False)
+    if len(shown) < len(found):
+        out.print(f"{len(found) - len(shown)} more with --all", highlight=False)
 
 
 app.command()(doctor)
@@ -106,6 +120,7 @@ def export(
     saturation: SaturationOption = "pass",
     precision: PrecisionOption = "model",
     sign: SignOption = "positive",
+    task: TaskOption = None,
     single_target: Annotated[bool, typer.Option(help="One target per image; no loop operator in the file.")] = False,
     check: Annotated[bool, typer.Option(help="Let the graph prove itself, and say so in its metadata.")] = True,
 ) -> None:
@@ -113,10 +128,12 @@ def export(
     from portable_cam.export.explanation import explanation_model
     from portable_cam.export.weights import save
     from portable_cam.photo import known_preprocessing
+    from portable_cam.recognize import recognize
     from portable_cam.selfcheck import record, self_check
 
     options: dict[str, Any] = {
         "preprocessing": known_preprocessing(model),
+        "target": recognize(model, task, output)[1],
         "output": output,
         "profile": profile,
         "relu_policy": relu_policy,
@@ -126,7 +143,7 @@ def export(
     }
     built = explanation_model(model, names(methods), layer, targets_per_image=1 if single_target else None, **options)
     if check:
-        proof = self_check(model, built, output=output)
+        proof = self_check(model, built, output, options["target"])
         record(built, proof)
         err.print(f"self-check: {proof.describe()}", highlight=False, markup=False)
     written = save(built, target_file)

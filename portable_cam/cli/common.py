@@ -16,6 +16,9 @@ out = Console(soft_wrap=True)
 
 ModelArgument = Annotated[Path, typer.Argument(help="The .onnx file.", show_default=False)]
 OutputOption = Annotated[str | None, typer.Option("--output", help="Tensor that holds the scores, taken as it is.")]
+TaskOption = Annotated[
+    str | None, typer.Option("--task", help="classify, detect or segment; by default what the outputs look like.")
+]
 LayerOption = Annotated[list[str] | None, typer.Option(help="Tensor or node to explain; several to average over.")]
 ProfileOption = Annotated[str, typer.Option(help="paper, pytorch_grad_cam or captum: whose conventions to follow.")]
 SaturationOption = Annotated[

@@ -8,25 +8,29 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from portable_cam.cli.common import JsonOption, ModelArgument, OutputOption, new_table, out, print_json
+from portable_cam.cli.common import JsonOption, ModelArgument, OutputOption, TaskOption, new_table, out, print_json
 
 if TYPE_CHECKING:
     from portable_cam.export import Report
     from portable_cam.export.cost import Cost
 
 
-def doctor(model: ModelArgument, output: OutputOption = None, as_json: JsonOption = False) -> None:
+def doctor(
+    model: ModelArgument, output: OutputOption = None, task: TaskOption = None, as_json: JsonOption = False
+) -> None:
     """Can it be explained, what will it cost (an estimate), and if not, which nodes stand in the way and what to do.
     Exit status 1 if no method works."""
     from portable_cam.export import doctor as examine
+    from portable_cam.recognize import recognize
 
-    report = examine(model, output)
+    task, target = recognize(model, task, output)
+    report = examine(model, output, target)
     if as_json:
-        print_json(report.to_dict())
+        print_json({"task": task, **report.to_dict()})
     else:
         table = new_table("", "")
         table.show_header = False
-        for key, value in (*_model(report), *_explanation(report), *_cost(report.cost)):
+        for key, value in (*_model(report), ("task", task), *_explanation(report), *_cost(report.cost)):
             table.add_row(key, escape(value))
         out.print(table)
     if not report.explainable:
@@ -46,11 +50,18 @@ def _model(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _explanation(report: Report) -> Iterator[tuple[str, str]]:
-    yield "scores", f"{report.scores}" + (f", cut before {report.cut}" if report.cut else "")
+    yield "scores", f"{report.scores or 'not found'}" + (f", cut before {report.cut}" if report.cut else "")
     yield "layers", "\n".join(report.layers) or "none"
     yield "ReLU-like nodes", ", ".join(f"{policy}: {count}" for policy, count in report.guided.items())
+    by_answer: dict[str, list[str]] = {}
     for name, answer in report.methods.items():
-        yield f"method {name}", answer
+        by_answer.setdefault(answer, []).append(name)
+    for answer, methods in by_answer.items():
+        if answer not in report.problems:
+            yield (
+                "methods that work" if answer == "yes" else "do not work",
+                (", ".join(methods) + ("" if answer == "yes" else f": {answer}")),
+            )
     for obstacle in report.obstacles:
         lines = [f"{obstacle.operator} '{obstacle.node}' on {obstacle.path}", *([obstacle.why] if obstacle.why else [])]
         yield "in the way", "\n".join([*lines, *(f"way out: {way}" for way in obstacle.ways_out)])
