@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from portable_cam import assets, report
+from portable_cam import assets
 from portable_cam.output import rows_of
 from portable_cam.photo import PhotoExplainer
+from portable_cam.sheet import sheet
 
 _METHODS = ("cam", "gradcam", "guided_backprop", "guided_gradcam")
 _CLASSES = ("tiger cat", "coffee mug")  # the two that the model finds most likely
@@ -32,9 +33,10 @@ def run_demo(folder: str | Path) -> Demo:
     summary = (
         f"Explained why SqueezeNet 1.1 sees {names} in {photo}: layer {result.layer}, four methods, from ONNX alone"
     )
-    path = report.sheet(
+    path = sheet(
         explained.view, rows_of(explained), Path(folder) / "demo.png",
         heading=f"Why does SqueezeNet 1.1 see {names} here?", top=explained.top,
+        scale=explained.scale,
     )  # fmt: skip
     lines = [f"{label}: score {score:.2f}" for label, score in zip(result.labels[0], result.scores[0], strict=True)]
     lines += [f"preprocessing: {explainer.preprocessing.describe()}", f"written: {path}"]

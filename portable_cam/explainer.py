@@ -140,6 +140,11 @@ class Explainer:
         return list(self._facts.guided_nodes)
 
     @property
+    def sign(self) -> str:
+        """``positive``, or ``negative`` where the maps show what speaks against a target."""
+        return self._facts.sign
+
+    @property
     def image_name(self) -> str:
         return self._facts.image
 

@@ -6,10 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from portable_cam.explainer import Explainer
-from portable_cam.result import Result
-
-#: What the methods' names begin with in a result, for the maps of what suppresses a target.
-AGAINST = "against."
+from portable_cam.result import AGAINST, Result
 
 
 class Counterpart:

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from portable_cam import report
 from portable_cam.errors import OptionError
 from portable_cam.export.methods import MAP_METHODS
+from portable_cam.flags import remark
 from portable_cam.kernels.reference import minmax, upsample_bilinear
 from portable_cam.marks import Mark, draw
-from portable_cam.missed import AGAINST
 from portable_cam.photo import PhotoExplanation
-from portable_cam.report import FORMATS, Picture, Row
+from portable_cam.report import FORMATS, Picture
+from portable_cam.result import AGAINST
+from portable_cam.sheet import TITLES, Panel, Row, sheet
+from portable_cam.wording import how_much, part_explained, score_is
 
 
 def write_explanation(
@@ -25,21 +28,32 @@ def write_explanation(
     """Write the formats asked for and return the JSON record.
 
     PNG: ``stem.sheet.png`` with everything side by side, and ``stem.<class>.<method>.png``, maps laid over the whole
-    photo. NPY: ``stem.<method>.npy``, the first image of ``result[method]``.
+    photo. NPY: ``stem.<method>.npy``, the first image of ``result[method]``. What speaks against the targets
+    (``sign="negative"``) goes to ``stem.against.*``, beside what speaks for them.
     """
     result = explained.result
     record = describe(explained)
+    stem = stem_of(stem, explained.sign)
     pictures: dict[str, Picture] = {}
     if "png" in formats:
         for k, label in enumerate(unique(result.labels[0])):
             for method in result:
-                pictures[f"{label}.{method}"] = picture_of(explained, method, k, whole_photo=True)
-        Path(folder).mkdir(parents=True, exist_ok=True)
+                # the counterpart of what speaks against a target is what speaks for it
+                name = method.replace(AGAINST, "for.") if explained.sign == "negative" else method
+                pictures[f"{label}.{name}"] = picture_of(explained, method, k, whole_photo=True)
         view = draw(explained.view, explained.marks, result.labels[0]) if explained.marks else explained.view
-        report.sheet(view, rows_of(explained), Path(folder) / f"{stem}.sheet.png", heading=heading, top=explained.top)
+        sheet(
+            view, rows_of(explained), Path(folder) / f"{stem}.sheet.png", heading, explained.top,
+            scale=explained.scale, explained={line.get("name", line["label"]) for line in record["explained"]},
+        )  # fmt: skip
     arrays: dict[str, NDArray[Any]] = {method: result[method][0] for method in result}
     report.save(folder, stem, pictures=pictures, arrays=arrays, document=record, formats=formats)
     return record
+
+
+def stem_of(stem: str, sign: str) -> str:
+    """What file names begin with: what speaks against a target must not replace what speaks for it."""
+    return f"{stem}.against" if sign == "negative" else stem
 
 
 def describe(explained: PhotoExplanation) -> dict[str, Any]:
@@ -50,37 +64,47 @@ def describe(explained: PhotoExplanation) -> dict[str, Any]:
         "methods": list(result),
         "notes": list(result.notes),
         "guided_nodes": len(result.guided_nodes),
+        "sign": explained.sign,
         "top": [{"label": label, "score": score} for label, score in explained.top],
-        "explained": [
-            {
-                "target": int(target),
-                "label": result.labels[0][k],
-                "score": float(result.scores[0, k]),
-                "flags": list(result.flags[0][k]),
-                **(explained.facts[k] if explained.facts else {}),
-            }
-            for k, target in enumerate(result.targets[0])
-        ],
+        "top_is": explained.scale,
+        "explained": [_line(explained, k) for k in range(len(result.labels[0]))],
+    }
+
+
+def _line(explained: PhotoExplanation, k: int) -> dict[str, Any]:
+    """One target of a record."""
+    result, facts = explained.result, explained.facts[k] if explained.facts else {}
+    return {
+        "target": int(result.targets[0, k]),
+        "label": result.labels[0][k],
+        "score": float(result.scores[0, k]),
+        "score_is": score_is(facts),
+        "flags": list(result.flags[0][k]),
+        **facts,
     }
 
 
 def rows_of(explained: PhotoExplanation, methods: Iterable[str] | None = None) -> list[Row]:
     """A row of the sheet for each target."""
-    result = explained.result
+    result, negative = explained.result, explained.sign == "negative"
     return [
         Row(
-            title=label,
-            score=float(result.scores[0, k]),
-            panels=[(title_of(m), picture_of(explained, m, k)) for m in methods or result],
+            title=f"against: {line['label']}" if negative else line["label"],
+            note=how_much(line) + part_explained(line),
+            panels=[
+                Panel(title_of(m, explained.sign), picture_of(explained, m, k), remark(result, m, k, explained.sign))
+                for m in methods or result
+            ],
         )
-        for k, label in enumerate(result.labels[0])
+        for k, line in ((k, _line(explained, k)) for k in range(len(result.labels[0])))
     ]
 
 
-def title_of(method: str) -> str:
-    """A method by the name that papers use."""
+def title_of(method: str, sign: str = "positive") -> str:
+    """A method by the name that papers use; that of a counterpart says which sign it has."""
     name = method.removeprefix(AGAINST)
-    return report.TITLES.get(name, name) + (", against" if method.startswith(AGAINST) else "")
+    other = f", {'for' if sign == 'negative' else 'against'}"
+    return TITLES.get(name, name) + (other if method.startswith(AGAINST) else "")
 
 
 def picture_of(explained: PhotoExplanation, method: str, k: int, *, whole_photo: bool = False) -> Picture:

@@ -43,6 +43,8 @@ class PhotoExplanation:
         color: The order of the model's channels.
         marks: For each target what it is about, a box or a mask in pixels of the view; empty for a classifier.
         facts: For each target what a record says of it beside its score, as the box in pixels of the photo.
+        scale: What the scores in ``top`` are: ``probability``, or ``score``.
+        sign: ``negative`` where the maps show what speaks against the targets.
     """
 
     result: Result
@@ -53,6 +55,8 @@ class PhotoExplanation:
     color: str = "rgb"
     marks: list[Mark] = field(default_factory=list)
     facts: list[dict[str, Any]] = field(default_factory=list)
+    scale: str = "score"
+    sign: str = "positive"
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Answer:
     top: list[tuple[str, float]] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     facts: list[dict[str, Any]] = field(default_factory=list)
+    scale: str = "score"
 
 
 def known_preprocessing(model: str | Path) -> str | None:
@@ -162,8 +167,9 @@ class PhotoExplainer:
         answer = self._answer(self.preprocessing(photo), geometry, asked, **where)
         view = self.preprocessing.view(photo)
         return PhotoExplanation(
-            answer.result, photo, view, geometry, answer.top, self.preprocessing.color, answer.marks, answer.facts
-        )
+            answer.result, photo, view, geometry, answer.top, self.preprocessing.color, answer.marks, answer.facts,
+            answer.scale, self.explainer.sign,
+        )  # fmt: skip
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -190,19 +196,24 @@ class PhotoExplainer:
             result = self.explainer.top(x, -asked, **other)
         else:
             result = self.explainer(x, None if asked is None else [asked], **other)
-        return Answer(replace(result, labels=[self._labels(result.targets[0])]), self._top(result))
+        top, scale = self._top(result)
+        names = [self.name(int(target)) for target in result.targets[0]]
+        rival = None if self._other is None else self.name(self._other)
+        facts = [] if rival is None else [{"name": name, "rather_than": rival} for name in names]
+        return Answer(replace(result, labels=[self._labels(result.targets[0])]), top, facts=facts, scale=scale)
 
     def _labels(self, targets: NDArray[np.int64]) -> list[str]:
         than = "" if self._other is None else f" rather than {self.name(self._other)}"
         return [self.name(int(target)) + than for target in targets]
 
-    def _top(self, result: Result, count: int = 5) -> list[tuple[str, float]]:
-        """The best classes by the model's own output, where that is one number per class."""
+    def _top(self, result: Result, count: int = 5) -> tuple[list[tuple[str, float]], str]:
+        """The best classes by the model's own output, where that is one number per class; and what the numbers are."""
         for values in result.outputs.values():
             if values.size == self.explainer.classes and values.dtype.kind in "fiu":
                 flat = values.reshape(-1).astype(np.float64)
-                return [(self.name(int(i)), float(flat[i])) for i in np.argsort(-flat)[:count]]
-        return []
+                top = [(self.name(int(i)), float(flat[i])) for i in np.argsort(-flat)[:count]]
+                return top, "probability" if _sums_to_one(flat) else "score"
+        return [], "score"
 
 
 def raw_session(graph: ir.Graph, names: Sequence[str], **options: Any) -> Session:
@@ -226,3 +237,8 @@ def _members(names: Sequence[int | str], labels: Labels | None) -> tuple[int, ..
     if not isinstance(asked, list):
         raise TargetError(f"'{names[0]}' is no class: give its number or name")
     return tuple(asked)
+
+
+def _sums_to_one(values: NDArray[np.float64]) -> bool:
+    """Whether these are probabilities; loosely, as eight bits hold those of a quantised softmax."""
+    return len(values) > 1 and bool((values >= 0).all() and (values <= 1).all() and abs(values.sum() - 1) < 0.02)

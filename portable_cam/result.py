@@ -13,6 +13,9 @@ from portable_cam.errors import OptionError
 
 T = TypeVar("T")
 
+#: What the methods' names begin with in a result, for the maps of a counterpart with the other sign.
+AGAINST = "against."
+
 
 class ByMethod(Generic[T]):
     """What is explained by methods: ``result["gradcam"]``, ``for method in result``, ``len(result)`` images."""

@@ -106,9 +106,9 @@ class SegmentExplainer(PhotoExplainer):
             result = self._against.add(result, explain)
         names = self._labels(np.array([part.label for part in parts]))
         names = [name if part.found else f"{name} (not found)" for name, part in zip(names, parts, strict=True)]
-        shares = [float((part.weights > 0).mean()) for part in parts]
-        facts = [{"share": share, "found": part.found} for share, part in zip(shares, parts, strict=True)]
-        marks = [Mark(mask=_resized(part.weights, geometry.size) >= 0.5) for part in parts]
+        rival = {} if self._other is None else {"rather_than": self.name(self._other)}
+        facts = [{**_facts_of(part, geometry), **rival} for part in parts]
+        marks = [_mark_of(part.weights, geometry.size) for part in parts]
         return Answer(replace(result, labels=[names]), marks=marks, facts=facts)
 
     def _over(
@@ -146,6 +146,32 @@ class SegmentExplainer(PhotoExplainer):
         if not 0 <= label < classes:
             raise TargetError(f"class {label} is out of range: the model has {classes} classes, 0 to {classes - 1}")
         return label
+
+
+def _facts_of(part: _Part, geometry: Geometry) -> dict[str, Any]:
+    """The share of the picture, and where it is if that is a single pixel."""
+    facts: dict[str, Any] = {"share": float((part.weights > 0).mean()), "found": part.found}
+    if np.count_nonzero(part.weights) == 1:
+        x, y = _centre(part.weights, geometry.size)
+        column, row, *_ = geometry.to_photo((x, y, x, y))
+        facts["pixel"] = [int(column), int(row)]
+    return facts
+
+
+def _mark_of(weights: NDArray[np.float32], size: tuple[int, int]) -> Mark:
+    """The outline of what counts, or a point where that is too small to have one."""
+    mask = _resized(weights, size) >= 0.5
+    if np.count_nonzero(weights) == 1 or not mask.any():
+        return Mark(point=_centre(weights, size))
+    return Mark(mask=mask)
+
+
+def _centre(weights: NDArray[np.float32], size: tuple[int, int]) -> tuple[float, float]:
+    """The centre of mass (x, y) in pixels of the input, whose size is (height, width)."""
+    rows, columns = np.nonzero(weights)
+    weight = weights[rows, columns]
+    y, x = np.average(rows + 0.5, weights=weight), np.average(columns + 0.5, weights=weight)
+    return float(x * size[1] / weights.shape[1]), float(y * size[0] / weights.shape[0])
 
 
 def given_weights(

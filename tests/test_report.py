@@ -13,7 +13,8 @@ from PIL import Image
 from portable_cam import assets
 from portable_cam.errors import InputError, OptionError
 from portable_cam.image import read_image
-from portable_cam.report import NOT_A_NUMBER, Row, colorize, overlay, save, sheet, signed_picture
+from portable_cam.report import NOT_A_NUMBER, PNG_LEVEL, colorize, overlay, save, signed_picture
+from portable_cam.sheet import Panel, Row, sheet
 
 
 def lightness(rgb: np.ndarray) -> np.ndarray:
@@ -109,48 +110,6 @@ def photo() -> np.ndarray:
     return read_image(assets.photo())
 
 
-def rows(photo: np.ndarray, targets: int, panels: int) -> list[Row]:
-    map01 = np.linspace(0, 1, photo.shape[0] * photo.shape[1]).reshape(photo.shape[:2])
-    return [
-        Row(title=f"class $n_{t}$ {{x}}", score=1.5 * t, panels=[("gradcam", overlay(photo, map01))] * panels)
-        for t in range(targets)
-    ]
-
-
-@pytest.mark.parametrize(("targets", "panels", "top"), [(1, 1, 0), (2, 4, 5), (3, 2, 5)])
-def test_sheet(photo: np.ndarray, targets: int, panels: int, top: int, tmp_path: Path) -> None:
-    path = tmp_path / "new folder" / "sheet.png"
-    best = [(f"class {i}" * 9, [0.5, 0.0, -2.0, 1e-9, 1234.5][i]) for i in range(top)]
-    assert sheet(photo, rows(photo, targets, panels), path, "a heading " * 40, best) == path
-    drawn = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    edge = np.concatenate([drawn[:15].reshape(-1, 3), drawn[-15:].reshape(-1, 3), drawn[:, :15].reshape(-1, 3)])
-    assert (edge == 255).all(), "nothing runs over the margin"
-    assert (drawn[:, -15:] == 255).all()
-    coloured = (drawn.max(2) - drawn.min(2) > 60).mean(0) > 0.2
-    assert coloured.sum() > 0.4 * drawn.shape[1], "photo and panels fill the width"
-
-
-def test_sheet_shows_the_pictures_as_they_are(photo: np.ndarray, tmp_path: Path) -> None:
-    plain = np.full((40, 40, 3), (12, 200, 99), np.uint8)
-    path = sheet(
-        photo, [Row(title="t", score=None, panels=[("a", plain), ("b", plain[:, :, ::-1])])], tmp_path / "s.png"
-    )
-    drawn = np.asarray(Image.open(path).convert("RGB"))
-    for colour in ((12, 200, 99), (99, 200, 12)):
-        area = (drawn == colour).all(2).sum()
-        assert area > 0.9 * (2.3 * 150) ** 2
-
-
-def test_sheet_errors(photo: np.ndarray, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="at least one target"):
-        sheet(photo, [], tmp_path / "s.png")
-    with pytest.raises(OptionError, match="cannot write the sheet"):
-        sheet(photo, rows(photo, 1, 1), tmp_path / "s.notaformat")
-    (tmp_path / "file").touch()
-    with pytest.raises(OptionError, match="cannot write the sheet"):
-        sheet(photo, rows(photo, 1, 1), tmp_path / "file" / "s.png")
-
-
 def test_save(photo: np.ndarray, tmp_path: Path) -> None:
     array = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
     document = {
@@ -179,8 +138,25 @@ def test_save_only_what_was_asked_for(photo: np.ndarray, tmp_path: Path) -> None
         save(tmp_path / "file", "x", **everything)
 
 
+def test_png_is_compressed_lightly(photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing took most of a run at Pillow's default level."""
+    levels = []
+    plain = Image.Image.save
+
+    def watched(self: Image.Image, *args: object, **options: object) -> None:
+        levels.append(options.get("compress_level"))
+        plain(self, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "save", watched)
+    save(tmp_path, "x", pictures={"a": photo})
+    sheet(photo, [Row("t", "", [Panel("cam", photo)])], tmp_path / "s.png")
+    assert levels == [PNG_LEVEL, PNG_LEVEL]
+    sheet(photo, [Row("t", "", [Panel("cam", photo)])], tmp_path / "s.pdf")
+    assert (tmp_path / "s.pdf").is_file()
+
+
 def test_no_pyplot() -> None:
-    code = "import sys, portable_cam.report; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, portable_cam.sheet; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -158,14 +158,15 @@ def explain(
 
 def describe(line: dict[str, Any]) -> str:
     """One thing explained, for a person: its label and score, and where it is."""
+    from portable_cam.wording import how_much, number, part_explained
+
     flags = f" [{', '.join(line['flags'])}]" if line["flags"] else ""
+    class_number = line.get("class", line.get("target"))
+    label = line["label"] if class_number is None else f"{line['label']} ({class_number})"
     if "box" in line:
         box = ", ".join(f"{edge:.0f}" for edge in line["box"])
-        return f"{line['label']} ({line['class']}) {line['detection']:.4f} at {box}{flags}"
-    if "share" in line:
-        return f"{line['label']} ({line['target']}) on {line['share']:.1%} of the picture{flags}"
-    number = f" ({line['target']})" if "target" in line else ""
-    return f"{line['label']}{number} {line['score']:.4f}{flags}"
+        return f"{label} {number(line['detection'])} at {box}{part_explained(line)}{flags}"
+    return f"{label} {how_much(line) if 'share' in line else number(line['score'])}{flags}"
 
 
 def _sets(given: list[str] | None) -> dict[str, list[str]] | None:

@@ -79,6 +79,7 @@ class DetectExplainer(PhotoExplainer):
         self._threshold = self.head.threshold if threshold is None else threshold
         self._overlap = self.head.overlap if overlap is None else overlap
         self._most = most
+        self._part = part
         boxes = self.head.explaining(part)
         self._classes = boxes.class_count([scores.value for scores in boxes.tensors(graph, None)])
         options["target"] = boxes if rather_than is None else Contrast(boxes)
@@ -121,9 +122,10 @@ class DetectExplainer(PhotoExplainer):
             result = self._against.add(result, explain)
         names = self._labels(np.array([d.label for d in chosen]))
         names = [f"{name} (not found)" if d in missed else name for name, d in zip(names, chosen, strict=True)]
+        rival = {} if self._other is None else {"rather_than": self.name(self._other)}
         facts = [
             {"box": [round(v, 1) for v in geometry.to_photo(d.box)], "detection": d.score, "class": d.label,
-             "found": d not in missed}
+             "part": self._part, "found": d not in missed, **rival}
             for d in chosen
         ]  # fmt: skip
         return Answer(replace(result, labels=[names]), marks=[Mark(box=d.box) for d in chosen], facts=facts)

@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from portable_cam import report
 from portable_cam.explainer import Explainer
 from portable_cam.export.methods import MAP_METHODS
+from portable_cam.flags import remark
 from portable_cam.geometry import Geometry
 from portable_cam.language.caption import METHODS, CaptionExplainer
 from portable_cam.language.line import LineExplainer
 from portable_cam.language.pictures import Panel, answer_sheet, strip
 from portable_cam.language.question import QuestionExplainer
-from portable_cam.output import picture_of
+from portable_cam.output import picture_of, stem_of
 from portable_cam.preprocess import Preprocessing
 from portable_cam.report import Picture
 from portable_cam.result import Result
+from portable_cam.wording import number
 
 
 class _WordsJob:
@@ -63,10 +65,11 @@ class CaptionJob(_WordsJob):
         self.explainer, self.preprocessing = self._task.explainer, self._task.preprocessing
 
     def run(self, image: str | Path, folder: str | Path, stem: str, formats: Sequence[str]) -> dict[str, Any]:
+        stem = stem_of(stem, self.explainer.sign)
         explained = self._task(image, self._said, self._pieces)
         text = " ".join(explained.words)
         notes = [_chance(score) for score in explained.result.scores[0]]
-        _write(explained, notes, folder, stem, formats, text)
+        _write(explained, notes, folder, stem, formats, text, self.explainer.sign)
         head = {"said": text, "given": explained.given}
         return _record(explained.result, explained.labels, head, folder, stem, formats)
 
@@ -88,9 +91,10 @@ class LineJob(_WordsJob):
         self.explainer, self.preprocessing = self._task.explainer, self._task.preprocessing
 
     def run(self, image: str | Path, folder: str | Path, stem: str, formats: Sequence[str]) -> dict[str, Any]:
+        stem = stem_of(stem, self.explainer.sign)
         explained = self._task(image, self._pieces)
         notes = [_chance(score) for score in explained.result.scores[0]]
-        _write(explained, notes, folder, stem, formats, explained.text.strip())
+        _write(explained, notes, folder, stem, formats, explained.text.strip(), self.explainer.sign)
         return _record(explained.result, explained.labels, {"said": explained.text.strip()}, folder, stem, formats)
 
 
@@ -113,14 +117,18 @@ class QuestionJob(_WordsJob):
         self.explainer, self.preprocessing = self._task.explainer, self._task.preprocessing
 
     def run(self, image: str | Path, folder: str | Path, stem: str, formats: Sequence[str]) -> dict[str, Any]:
+        stem = stem_of(stem, self.explainer.sign)
         explained = self._task(image, self._asked, self._target)
         result, labels = explained.result, explained.result.labels[0]
+        sign = self.explainer.sign
+        heading = f"against: {self._asked}" if sign == "negative" else self._asked
         for method in result if "png" in formats else ():
             panels: list[Panel] = [
-                {"word": labels[k], "note": f"score {result.scores[0, k]:.2f}",
+                {"word": labels[k],
+                 "note": remark(result, method, k, sign) or f"score {number(result.scores[0, k], 2)}",
                  "picture": picture_of(explained, method, k)} for k in range(len(labels))
             ]  # fmt: skip
-            answer_sheet(explained.view, panels, _png(folder, stem, method, result, "answers"), self._asked,
+            answer_sheet(explained.view, panels, _png(folder, stem, method, result, "answers"), heading,
                          explained.question, explained.word_scores)  # fmt: skip
         words = None
         if explained.word_scores is not None:
@@ -147,13 +155,16 @@ class _Explained(Protocol):
 
 
 def _write(
-    explained: _Explained, notes: Sequence[str], folder: str | Path, stem: str, formats: Sequence[str], heading: str
-) -> None:
-    """A strip for each method."""
+    explained: _Explained, notes: Sequence[str], folder: str | Path, stem: str, formats: Sequence[str], heading: str,
+    sign: str,
+) -> None:  # fmt: skip
+    """A strip for each method; below each word its note, or why its map is empty."""
+    if sign == "negative":
+        heading = f"against: {heading}"
     result = explained.result
     for method in result if "png" in formats else ():
         panels: list[Panel] = [
-            {"word": label, "note": note, "picture": _picture(explained, method, k)}
+            {"word": label, "note": remark(result, method, k, sign) or note, "picture": _picture(explained, method, k)}
             for k, (label, note) in enumerate(zip(explained.labels, notes, strict=True))
         ]
         strip(explained.view, panels, _png(folder, stem, method, result, "strip"), heading)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from portable_cam.errors import OptionError
-from portable_cam.report import Picture
+from portable_cam.report import Picture, save_figure
 
 _INK, _FAINT, _FOR, _AGAINST = "#1a1a1a", "#6b6b6b", "#b5367a", "#4c72b0"
 _MARGIN, _GAP = 0.2, 0.12  # inches, as everything here
@@ -61,7 +61,7 @@ def strip(photo: Picture, panels: Sequence[Panel], path: str | Path, heading: st
         _write(figure, width, height, x, y + 0.18, cell["word"], fontsize=11)
         _write(figure, width, height, x, y + 0.34, cell["note"], fontsize=7.5, color=_FAINT)
         _show(place(x, y + line, side, tall), cell["picture"])
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def answer_sheet(
@@ -105,7 +105,7 @@ def answer_sheet(
             axes.set_axis_off()
             for i, word in enumerate(words):
                 _write(figure, width, height, x + side + _GAP, y + line + (i + 0.5) * step + 0.05, word, fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Any]:
@@ -127,13 +127,3 @@ def _show(axes: Axes, picture: Picture) -> None:
     axes.imshow(picture, interpolation="antialiased")
     axes.set_axis_off()
     axes.set_anchor("NW")
-
-
-def _save(figure: Figure, path: str | Path) -> Path:
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise OptionError(f"cannot write {path}: {error}; choose another place or format") from None
-    return path
