@@ -69,7 +69,11 @@ def overlay(image: Picture, map01: NDArray[np.floating], alpha: float = 0.5) -> 
     _check_map(map01)
     if image.shape != (*map01.shape, 3):
         raise InputError(f"the map is {map01.shape}, the photo {image.shape}: bring both to one size first")
-    return np.rint((1 - alpha) * image + alpha * colorize(map01)).astype(np.uint8)
+    # float32: a photo of 12 megapixels takes 150 MB so, a third of the time, and no value of 0 to 255 needs more
+    mixed = image * np.float32(1 - alpha)
+    mixed += colorize(map01) * np.float32(alpha)
+    blended: Picture = np.rint(mixed, out=mixed).astype(np.uint8)
+    return blended
 
 
 def signed_picture(
