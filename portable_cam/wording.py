@@ -23,8 +23,8 @@ def number(value: float, digits: int = 4) -> str:
 def how_much(line: Mapping[str, Any], digits: int = 2) -> str:
     """The number that one explained thing is reported with, and its name.
 
-    For a box its detection score, for a segmentation its share of the picture, or its pixel; for everything else the
-    score explained.
+    For a box its detection score, for a segmentation its share of the picture, or its pixel, for a word the
+    probability of which the score is the logarithm; for everything else the score explained.
 
     Args:
         line: An entry of a record's ``explained``.
@@ -35,6 +35,8 @@ def how_much(line: Mapping[str, Any], digits: int = 2) -> str:
     if "pixel" in line:
         best = "" if line.get("found", True) else "its best "
         return f"at {best}pixel {line['pixel'][0]}, {line['pixel'][1]}"
+    if "probability" in line:
+        return f"{100 * line['probability']:.3g} %"
     if "share" in line:
         return f"on {line['share']:.1%} of the picture"
     return f"{'score difference' if 'rather_than' in line else 'score'} {number(line['score'], digits)}"

@@ -15,6 +15,7 @@ from portable_cam import assets
 from portable_cam.errors import OptionError
 from portable_cam.flags import remark
 from portable_cam.image import read_image
+from portable_cam.jobs import job_for
 from portable_cam.output import describe, rows_of, write_explanation
 from portable_cam.photo import PhotoExplainer, PhotoExplanation
 from portable_cam.report import overlay
@@ -154,6 +155,7 @@ def test_one_number_for_each_task() -> None:
     assert score_is(over) == "sum of the class's scores over the pixels"
     assert how_much({**over, "pixel": [3, 4]}) == "at pixel 3, 4"
     assert how_much({**over, "pixel": [3, 4], "found": False}) == "at its best pixel 3, 4"
+    assert how_much({"score": -0.3463, "probability": 0.7073}) == "70.7 %"
     assert how_much({"score": 31.78}) == "score 31.78"
     assert how_much({"score": 8.154, "rather_than": "cat"}) == "score difference 8.15"
     assert score_is({"rather_than": "cat"}) == "score of the class, less that of the rival"
@@ -201,3 +203,19 @@ def test_a_contrast_names_both_and_sets_the_class_off(tmp_path: Path, drawn: lis
     assert record["top_is"] == "probability"
     bold = [t.get_text() for axes in drawn[0].axes for t in axes.texts if t.get_fontweight() == "bold"]
     assert bold == ["tiger cat"]
+
+
+def test_words_say_their_probability_in_pictures_and_records(tmp_path: Path, drawn: list[Figure]) -> None:
+    models = Path(__file__).parents[1] / "benchmarks" / "train" / "models"
+    Image.new("RGB", (96, 96), "red").save(tmp_path / "scene.png")
+    for sign in ("positive", "negative"):
+        job = job_for(
+            "caption", models / "caption_encoder.onnx", None, {}, None, {"sign": sign},
+            {"decoder": models / "caption_lstm_decoder.onnx", "vocabulary": models / "caption_words.txt"},
+        )  # fmt: skip
+        record = job.run(tmp_path / "scene.png", tmp_path / "out", "scene", ("png",))
+        for line in record["explained"]:
+            assert line["probability"] == pytest.approx(np.exp(line["score"]))
+            assert {line["label"], how_much(line)} <= set(texts(drawn[-1])) or line["flags"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"scene.strip.png", "scene.against.strip.png"}
+    assert f"against: {record['said']}" in texts(drawn[-1])

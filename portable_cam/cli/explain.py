@@ -166,7 +166,8 @@ def describe(line: dict[str, Any]) -> str:
     if "box" in line:
         box = ", ".join(f"{edge:.0f}" for edge in line["box"])
         return f"{label} {number(line['detection'])} at {box}{part_explained(line)}{flags}"
-    return f"{label} {how_much(line) if 'share' in line else number(line['score'])}{flags}"
+    said = how_much(line) if {"share", "probability"} & set(line) else number(line["score"])
+    return f"{label} {said}{flags}"
 
 
 def _sets(given: list[str] | None) -> dict[str, list[str]] | None:

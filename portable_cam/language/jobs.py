@@ -23,7 +23,7 @@ from portable_cam.output import picture_of, stem_of
 from portable_cam.preprocess import Preprocessing
 from portable_cam.report import Picture
 from portable_cam.result import Result
-from portable_cam.wording import number
+from portable_cam.wording import how_much, number
 
 
 class _WordsJob:
@@ -68,8 +68,7 @@ class CaptionJob(_WordsJob):
         stem = stem_of(stem, self.explainer.sign)
         explained = self._task(image, self._said, self._pieces)
         text = " ".join(explained.words)
-        notes = [_chance(score) for score in explained.result.scores[0]]
-        _write(explained, notes, folder, stem, formats, text, self.explainer.sign)
+        _write(explained, folder, stem, formats, text, self.explainer.sign)
         head = {"said": text, "given": explained.given}
         return _record(explained.result, explained.labels, head, folder, stem, formats)
 
@@ -93,8 +92,7 @@ class LineJob(_WordsJob):
     def run(self, image: str | Path, folder: str | Path, stem: str, formats: Sequence[str]) -> dict[str, Any]:
         stem = stem_of(stem, self.explainer.sign)
         explained = self._task(image, self._pieces)
-        notes = [_chance(score) for score in explained.result.scores[0]]
-        _write(explained, notes, folder, stem, formats, explained.text.strip(), self.explainer.sign)
+        _write(explained, folder, stem, formats, explained.text.strip(), self.explainer.sign)
         return _record(explained.result, explained.labels, {"said": explained.text.strip()}, folder, stem, formats)
 
 
@@ -121,14 +119,14 @@ class QuestionJob(_WordsJob):
         explained = self._task(image, self._asked, self._target)
         result, labels = explained.result, explained.result.labels[0]
         sign = self.explainer.sign
-        heading = f"against: {self._asked}" if sign == "negative" else self._asked
+        against = "against: " if sign == "negative" else ""
         for method in result if "png" in formats else ():
             panels: list[Panel] = [
-                {"word": labels[k],
+                {"word": against + labels[k],
                  "note": remark(result, method, k, sign) or f"score {number(result.scores[0, k], 2)}",
                  "picture": picture_of(explained, method, k)} for k in range(len(labels))
             ]  # fmt: skip
-            answer_sheet(explained.view, panels, _png(folder, stem, method, result, "answers"), heading,
+            answer_sheet(explained.view, panels, _png(folder, stem, method, result, "answers"), self._asked,
                          explained.question, explained.word_scores)  # fmt: skip
         words = None
         if explained.word_scores is not None:
@@ -155,17 +153,21 @@ class _Explained(Protocol):
 
 
 def _write(
-    explained: _Explained, notes: Sequence[str], folder: str | Path, stem: str, formats: Sequence[str], heading: str,
+    explained: _Explained, folder: str | Path, stem: str, formats: Sequence[str], heading: str,
     sign: str,
 ) -> None:  # fmt: skip
-    """A strip for each method; below each word its note, or why its map is empty."""
+    """A strip for each method; below each word its probability, or why its map is empty."""
     if sign == "negative":
         heading = f"against: {heading}"
     result = explained.result
     for method in result if "png" in formats else ():
         panels: list[Panel] = [
-            {"word": label, "note": remark(result, method, k, sign) or note, "picture": _picture(explained, method, k)}
-            for k, (label, note) in enumerate(zip(explained.labels, notes, strict=True))
+            {
+                "word": label,
+                "note": remark(result, method, k, sign) or how_much(_chance(result.scores[0, k])),
+                "picture": _picture(explained, method, k),
+            }
+            for k, label in enumerate(explained.labels)
         ]
         strip(explained.view, panels, _png(folder, stem, method, result, "strip"), heading)
 
@@ -190,7 +192,8 @@ def _record(
         **head, "layer": result.layer, "methods": list(result), "notes": list(result.notes),
         "explained": [
             {**({} if numbers is None else {"target": numbers[k]}), "label": label,
-             "score": float(result.scores[0, k]), "flags": list(result.flags[0][k]),
+             "score": float(result.scores[0, k]),
+             **({} if numbers is not None else _chance(result.scores[0, k])), "flags": list(result.flags[0][k]),
              **({} if words is None else {"words": words[k]})} for k, label in enumerate(labels)
         ],
     }  # fmt: skip
@@ -199,9 +202,9 @@ def _record(
     return record
 
 
-def _chance(log_probability: float) -> str:
-    """A log-probability as a percentage."""
-    return f"{100 * float(np.exp(log_probability)):.3g} %"
+def _chance(log_probability: float) -> dict[str, float]:
+    """What a record says of a log-probability."""
+    return {"probability": float(np.exp(log_probability))}
 
 
 def _pieces(target: str | None) -> list[str] | None:
