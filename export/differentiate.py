@@ -14,7 +14,7 @@ from portable_cam.export.builder import FLOATS, Builder
 from portable_cam.export.guided import ReluPolicy, guided_nodes
 from portable_cam.export.load import ModelLike
 from portable_cam.export.normalize import normalize
-from portable_cam.export.quantized.shield import shield_int8
+from portable_cam.export.quantized.shield import shield
 
 
 def differentiate(
@@ -70,7 +70,7 @@ def differentiate(
     for source, gradient in zip(sources, gradients, strict=True):
         add_output(graph, builder, gradient, f"gradient.{source.name}", source.shape)
     passes.RemoveUnusedNodesPass()(normal)
-    shield_int8(graph)
+    shield(graph)
     return ir.to_proto(normal)
 
 

@@ -23,7 +23,7 @@ from portable_cam.export.load import ModelLike, fingerprint
 from portable_cam.export.methods import METHODS, check_options, wants_guided, wants_layers
 from portable_cam.export.normalize import normalize
 from portable_cam.export.precision import Precision, float_types, to_float32
-from portable_cam.export.quantized.shield import shield_int8
+from portable_cam.export.quantized.shield import shield
 from portable_cam.export.quantized.tensors import input_quantization
 from portable_cam.export.seed import SEED_SCALE
 from portable_cam.export.targets import Class, Target
@@ -168,7 +168,7 @@ def explanation_model(
     write(plan, targets_per_image)
     graph.outputs.extend(own_outputs)
     passes.RemoveUnusedNodesPass()(normal)
-    shield_int8(graph)
+    shield(graph)
     Facts(
         version=_version(),
         source_sha256=fingerprint(model),

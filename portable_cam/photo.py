@@ -18,6 +18,7 @@ from portable_cam.explainer import Explainer
 from portable_cam.export.builder import known_dims
 from portable_cam.export.layers import image_input
 from portable_cam.export.normalize import normalize
+from portable_cam.export.quantized.shield import shield
 from portable_cam.export.quantized.tensors import input_quantization
 from portable_cam.export.targets import Class, ClassSet, Contrast
 from portable_cam.geometry import Geometry
@@ -229,6 +230,7 @@ def raw_session(graph: ir.Graph, names: Sequence[str], **options: Any) -> Sessio
     graph.outputs.extend(values[name] for name in names)
     model = ir.Model(graph, ir_version=10)
     passes.RemoveUnusedNodesPass()(model)
+    shield(graph)
     return Session(model, **options)
 
 
