@@ -68,7 +68,12 @@ def draw(picture: Picture, marks: Sequence[Mark | None], labels: Sequence[str] =
             rings.append((x - radius, y - radius, x + radius, y + radius))
         if labels and at is not None:
             texts.append((text := _shortened(pen, labels[i], image.width, font), color))
-            anchors.append(pen.textbbox(at, text, font=font))
+            wanted = pen.textbbox(at, text, font=font)
+            if mark.box is not None and (wanted[2] > mark.box[2] or wanted[3] > mark.box[3]):
+                wanted = pen.textbbox(
+                    (mark.box[0], mark.box[3] + 2), text, font=font
+                )  # below a box that it would cover
+            anchors.append(wanted)
     for (text, color), (x0, y0, x1, y1) in zip(texts, place_labels(anchors, image.size, rings), strict=True):
         left, top, *_ = pen.textbbox((0, 0), text, font=font)
         pen.rectangle((x0, y0, x1, y1), fill=(0, 0, 0))

@@ -47,6 +47,16 @@ def test_a_point_is_ringed_and_its_middle_left_free(at: tuple[float, float]) -> 
     assert (picture[int(at[1]), int(at[0])] == 90).all(), "what the map shows there stays seen"
 
 
+def test_a_label_does_not_cover_a_small_box() -> None:
+    grey = np.full((120, 200, 3), 90, np.uint8)
+    box = (60.0, 40.0, 70.0, 50.0)
+    picture = draw(grey, [Mark(box=box)], ["spoon (not found)"])
+    assert (picture[40:50, 60:70] == draw(grey, [Mark(box=box)])[40:50, 60:70]).all()
+    assert (picture[50:75, 60:70] == 0).all(2).any(), "it stands below"
+    large = draw(grey, [Mark(box=(10.0, 10.0, 190.0, 110.0))], ["cat"])
+    assert (large[11:30, 11:40] == 0).all(2).any(), "a large box has it inside"
+
+
 def test_a_single_pixel_and_what_vanishes_become_points() -> None:
     weights = np.zeros((10, 20), np.float32)
     weights[2, 5] = 1
