@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from portable_cam import detect
 from portable_cam.detect import centernet, fastestdet, nanodet, ssd, yolo, yolox
 from portable_cam.detect.head import grid
 from portable_cam.errors import OptionError, TargetError
+from portable_cam.export.builder import Builder
+from portable_cam.export.layers import image_input
 from portable_cam.export.normalize import normalize
 from portable_cam.geometry import fit
 
@@ -102,6 +105,30 @@ def test_centernet(make_model: Any) -> None:
     weights = {name: value.astype(np.float32) for name, value in weights.items()}
     head = recognized(make_model(body, weights, IMAGE, outputs))
     assert (head.family, set(head.tensors)) == ("centernet", {"hm", "wh", "reg"})
+
+
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [("det_yolox_nano_coco_416", "yolox"), ("det_fastestdet_coco_352", "fastestdet"),
+     ("det_nanodet_m_coco_416", "nanodet"), ("det_ultraface_ssd_rfb320", "ssd")],
+)  # fmt: skip
+def test_a_quantised_detector(zoo: Path, model: str, family: str) -> None:
+    """What quantises on the way to the outputs is no part of the head."""
+    graph = normalize(zoo / "models" / f"{model}.onnx").graph
+    builder, kinds = Builder(graph), {"Conv", "Sigmoid", "Concat", "Softmax", "Relu", "Reshape", "Transpose"}
+    scale, zero = builder.constant(0.05, ir.DataType.FLOAT), builder.constant(128, ir.DataType.UINT8)
+    for value in [node.outputs[0] for node in graph if node.op_type in kinds]:
+        if value.dtype == ir.DataType.FLOAT:
+            pair = builder.op("DequantizeLinear", builder.op("QuantizeLinear", value, scale, zero), scale, zero)
+            pair.shape, pair.dtype = value.shape, value.dtype
+            readers = [use for use in value.uses() if use.node.op_type != "QuantizeLinear"]
+            if value.is_graph_output():
+                graph.outputs[graph.outputs.index(value)] = pair
+            for use in readers:
+                use.node.replace_input_with(use.idx, pair)
+    graph.sort()
+    size = tuple(d for d in image_input(graph).shape.dims[2:])
+    assert detect.find_head(graph, size).family == family
 
 
 def test_a_classifier_is_no_detector(small_cnn: onnx.ModelProto) -> None:

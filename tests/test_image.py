@@ -197,7 +197,7 @@ def test_many_random_damages_are_all_image_errors() -> None:
     assert refused > 40
 
 
-@pytest.mark.parametrize("name", ["missing.png", "null\0character.png", "."])
+@pytest.mark.parametrize("name", ["missing.png", "null\0character.png"])
 def test_unreadable_path(name: str, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="cannot read the image"):
         read_image(tmp_path / name)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portable_cam.detect.head import Facts, Floats, Head, Size, corners, sigmoid
+from portable_cam.detect.head import Facts, Floats, Head, Size, computed_by, corners, sigmoid
 from portable_cam.export.targets import Boxes, Columns
 
 # the power of the objectness and of the class in the score, as in the authors' own decoding
@@ -20,10 +20,10 @@ def recognize(facts: Facts) -> Head | None:
     if len(facts.outputs) != 1:
         return None
     (name, dims), *_ = facts.outputs.items()
-    join = next(value.producer() for value in facts.graph.outputs)
+    join = computed_by(next(iter(facts.graph.outputs)))
     if len(dims) != 4 or dims[1] < 6 or join is None or join.op_type != "Concat" or len(join.inputs) != 3:
         return None
-    ends = [value.producer() if value is not None else None for value in join.inputs]
+    ends = [computed_by(value) for value in join.inputs]
     if [None if end is None else end.op_type for end in ends] != ["Sigmoid", "Conv", "Transpose"]:
         return None
     return head(name) if any(node.op_type == "Softmax" for node in facts.behind(name)) else None

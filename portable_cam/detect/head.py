@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from portable_cam.export.builder import known_dims
 from portable_cam.export.targets import Boxes
 
+_QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
 Floats: TypeAlias = NDArray[np.float32]
 Size: TypeAlias = tuple[int, int]
 
@@ -68,7 +70,8 @@ class Facts:
         return sum(-(-self.size[0] // s) * -(-self.size[1] // s) for s in strides)
 
     def behind(self, name: str, stop: frozenset[str] = frozenset({"Conv", "Gemm", "MatMul"})) -> list[ir.Node]:
-        """The nodes between the last convolutions and an output, these included, from the output back."""
+        """The nodes between the last convolutions and an output, these included, from the output back; those that only
+        quantise are no part of what a head computes."""
         found: dict[ir.Node, None] = {}
         pending = [value for value in self.graph.outputs if value.name == name]
         while pending:
@@ -78,7 +81,15 @@ class Facts:
             found[node] = None
             if node.op_type not in stop:
                 pending.extend(value for value in node.inputs if value is not None)
-        return list(found)
+        return [node for node in found if node.op_type not in _QUANTISING]
+
+
+def computed_by(value: ir.Value | None) -> ir.Node | None:
+    """The node that computes a tensor, whether it is quantised on the way or not."""
+    node = None if value is None else value.producer()
+    while node is not None and node.op_type in _QUANTISING and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node
 
 
 def facts_of(graph: ir.Graph, image: ir.Value, size: Size) -> Facts:
