@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import zoo as benchmark
 from benchmarks.models import resnet50
-from portable_cam.export import build_explanation, from_torch
+from portable_cam.export import build_explanation, explanation, from_torch
 
 METHODS = ("gradcam", "guided_gradcam")
 MEGABYTE = 1 << 20
@@ -82,6 +82,28 @@ def test_an_explanation_shares_the_weights_of_the_model(zoo: Path, name: str) ->
     if source.ByteSize() > TINY:
         assert built.ByteSize() < 1.2 * source.ByteSize()
     assert weights(built) < 1.2 * weights(source)
+
+
+@pytest.mark.parametrize("name", ["cls_efficientnet_lite0_fp32", "cls_text_orientation_ppocr_mobilenetv3"])
+def test_no_shape_is_lost(zoo: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shapes that are left out are inferred again, names of sizes included: ONNX Runtime reuses memory by them."""
+    path = zoo / "models" / f"{name}.onnx"
+
+    def shapes(model: onnx.ModelProto) -> dict[str, list[int | str]]:
+        values = [*model.graph.value_info, *model.graph.output]
+        stated = {v.name: v.type.tensor_type.shape for v in values if v.type.tensor_type.HasField("shape")}
+        return {name: [d.dim_value or d.dim_param for d in shape.dim] for name, shape in stated.items()}
+
+    small = build_explanation(path, METHODS, targets_per_image=1)
+    monkeypatch.setattr(explanation, "_forget_inner_shapes", lambda model: None)
+    full = build_explanation(path, METHODS, targets_per_image=1)
+    weights = {tensor.name for tensor in full.graph.initializer}
+    whole = {name: dims for name, dims in shapes(full).items() if name not in weights}
+    found = shapes(onnx.shape_inference.infer_shapes(small))
+    assert small.ByteSize() < full.ByteSize()
+    for tensor, dims in whole.items():
+        assert len(found[tensor]) == len(dims), tensor
+        assert all(d in ("", f) for d, f in zip(dims, found[tensor], strict=True)), (tensor, dims, found[tensor])
 
 
 def test_every_classifier_of_the_zoo_is_measured(zoo: Path) -> None:
