@@ -26,8 +26,9 @@ from portable_cam.export.precision import Precision, float_types, to_float32
 from portable_cam.export.quantized.shield import shield
 from portable_cam.export.quantized.tensors import input_quantization
 from portable_cam.export.seed import SEED_SCALE
+from portable_cam.export.stated import forget_inner_shapes
 from portable_cam.export.targets import Class, Target
-from portable_cam.export.weights import apart, save, to_proto
+from portable_cam.export.weights import save, to_proto
 from portable_cam.export.words import embeddings
 from portable_cam.export.writing import Plan, cam_end, write
 
@@ -92,13 +93,13 @@ def build_explanation(
         OptionError, LayerError, TargetError, InputError, ModelError: What was asked for does not fit the model, or the
             explanation is larger than one protobuf can be: see :func:`save_explanation`.
     """
-    return to_proto(
-        explanation_model(
-            model, methods, layer, target, output=output, profile=profile, relu_policy=relu_policy,
-            saturation=saturation, sign=sign, targets_per_image=targets_per_image, details=details, words=words,
-            heads_in_graph=heads_in_graph, preprocessing=preprocessing, precision=precision,
-        )
+    built = explanation_model(
+        model, methods, layer, target, output=output, profile=profile, relu_policy=relu_policy,
+        saturation=saturation, sign=sign, targets_per_image=targets_per_image, details=details, words=words,
+        heads_in_graph=heads_in_graph, preprocessing=preprocessing, precision=precision,
     )  # fmt: skip
+    forget_inner_shapes(built)
+    return to_proto(built)
 
 
 def save_explanation(path: str | Path, model: ModelLike, *args: Any, **options: Any) -> list[Path]:
@@ -118,7 +119,9 @@ def save_explanation(path: str | Path, model: ModelLike, *args: Any, **options: 
     Raises:
         OptionError, LayerError, TargetError, InputError, ModelError: What was asked for does not fit the model.
     """
-    return save(explanation_model(model, *args, **options), Path(path))
+    built = explanation_model(model, *args, **options)
+    forget_inner_shapes(built)
+    return save(built, Path(path))
 
 
 def explanation_model(
@@ -157,7 +160,7 @@ def explanation_model(
     layers = _choose_layers(graph, target, scores, chosen, layer)
     guided = guided_nodes(graph, relu_policy)
     own_outputs = list(graph.outputs)
-    layer_names, score_names = [str(value.name) for value in layers], ", ".join(str(value.name) for value in scores)
+    explained, score_names = [str(value.name) for value in layers], ", ".join(str(value.name) for value in scores)
     renamed = _free_our_names(graph, [extra.name for extra in target.inputs(scores)])
     plan = Plan(
         graph, Builder(graph), chosen, layers, layer_places(graph, layers), target, scores, image, profile,
@@ -172,7 +175,7 @@ def explanation_model(
     Facts(
         version=_version(),
         source_sha256=fingerprint(model),
-        layer=layer_names,
+        layer=explained,
         target=target.describe(),
         methods=list(chosen),
         profile=profile,
@@ -195,7 +198,6 @@ def explanation_model(
         renamed=renamed or None,
         kernels=_for_kernels(plan) if plan.bare else None,
     ).write(normal)
-    _forget_inner_shapes(normal)
     return normal
 
 
@@ -274,35 +276,6 @@ def _guided_on_path(plan: Plan) -> list[ir.Node]:
             if node in special:
                 met.append(node)
     return list(reversed(met))
-
-
-def _forget_inner_shapes(model: ir.Model) -> None:
-    """Take out the types and shapes inside the graph that whoever runs it infers again: written down they are a tenth
-    of a small quantised model's file. What onnx does not infer stays: without it ONNX Runtime cannot tell which tensors
-    are of one size, and reuses less memory (EfficientNet-lite0, guided: a quarter more time)."""
-    graph = model.graph
-    stated = {id(value) for inner in [graph, *graph.subgraphs()] for value in inner.outputs}
-    inside = [v for node in ir.traversal.RecursiveGraphIterator(graph) for v in node.outputs if id(v) not in stated]
-    known = {str(value.name): (value.type, value.shape) for value in inside}
-    weights = [value for value in graph.initializers.values() if not value.is_graph_input()]
-    for value in (*inside, *weights):  # of a weight, the tensor says both
-        value.type = value.shape = None
-        value.metadata_props.clear()
-    inferred = ir.from_proto(onnx.shape_inference.infer_shapes(apart(model).proto)).graph
-    again = {str(v.name): (v.type, v.shape) for n in ir.traversal.RecursiveGraphIterator(inferred) for v in n.outputs}
-    for value in inside:
-        type_, shape = known[str(value.name)]
-        its_type, its_shape = again.get(str(value.name), (None, None))
-        if its_type != type_ or _says_more(shape, its_shape):
-            value.type, value.shape = type_, shape
-
-
-def _says_more(shape: ir.Shape | None, than: ir.Shape | None) -> bool:
-    """Whether a shape has a size, or the name of one, that another has not."""
-    if shape is None or than is None or len(shape) != len(than):
-        return shape is not None
-    pairs = zip(shape.dims, than.dims, strict=True)
-    return any(a != b for a, b in pairs if isinstance(a, int) or a.value is not None)
 
 
 def _has_fixed_batch(graph: ir.Graph) -> bool:

@@ -82,12 +82,12 @@ def self_check(
     if isinstance(explanation, onnx.ModelProto):
         explanation = ir.from_proto(explanation)
     quantized = any(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear"} for node in explanation.graph)
-    forward, explained, feeds, ours = _forward(model, explanation)
+    facts = Facts.read(explanation.metadata_props)
+    forward, explained, feeds, ours = _forward(model, explanation, facts)
     if quantized and forward:
         # which operators ONNX Runtime fuses to integer kernels alone moves the logits of an int8 model by several
         # steps: then node by node, as both graphs are written, they must agree
-        forward = min(forward, _forward(model, explanation, as_written=True)[0])
-    facts = Facts.read(explanation.metadata_props)
+        forward = min(forward, _forward(model, explanation, facts, as_written=True)[0])
     feeds["targets"] = ours["explained"]
     if quantized:
         return Proof(forward, None, None, forward < 1e-3, quantized=True)
@@ -101,17 +101,17 @@ def self_check(
 
 
 def _forward(
-    model: ModelLike, explanation: ir.Model, *, as_written: bool = False
+    model: ModelLike, explanation: ir.Model, facts: Facts, *, as_written: bool = False
 ) -> tuple[float, Session, dict[str, Any], dict[str, Any]]:
     """How far the model's outputs differ, relative to their greatest value, on random pixels; then the explanation's
     session, what it was fed and what it gave."""
     original, explained = _original(model, as_written=as_written), Session(explanation, as_written=as_written)
-    fixed = original.inputs[Facts.read(explanation.metadata_props).image].shape[0]
+    fixed = original.inputs[facts.image].shape[0]
     batch = fixed if isinstance(fixed, int) else 1
     feeds = random_feeds(explained, batch) | {"targets": np.full((batch, 1), -1, np.int64)}
     ours = explained.run(feeds)
     theirs = original.run({name: feeds[name].astype(original.dtype(name)) for name in original.inputs})
-    renamed = {old: new for new, old in (Facts.read(explanation.metadata_props).renamed or {}).items()}
+    renamed = {old: new for new, old in (facts.renamed or {}).items()}
     pairs = [(ours[renamed.get(name, name)].astype(np.float64), value) for name, value in theirs.items()]
     forward = max((float(np.abs(o - t).max() / (np.abs(t).max() + 1e-12)) for o, t in pairs), default=0.0)
     return forward, explained, feeds, ours

@@ -326,7 +326,7 @@ def test_a_graph_for_a_gpu_pools_once(make_model: Any, targets_per_image: int | 
 
 
 def test_whole_numbers_elsewhere_in_an_explanation(zoo: Path) -> None:
-    """Its file states no types inside; those of shapes and indices are told from those of maps all the same."""
+    """Arithmetic of shapes and indices may be on the host, and is told from that of maps."""
     built = explanation_model(zoo / "models" / "cls_text_orientation_ppocr_mobilenetv3.onnx", ("guided_gradcam",))
     placed = Session(built, record_placement=True).placement()
     found = {node.operator for node in placement.elsewhere(built, placed, "CUDAExecutionProvider")}

@@ -126,6 +126,7 @@ def export(
 ) -> None:
     """The portable explainer: one ONNX file that any ONNX Runtime runs. Exit status 1 if it fails its own check."""
     from portable_cam.export.explanation import explanation_model
+    from portable_cam.export.stated import forget_inner_shapes
     from portable_cam.export.weights import save
     from portable_cam.photo import known_preprocessing
     from portable_cam.recognize import recognize
@@ -142,6 +143,7 @@ def export(
         "sign": sign,
     }
     built = explanation_model(model, names(methods), layer, targets_per_image=1 if single_target else None, **options)
+    forget_inner_shapes(built)
     if check:
         proof = self_check(model, built, output, options["target"])
         record(built, proof)

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import onnx
 import onnx_ir as ir
 
 from portable_cam.export.builder import FLOATS
-from portable_cam.export.weights import apart
 from portable_cam.runtime import Placed
 
 # operators that the optimiser inserts between devices, and those that only ever make a shape or a constant
@@ -31,11 +29,9 @@ def elsewhere(model: ir.Model, placed: Iterable[Placed], wanted: str) -> list[Pl
     others = [node for node in placed if node.provider != wanted and node.operator not in _NOT_COMPUTING]
     if not others:
         return []
-    typed = onnx.shape_inference.infer_shapes(apart(model).proto)  # an explanation states no types inside
-    graph = ir.from_proto(typed).graph
     floats = {
         node.name: any(value.dtype is None or value.dtype in FLOATS for value in node.outputs)
-        for node in ir.traversal.RecursiveGraphIterator(graph)
+        for node in ir.traversal.RecursiveGraphIterator(model.graph)
     }
     return [node for node in others if floats.get(node.name, True)]
 
