@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from portable_cam import assets
-from portable_cam.detect.photos import DetectExplainer
 from portable_cam.kernels.reference import upsample_bilinear
-from portable_cam.photo import PhotoExplanation
-from portable_cam.segment import SegmentExplainer
+from portable_cam.tasks.classify import PhotoExplanation
+from portable_cam.tasks.detect.photos import DetectExplainer
+from portable_cam.tasks.segment import SegmentExplainer
 
 ZOO = Path(os.environ.get("PORTABLE_CAM_ZOO", Path(__file__).parents[2] / "shared" / "zoo"))
 METHODS = ("layercam", "hirescam", "gradcam")

@@ -21,11 +21,11 @@ import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
 from portable_cam.explainer import Explainer
-from portable_cam.export.load import ModelLike
-from portable_cam.export.normalize import normalize
-from portable_cam.export.quantized.tensors import moves
-from portable_cam.image import read_image
-from portable_cam.photo import preprocessing_of
+from portable_cam.export.autodiff.residuals import moves
+from portable_cam.export.passes.normalize import normalize
+from portable_cam.export.read.load import ModelLike
+from portable_cam.image.decode import read_image
+from portable_cam.tasks.classify import preprocessing_of
 
 ROOT = Path(__file__).parents[1]
 ZOO = Path(os.environ.get("PORTABLE_CAM_ZOO", ROOT.parent / "shared" / "zoo"))

@@ -26,9 +26,9 @@ from torch import nn
 from benchmarks import peers
 from benchmarks.models import resnet50
 from benchmarks.report import ROOT, machine, write_csv, write_table
-from portable_cam.bench import CASES, alternate, plain_model, ratio
 from portable_cam.export import build_explanation, from_torch
-from portable_cam.runtime import Session
+from portable_cam.runtime.session import Session
+from portable_cam.verify.bench import CASES, alternate, plain_model, ratio
 
 ZOO = Path(os.environ.get("PORTABLE_CAM_ZOO", ROOT.parent / "shared" / "zoo"))
 

@@ -19,9 +19,9 @@ from time import perf_counter
 import numpy as np
 
 from benchmarks.report import ROOT, machine, write_csv, write_table
-from portable_cam.bench import alternate, random_feeds, ratio
 from portable_cam.export import build_explanation
-from portable_cam.runtime import Session
+from portable_cam.runtime.session import Session
+from portable_cam.verify.bench import alternate, random_feeds, ratio
 
 ZOO = Path(os.environ.get("PORTABLE_CAM_ZOO", ROOT.parent / "shared" / "zoo"))
 

@@ -4,17 +4,18 @@ Imports numpy, onnx, onnx_ir and onnxscript (its graph passes); never ONNX Runti
 :func:`from_torch`) or triton.
 """
 
-from portable_cam.export.builder import OPSET
-from portable_cam.export.differentiate import differentiate
-from portable_cam.export.doctor import Report, doctor
-from portable_cam.export.explanation import build_explanation, save_explanation
-from portable_cam.export.from_torch import from_torch
-from portable_cam.export.layers import Layer, list_layers
-from portable_cam.export.link import link
-from portable_cam.export.methods import METHODS
-from portable_cam.export.normalize import normalize
-from portable_cam.export.obstacles import Obstacle
-from portable_cam.export.unroll import unroll
+from portable_cam.export.assemble.differentiate import differentiate
+from portable_cam.export.assemble.explanation import build_explanation, save_explanation
+from portable_cam.export.compose.link import link
+from portable_cam.export.compose.unroll import unroll
+from portable_cam.export.diagnose.doctor import Report, doctor
+from portable_cam.export.diagnose.layers import list_layers
+from portable_cam.export.diagnose.obstacles import Obstacle
+from portable_cam.export.graph.builder import OPSET
+from portable_cam.export.layers.candidates import Layer
+from portable_cam.export.methods.registry import METHODS
+from portable_cam.export.passes.normalize import normalize
+from portable_cam.export.read.from_torch import from_torch
 
 __all__ = [
     "METHODS", "OPSET", "Layer", "Obstacle", "Report", "build_explanation", "differentiate", "doctor", "from_torch",

@@ -14,11 +14,11 @@ from portable_cam.errors import Error
 
 if TYPE_CHECKING:
     from portable_cam import export, kernels, targets
-    from portable_cam.detect.photos import DetectExplainer
     from portable_cam.explainer import Explainer, explain
-    from portable_cam.photo import PhotoExplainer
     from portable_cam.result import Result
-    from portable_cam.segment import SegmentExplainer
+    from portable_cam.tasks.classify import PhotoExplainer
+    from portable_cam.tasks.detect.photos import DetectExplainer
+    from portable_cam.tasks.segment import SegmentExplainer
 
 __version__ = "0.1.0"
 
@@ -29,8 +29,8 @@ __all__ = [
 
 _HOME = {
     "Explainer": "portable_cam.explainer", "explain": "portable_cam.explainer", "Result": "portable_cam.result",
-    "PhotoExplainer": "portable_cam.photo", "DetectExplainer": "portable_cam.detect.photos",
-    "SegmentExplainer": "portable_cam.segment",
+    "PhotoExplainer": "portable_cam.tasks.classify", "DetectExplainer": "portable_cam.tasks.detect.photos",
+    "SegmentExplainer": "portable_cam.tasks.segment",
 }  # fmt: skip
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from portable_cam import assets
-from portable_cam.output import rows_of
-from portable_cam.photo import PhotoExplainer
-from portable_cam.sheet import sheet
+from portable_cam.report.sheet import sheet
+from portable_cam.report.write import rows_of
+from portable_cam.tasks.classify import PhotoExplainer
 
 _METHODS = ("cam", "gradcam", "guided_backprop", "guided_gradcam")
 _CLASSES = ("tiger cat", "coffee mug")  # the two that the model finds most likely

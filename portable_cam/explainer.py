@@ -11,29 +11,29 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
-from portable_cam.batches import Batches
 from portable_cam.errors import DeviceError, InputError, ModelError, TargetError
-from portable_cam.export.autodiff import Saturation
-from portable_cam.export.explanation import explanation_model
-from portable_cam.export.facts import Facts
-from portable_cam.export.guided import ReluPolicy
-from portable_cam.export.heads import Profile
-from portable_cam.export.load import ModelLike
-from portable_cam.export.methods import MAP_METHODS
-from portable_cam.export.precision import Precision
+from portable_cam.export.assemble.explanation import explanation_model
+from portable_cam.export.autodiff.backward import Saturation
+from portable_cam.export.autodiff.relu_policy import ReluPolicy
+from portable_cam.export.format import Facts
+from portable_cam.export.methods.heat_map import Profile
+from portable_cam.export.methods.registry import MAP_METHODS
+from portable_cam.export.passes.precision import Precision
+from portable_cam.export.read.load import ModelLike
 from portable_cam.export.targets import Target
-from portable_cam.flags import find_flags
-from portable_cam.gpu.options import Common, Cuda
-from portable_cam.inputs import Inputs
-from portable_cam.labels import Labels
-from portable_cam.preprocess import Preprocessing
+from portable_cam.image.preprocess import Preprocessing
 from portable_cam.result import Result
-from portable_cam.runtime import Provider, Session
+from portable_cam.runtime.flags import find_flags
+from portable_cam.runtime.gpu.options import Common, Cuda
+from portable_cam.runtime.inputs import Inputs
+from portable_cam.runtime.run_batches import Batches
+from portable_cam.runtime.session import Provider, Session
+from portable_cam.tasks.labels import Labels
 
 if TYPE_CHECKING:
-    from portable_cam.gpu.device import PipelineDevice
-    from portable_cam.gpu.pipeline import Pipeline
-    from portable_cam.gpu.result import DeviceResult
+    from portable_cam.runtime.gpu.device import PipelineDevice
+    from portable_cam.runtime.gpu.pipeline import Pipeline
+    from portable_cam.runtime.gpu.result import DeviceResult
 
 T = TypeVar("T")
 _OUR_PREFIXES = ("heatmap.", "raw.", "range.", "extent.", "activations.", "gradients.", "word_scores.")
@@ -60,8 +60,8 @@ class Explainer:
         profile: ``paper``, ``pytorch_grad_cam`` or ``captum``; see ``docs/methods.md``.
         relu_policy: ``relu``, ``relu+clip`` or ``all``.
         saturation: ``pass`` or ``mask``, in quantised models; see ``docs/quantised.md``.
-        device: ``cpu``, ``cuda``, or a :class:`~portable_cam.gpu.Cuda` with options (``docs/gpu.md``); or ``providers``
-            as ONNX Runtime takes them.
+        device: ``cpu``, ``cuda``, or a :class:`~portable_cam.runtime.gpu.Cuda` with options (``docs/gpu.md``); or
+            ``providers`` as ONNX Runtime takes them.
         sign: ``negative`` for counterfactual maps: the regions that speak against the target.
         details: Also give ``result.activations`` and ``result.gradients``.
         words: Also give ``result.words``: a score for each word of an input of token ids.
@@ -69,7 +69,7 @@ class Explainer:
             float32. A bfloat16 model always is, and a float64 model is where ONNX Runtime has no kernels for it;
             ``notes`` says so.
         threads: CPU threads within an operator.
-        optimize: False for plain rounding; see :class:`~portable_cam.runtime.Session`.
+        optimize: False for plain rounding; see :class:`~portable_cam.runtime.session.Session`.
         time_limit: Seconds after which a run is given up, for models that are not trusted.
 
     Raises:
@@ -235,7 +235,7 @@ class Explainer:
             InputError, TargetError: As for a call.
             DeviceError: The explainer is not on a device.
         """
-        from portable_cam.gpu.result import DeviceArray, DeviceResult
+        from portable_cam.runtime.gpu.result import DeviceArray, DeviceResult
 
         named, pipeline = self._inputs.named(x), self.pipeline(1)
         self._inputs.check_names(named, extra)
@@ -253,7 +253,7 @@ class Explainer:
 
     def pipeline(self, targets_per_image: int | None = 1) -> Pipeline:
         """What runs on the device, its buffers and kernels: :class:`DeviceError` if this explainer runs on the host."""
-        from portable_cam.gpu.pipeline import Pipeline
+        from portable_cam.runtime.gpu.pipeline import Pipeline
 
         session = self._session(targets_per_image)
         if not isinstance(session, Pipeline):
@@ -293,14 +293,14 @@ class Explainer:
     def _built(self, targets_per_image: int | None) -> ir.Model:
         if self._device is None:
             return explanation_model(self._model, targets_per_image=targets_per_image, **self._options)
-        from portable_cam.gpu.device import open_device
-        from portable_cam.gpu.graph import for_gpu
-        from portable_cam.gpu.pipeline import wants_graph_heads
+        from portable_cam.export.deploy.cuda import for_gpu
+        from portable_cam.runtime.gpu.device import open_device
+        from portable_cam.runtime.gpu.pipeline import wants_graph_heads
 
         if self._opened is None:
             self._opened = open_device(self._device)
             if self._device.precision == "float16":
-                from portable_cam.gpu.float16 import to_float16
+                from portable_cam.runtime.gpu.float16 import to_float16
 
                 self._model = to_float16(self._model)
         built = explanation_model(
@@ -313,7 +313,7 @@ class Explainer:
     def _started(self, model: ir.Model) -> Session | Pipeline:
         if self._device is None or self._opened is None:
             return Session(model, **self._session_options)
-        from portable_cam.gpu.pipeline import Pipeline
+        from portable_cam.runtime.gpu.pipeline import Pipeline
 
         return Pipeline(model, self._opened, self._device, details=self._options["details"])
 
@@ -360,10 +360,10 @@ def explain(
         methods: As for :class:`Explainer`.
         targets: A class number, a label, several of them, ``"top3"``, or None for the top class.
         labels: A labels file; ImageNet's names are used where the model has 1000 classes.
-        preprocessing: A preset's name or a :class:`~portable_cam.preprocess.Preprocessing`.
+        preprocessing: A preset's name or a :class:`~portable_cam.image.preprocess.Preprocessing`.
         **options: As for :class:`Explainer`.
     """
-    from portable_cam.photo import PhotoExplainer
+    from portable_cam.tasks.classify import PhotoExplainer
 
     explainer = PhotoExplainer(model, methods, labels=labels, preprocessing=preprocessing, **options)
     return explainer(image, targets).result

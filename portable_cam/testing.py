@@ -1,6 +1,6 @@
 """Checks for gradient rules, the ones that this project's own tests are made of.
 
-:func:`check_vjp` says whether the graph that :func:`portable_cam.export.differentiate` makes of a model is its
+:func:`check_vjp` says whether the graph that :func:`portable_cam.export.assemble.differentiate` makes of a model is its
 derivative. It needs no reference implementation: along a random direction v, and for a random gradient dy of the
 output, the inner product <J^T dy, v> that the graph computes must equal <dy, J v>, which two evaluations of the model
 itself approximate (central differences).
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from portable_cam.errors import InputError, ModelError
-from portable_cam.export.autodiff import ReluRule
-from portable_cam.export.differentiate import differentiate
-from portable_cam.export.guided import ReluPolicy
-from portable_cam.runtime import Session
+from portable_cam.export.assemble.differentiate import differentiate
+from portable_cam.export.autodiff.backward import ReluRule
+from portable_cam.export.autodiff.relu_policy import ReluPolicy
+from portable_cam.runtime.session import Session
 
 Array: TypeAlias = NDArray[Any]
 

@@ -19,8 +19,8 @@ from onnx.reference import ReferenceEvaluator
 
 import portable_cam as pcam
 from portable_cam.export import build_explanation, differentiate, from_torch
-from portable_cam.selfcheck import self_check
 from portable_cam.testing import widen
+from portable_cam.verify.selfcheck import self_check
 
 torch = pytest.importorskip("torch")
 architectures = pytest.importorskip("benchmarks.architectures")

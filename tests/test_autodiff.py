@@ -11,9 +11,9 @@ from rule_cases.case import Case, const, prepare, x
 from rule_cases.resize import resize
 
 from portable_cam.errors import LayerError, ModelError, TargetError, UnsupportedOperatorError
-from portable_cam.export.differentiate import differentiate
-from portable_cam.export.rules import RULES
-from portable_cam.runtime import Session
+from portable_cam.export.assemble.differentiate import differentiate
+from portable_cam.export.autodiff.rules import RULES
+from portable_cam.runtime.session import Session
 from portable_cam.testing import check_vjp, node_model, widen
 
 F = torch.nn.functional
@@ -202,7 +202,7 @@ def test_dropout_in_training_mode_is_refused() -> None:
 
 def test_check_vjp_sees_a_wrong_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge is itself judged: a rule off by a factor, and one of the wrong shape."""
-    from portable_cam.export.rules.registry import Entry
+    from portable_cam.export.autodiff.registry import Entry
 
     model = node_model([node("Sin", ["x"], ["y"])], {"x": POINT}, ["y"])
     check_vjp(model, {"x": POINT})

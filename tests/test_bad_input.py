@@ -26,11 +26,11 @@ from portable_cam.errors import (
     UnsupportedOperatorError,
 )
 from portable_cam.export import build_explanation, doctor, list_layers
-from portable_cam.export.autodiff import backward
-from portable_cam.export.builder import Builder
-from portable_cam.export.load import load
-from portable_cam.export.normalize import normalize
-from portable_cam.photo import PhotoExplainer
+from portable_cam.export.autodiff.backward import backward
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.passes.normalize import normalize
+from portable_cam.export.read.load import load
+from portable_cam.tasks.classify import PhotoExplainer
 
 X = np.random.default_rng(5).standard_normal((2, 3, 8, 8)).astype(np.float32)
 

@@ -50,7 +50,7 @@ def test_a_reshape_that_moves_the_batch_is_not() -> None:
 @pytest.mark.parametrize("mixes", [False, True])
 def test_an_opened_batch_is_checked_by_running_it(mixes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proof that is wrong, here one that takes a mean over images for granted, costs a note and not a wrong map."""
-    monkeypatch.setattr("portable_cam.export.batch._keeps_images_apart", lambda *_: True)
+    monkeypatch.setattr("portable_cam.export.passes.dynamic_batch._keeps_images_apart", lambda *_: True)
     axis = 0 if mixes else 1
     model = onnx.parser.parse_model(
         f"""{SHAPE.format(width=4)} {{

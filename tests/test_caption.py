@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks.train.scenes import VOCABULARY, Scene, draw_scene
 from portable_cam.errors import InputError, LabelError, ModelError, TargetError
-from portable_cam.language.caption import CaptionExplainer, find_spans
-from portable_cam.language.decoding import Pair
-from portable_cam.language.vocabulary import Vocabulary, read_vocabulary
-from portable_cam.runtime import Session
+from portable_cam.runtime.session import Session
+from portable_cam.tasks.language.caption import CaptionExplainer, find_spans
+from portable_cam.tasks.language.decoding import Pair
+from portable_cam.tasks.language.vocabulary import Vocabulary, read_vocabulary
 
 MODELS = Path(__file__).parents[1] / "benchmarks" / "train" / "models"
 ENCODER, WORDS = MODELS / "caption_encoder.onnx", MODELS / "caption_words.txt"

@@ -18,7 +18,7 @@ from PIL import Image
 import portable_cam
 from portable_cam import assets
 from portable_cam.cli import main
-from portable_cam.output import unique_stems
+from portable_cam.report.write import unique_stems
 
 
 @dataclass
@@ -292,7 +292,7 @@ def test_export_runs_in_bare_onnxruntime(run: Run, small: Path, tmp_path: Path) 
 def test_export_of_a_file_that_fails_its_check(
     run: Run, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from portable_cam import selfcheck
+    from portable_cam.verify import selfcheck
 
     failed = selfcheck.Proof(0.0, 1.0, -1.0, False)
     monkeypatch.setattr(selfcheck, "self_check", lambda *_, **__: failed)

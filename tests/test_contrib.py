@@ -14,11 +14,11 @@ import onnx
 import pytest
 
 from portable_cam.errors import UnsupportedOperatorError
-from portable_cam.export.contrib import DECOMPOSITIONS, DOMAIN
-from portable_cam.export.differentiate import differentiate
-from portable_cam.export.normalize import normalize
-from portable_cam.export.refusals import REFUSED
-from portable_cam.runtime import Session
+from portable_cam.export.assemble.differentiate import differentiate
+from portable_cam.export.graph.refusals import REFUSED
+from portable_cam.export.passes.contrib import DECOMPOSITIONS, DOMAIN
+from portable_cam.export.passes.normalize import normalize
+from portable_cam.runtime.session import Session
 from portable_cam.testing import check_vjp
 
 torch = pytest.importorskip("torch", reason="kernels that ONNX Runtime has on the GPU only are compared with torch")

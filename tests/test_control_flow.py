@@ -14,9 +14,9 @@ import onnx_ir as ir
 import pytest
 
 from portable_cam.errors import UnsupportedOperatorError
-from portable_cam.export.differentiate import differentiate
-from portable_cam.export.normalize import normalize
-from portable_cam.runtime import Session
+from portable_cam.export.assemble.differentiate import differentiate
+from portable_cam.export.passes.normalize import normalize
+from portable_cam.runtime.session import Session
 from portable_cam.testing import check_vjp
 
 RNG = np.random.default_rng(12)

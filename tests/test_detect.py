@@ -10,14 +10,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from portable_cam import detect
-from portable_cam.detect import centernet, fastestdet, nanodet, ssd, yolo, yolox
-from portable_cam.detect.head import grid
 from portable_cam.errors import OptionError, TargetError
-from portable_cam.export.builder import Builder
-from portable_cam.export.layers import image_input
-from portable_cam.export.normalize import normalize
-from portable_cam.geometry import fit
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.layers.candidates import image_input
+from portable_cam.export.passes.normalize import normalize
+from portable_cam.image.geometry import fit
+from portable_cam.tasks import detect
+from portable_cam.tasks.detect import centernet, fastestdet, nanodet, ssd, yolo, yolox
+from portable_cam.tasks.detect.head import grid
 
 SIZE = (64, 32)  # cells of strides 8, 16, 32: 8 x 4, 4 x 2, 2 x 1
 CELLS = 32 + 8 + 2

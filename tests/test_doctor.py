@@ -14,7 +14,7 @@ import pytest
 from portable_cam.cli import app
 from portable_cam.errors import Error
 from portable_cam.export import Report, build_explanation, differentiate, doctor
-from portable_cam.export.cost import Cost
+from portable_cam.export.diagnose.cost import Cost
 
 RANDOM = np.random.default_rng(3)
 # small_cnn: 8x8 pixels, 3 to 4 channels; strided to 4x4, 4 to 6 channels; 6 to 5 scores

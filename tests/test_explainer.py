@@ -15,7 +15,7 @@ from portable_cam import assets
 from portable_cam.errors import DeviceError, LayerError, ModelError, OptionError, TargetError
 from portable_cam.export import build_explanation, doctor, list_layers
 from portable_cam.kernels import reference
-from portable_cam.selfcheck import record, self_check
+from portable_cam.verify.selfcheck import record, self_check
 
 RANDOM = np.random.default_rng(3)
 X = RANDOM.standard_normal((2, 3, 8, 8)).astype(np.float32)

@@ -13,7 +13,7 @@ import pytest
 
 from portable_cam.errors import ModelError
 from portable_cam.export import build_explanation
-from portable_cam.export.normalize import normalize
+from portable_cam.export.passes.normalize import normalize
 
 FUZZ = Path(__file__).parent / "fuzz"
 

@@ -18,10 +18,10 @@ import pytest
 
 import portable_cam as pcam
 from portable_cam import targets
-from portable_cam.detect import find_head
-from portable_cam.export.builder import Builder
-from portable_cam.export.normalize import normalize
-from portable_cam.runtime import Session
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.passes.normalize import normalize
+from portable_cam.runtime.session import Session
+from portable_cam.tasks.detect import find_head
 
 CASES = [
     "lite0__coral_cat__281__blocks_10_Clip_1", "lite0__pgc_both__243__Clip_1", "lite0__pgc_both__282__Clip_1",

@@ -13,7 +13,7 @@ import pytest
 
 import portable_cam as pcam
 from portable_cam.errors import DeviceError, InputError
-from portable_cam.gpu import Cuda
+from portable_cam.runtime.gpu import Cuda
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.gpu

@@ -238,7 +238,7 @@ print(json.dumps(sorted({v.kernel for v in chosen})))
 
 
 def test_streams_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    from portable_cam.gpu import Cuda, device
+    from portable_cam.runtime.gpu import Cuda, device
 
     cuda = FakeCuda()
     monkeypatch.setattr(device, "Driver", lambda index: Driver(index, cuda))

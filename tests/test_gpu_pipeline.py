@@ -11,10 +11,10 @@ import pytest
 
 import portable_cam as pcam
 from portable_cam.errors import DeviceError, InputError, OptionError, TargetError
-from portable_cam.export.explanation import explanation_model
-from portable_cam.gpu import Cuda, Host, placement
-from portable_cam.gpu.graph import for_gpu
-from portable_cam.runtime import Placed, Session
+from portable_cam.export.assemble.explanation import explanation_model
+from portable_cam.export.deploy.cuda import for_gpu
+from portable_cam.runtime.gpu import Cuda, Host, placement
+from portable_cam.runtime.session import Placed, Session
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -230,8 +230,8 @@ def test_float16(explainers: Any, small_cnn: onnx.ModelProto) -> None:
 
 def test_what_runs_was_compiled_ahead(explainers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every variant that explanations launch is among those that are compiled ahead of time."""
-    from portable_cam.gpu.device import HostDevice
     from portable_cam.kernels.cubins import all_variants
+    from portable_cam.runtime.gpu.device import HostDevice
 
     seen = set()
     real = HostDevice.launch
@@ -252,7 +252,7 @@ def test_what_runs_was_compiled_ahead(explainers: Any, monkeypatch: pytest.Monke
 
 
 def test_kernels_asked_for_but_not_there(explainers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("portable_cam.gpu.pipeline.has_kernels", lambda device: False)
+    monkeypatch.setattr("portable_cam.runtime.gpu.pipeline.has_kernels", lambda device: False)
     with pytest.raises(DeviceError, match=r"Triton is not installed.*kernels\.compile"):
         explainers(("gradcam",))
     ours, theirs = explainers(("gradcam",), device=Host())

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
-from portable_cam.export.differentiate import differentiate
-from portable_cam.runtime import Session
+from portable_cam.export.assemble.differentiate import differentiate
+from portable_cam.runtime.session import Session
 from portable_cam.testing import assert_unchanged, node_model, widen
 
 STEP = 1e-6

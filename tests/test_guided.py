@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import portable_cam as pcam
 from portable_cam import assets
-from portable_cam.runtime import Session
+from portable_cam.runtime.session import Session
 
 SILU = "s = Sigmoid(x) y = Mul(x, s)"
 GELU = """

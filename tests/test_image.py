@@ -13,7 +13,7 @@ from PIL import Image
 
 from portable_cam import assets
 from portable_cam.errors import ImageError
-from portable_cam.image import MAX_PIXELS, expand_images, read_image
+from portable_cam.image.decode import MAX_PIXELS, expand_images, read_image
 
 # red top left, green top right, blue bottom left, white bottom right, in three sizes of step so that no turn is hidden
 UPRIGHT = np.zeros((4, 6, 3), np.uint8)
@@ -177,7 +177,7 @@ def test_bad_file(content: bytes, says: str, tmp_path: Path) -> None:
 
 
 def test_size_limit_is_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("portable_cam.image.MAX_PIXELS", 23)
+    monkeypatch.setattr("portable_cam.image.decode.MAX_PIXELS", 23)
     with pytest.raises(ImageError, match=r"has 6 x 4 pixels, more than the 23 allowed: scale it down"):
         read_image(encoded(Image.fromarray(UPRIGHT)))
 

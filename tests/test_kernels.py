@@ -308,7 +308,7 @@ def test_overlay(device: TorchDevice, alpha: float) -> None:
 
 
 def test_overlay_as_the_report_does(device: TorchDevice) -> None:
-    from portable_cam import report
+    from portable_cam.image import colormap as report
 
     maps = random.uniform(0, 1, (1, 1, 6, 5)).astype(np.float32)
     maps[0, 0, 2, 2] = np.nan

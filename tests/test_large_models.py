@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 import portable_cam as pcam
 from portable_cam.cli import app
 from portable_cam.errors import ExternalDataError, ModelError, OptionError
-from portable_cam.export import build_explanation, save_explanation, weights
-from portable_cam.export.explanation import explanation_model
-from portable_cam.export.load import load
-from portable_cam.selfcheck import self_check
+from portable_cam.export import build_explanation, save_explanation
+from portable_cam.export.assemble.explanation import explanation_model
+from portable_cam.export.read import weights
+from portable_cam.export.read.load import load
+from portable_cam.verify.selfcheck import self_check
 
 X = np.random.default_rng(3).standard_normal((2, 3, 8, 8)).astype(np.float32)
 
@@ -27,7 +28,7 @@ def large(small_cnn: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.Monkey
     """The small model with its weights in a file, and limits that make it a large one."""
     monkeypatch.setattr(weights, "LIMIT", 1000)
     monkeypatch.setattr(weights, "EXTERNAL", 200)
-    monkeypatch.setattr(import_module("portable_cam.export.normalize"), "_BIG", 100)
+    monkeypatch.setattr(import_module("portable_cam.export.passes.normalize"), "_BIG", 100)
     (tmp_path / "model").mkdir()
     path = tmp_path / "model" / "model.onnx"
     onnx.save_model(

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
-from portable_cam.export.explanation import build_explanation
-from portable_cam.runtime import Session
-from portable_cam.selfcheck import self_check
+from portable_cam.export.assemble.explanation import build_explanation
+from portable_cam.runtime.session import Session
+from portable_cam.verify.selfcheck import self_check
 
 FOLDER = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 MODELS = """

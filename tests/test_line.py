@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from portable_cam.errors import LabelError, LayerError, ModelError, TargetError
-from portable_cam.language.line import LineExplainer
+from portable_cam.tasks.language.line import LineExplainer
 
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 LINES = ("Grad-CAM maps", "explain ONNX 42", "Heat map: why?", "sum of weights", "Feature layer 7", "8fQw3kZp")

@@ -7,7 +7,7 @@ import pytest
 
 from portable_cam.errors import ModelError
 from portable_cam.export import differentiate, link
-from portable_cam.runtime import Session
+from portable_cam.runtime.session import Session
 
 
 def parsed(text: str, opset: int, **weights: np.ndarray) -> onnx.ModelProto:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portable_cam.geometry import fit
-from portable_cam.marks import COLORS, Mark, draw, place_labels
-from portable_cam.segment import _mark_of
+from portable_cam.image.geometry import fit
+from portable_cam.report.annotate import COLORS, Mark, draw, place_labels
+from portable_cam.tasks.segment import _mark_of
 
 SIZE = (200, 120)
 corner = st.tuples(st.floats(-20, 220), st.floats(-20, 140))

@@ -15,10 +15,10 @@ import onnx_ir as ir
 import pytest
 
 from portable_cam.errors import ExternalDataError, ModelError
-from portable_cam.export.differentiate import differentiate
-from portable_cam.export.load import load
-from portable_cam.export.normalize import OPSET, normalize
-from portable_cam.runtime import Session
+from portable_cam.export.assemble.differentiate import differentiate
+from portable_cam.export.passes.normalize import OPSET, normalize
+from portable_cam.export.read.load import load
+from portable_cam.runtime.session import Session
 from portable_cam.testing import assert_unchanged, check_vjp, node_model
 
 node = onnx.helper.make_node

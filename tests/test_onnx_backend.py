@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
-from portable_cam import operators
-from portable_cam.conformance import LEFT_OUT, NodeCase, check, matching, node_cases
-from portable_cam.export.rules import NO_GRADIENT, RULES
-from portable_cam.export.rules.registry import Entry
+from portable_cam.export.autodiff.registry import Entry
+from portable_cam.export.autodiff.rules import NO_GRADIENT, RULES
+from portable_cam.verify import operator_table as operators
+from portable_cam.verify.conformance import LEFT_OUT, NodeCase, check, matching, node_cases
 
 CASES = {case.name: case for case in node_cases()}
 
@@ -39,7 +39,7 @@ def test_the_documented_table_is_that_of_the_registry() -> None:
     written = (Path(__file__).parents[1] / "docs" / "operators.md").read_text(encoding="utf-8")
     if f"(onnx {onnx.__version__}," not in written:
         pytest.skip("docs/operators.md was written with another version of onnx")
-    assert written == operators.table(), "write it anew: python -m portable_cam.operators docs/operators.md"
+    assert written == operators.table(), "write it anew: python -m portable_cam.verify.operator_table docs/operators.md"
 
 
 @pytest.mark.parametrize("name", ["test_sin", "test_gridsample_bicubic", "test_reduce_prod_keepdims_random"])

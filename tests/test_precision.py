@@ -14,11 +14,11 @@ from onnx.reference import ReferenceEvaluator
 
 import portable_cam as pcam
 from portable_cam.export import build_explanation
-from portable_cam.export.seed import DEFAULT_SCALE, SEED_SCALE
-from portable_cam.photo import PhotoExplainer
-from portable_cam.rescale import rescaled
-from portable_cam.runtime import Session
-from portable_cam.selfcheck import self_check
+from portable_cam.export.autodiff.loss_scale import DEFAULT_SCALE, SEED_SCALE
+from portable_cam.runtime.loss_scale import rescaled
+from portable_cam.runtime.session import Session
+from portable_cam.tasks.classify import PhotoExplainer
+from portable_cam.verify.selfcheck import self_check
 
 RANDOM = np.random.default_rng(11)
 X = RANDOM.standard_normal((2, 3, 8, 8)).astype(np.float32)

@@ -11,10 +11,10 @@ from PIL import Image
 
 from portable_cam import assets
 from portable_cam.errors import InputError, PreprocessError
-from portable_cam.image import read_image
-from portable_cam.labels import Labels
-from portable_cam.preprocess import METADATA_KEY, PRESETS, Preprocessing, find_sidecar, resolve
-from portable_cam.sidecar import FIELDS
+from portable_cam.image.decode import read_image
+from portable_cam.image.preprocess import METADATA_KEY, PRESETS, Preprocessing, find_sidecar, resolve
+from portable_cam.image.sidecar import FIELDS
+from portable_cam.tasks.labels import Labels
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NCHW, NHWC = (1, 3, 224, 224), (None, 224, 224, 3)

@@ -25,11 +25,11 @@ from onnx import helper
 import portable_cam as pcam
 from portable_cam.errors import OptionError
 from portable_cam.export import doctor
-from portable_cam.export.differentiate import differentiate
-from portable_cam.export.guided import guided_nodes
-from portable_cam.export.normalize import normalize
-from portable_cam.export.quantized.ranges import activations
-from portable_cam.runtime import Session
+from portable_cam.export.assemble.differentiate import differentiate
+from portable_cam.export.autodiff.quantized_ranges import activations
+from portable_cam.export.autodiff.relu_policy import guided_nodes
+from portable_cam.export.passes.normalize import normalize
+from portable_cam.runtime.session import Session
 from portable_cam.testing import node_model
 
 torch = pytest.importorskip("torch", reason="compared with torch autograd")

@@ -16,7 +16,7 @@ import pytest
 from onnx import parser
 
 import portable_cam as pcam
-from portable_cam.export.quantized.shield import shield
+from portable_cam.export.deploy.ort_workarounds import shield
 from portable_cam.export.targets import Dense
 
 _START = """

@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from portable_cam.errors import InputError, LabelError, OptionError
-from portable_cam.language.question import QuestionExplainer
-from portable_cam.language.vocabulary import Vocabulary
+from portable_cam.tasks.language.question import QuestionExplainer
+from portable_cam.tasks.language.vocabulary import Vocabulary
 
 MODELS = Path(__file__).parents[1] / "benchmarks" / "train" / "models"
 WORDS, ANSWERS = MODELS / "vqa_words.txt", MODELS / "vqa_answers.txt"

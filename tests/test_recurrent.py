@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-from portable_cam.export.differentiate import differentiate
-from portable_cam.runtime import Session
+from portable_cam.export.assemble.differentiate import differentiate
+from portable_cam.runtime.session import Session
 from portable_cam.testing import check_vjp, node_model
 
 torch = pytest.importorskip("torch", reason="the rules are compared with torch autograd")

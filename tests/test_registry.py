@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from portable_cam.errors import UnsupportedOperatorError
-from portable_cam.export.differentiate import differentiate
-from portable_cam.export.rules import RULES, key_of, register
+from portable_cam.export.assemble.differentiate import differentiate
+from portable_cam.export.autodiff.rules import RULES, key_of, register
 
 
 def test_a_name_alone_is_the_standards() -> None:

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from portable_cam.errors import ModelError
-from portable_cam.export.differentiate import differentiate
-from portable_cam.runtime import Session
+from portable_cam.export.assemble.differentiate import differentiate
+from portable_cam.runtime.session import Session
 from portable_cam.testing import node_model
 
 F = torch.nn.functional
@@ -88,8 +88,8 @@ def test_guided_rules(op: str, attributes: Any, extra: Any, function: Any, polic
 
 def counted(module: Any, *shape: int, policy: str = "all", opset: int = 18) -> list[str]:
     """The operators that a policy names in a module exported by torch, normalised."""
-    from portable_cam.export.guided import guided_nodes
-    from portable_cam.export.normalize import normalize
+    from portable_cam.export.autodiff.relu_policy import guided_nodes
+    from portable_cam.export.passes.normalize import normalize
 
     module = module.eval()
     program = torch.onnx.export(module, (torch.randn(*shape),), dynamo=True, opset_version=opset, verbose=False)

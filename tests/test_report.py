@@ -12,9 +12,9 @@ from PIL import Image
 
 from portable_cam import assets
 from portable_cam.errors import InputError, OptionError
-from portable_cam.image import read_image
-from portable_cam.report import NOT_A_NUMBER, PNG_LEVEL, colorize, overlay, save, signed_picture
-from portable_cam.sheet import Panel, Row, sheet
+from portable_cam.image.colormap import NOT_A_NUMBER, PNG_LEVEL, colorize, overlay, save, signed_picture
+from portable_cam.image.decode import read_image
+from portable_cam.report.sheet import Panel, Row, sheet
 
 
 def lightness(rgb: np.ndarray) -> np.ndarray:
@@ -156,7 +156,7 @@ def test_png_is_compressed_lightly(photo: np.ndarray, tmp_path: Path, monkeypatc
 
 
 def test_no_pyplot() -> None:
-    code = "import sys, portable_cam.sheet; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, portable_cam.report.sheet; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

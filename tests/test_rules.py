@@ -20,9 +20,9 @@ from rule_cases import CASES
 from rule_cases.case import Case, Prepared, prepare
 
 from portable_cam.errors import InputError, ModelError, UnsupportedOperatorError
-from portable_cam.export.differentiate import differentiate
-from portable_cam.export.rules import RULES
-from portable_cam.runtime import Session
+from portable_cam.export.assemble.differentiate import differentiate
+from portable_cam.export.autodiff.rules import RULES
+from portable_cam.runtime.session import Session
 from portable_cam.testing import check_vjp
 
 

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from portable_cam.errors import InputError, ModelError, UnsupportedOperatorError
-from portable_cam.export.differentiate import differentiate
-from portable_cam.runtime import Session
+from portable_cam.export.assemble.differentiate import differentiate
+from portable_cam.runtime.session import Session
 from portable_cam.testing import check_vjp, node_model
 
 # CI repeats the same draws; elsewhere each run looks at new ones

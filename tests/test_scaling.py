@@ -12,7 +12,8 @@ import torch
 
 from benchmarks import zoo as benchmark
 from benchmarks.models import resnet50
-from portable_cam.export import build_explanation, explanation, from_torch
+from portable_cam.export import build_explanation, from_torch
+from portable_cam.export.assemble import explanation
 
 METHODS = ("gradcam", "guided_gradcam")
 MEGABYTE = 1 << 20

@@ -13,15 +13,15 @@ from PIL import Image
 
 from portable_cam import assets
 from portable_cam.errors import OptionError
-from portable_cam.flags import remark
-from portable_cam.image import read_image
-from portable_cam.jobs import job_for
-from portable_cam.output import describe, rows_of, write_explanation
-from portable_cam.photo import PhotoExplainer, PhotoExplanation
-from portable_cam.report import overlay
+from portable_cam.image.colormap import overlay
+from portable_cam.image.decode import read_image
+from portable_cam.report.sheet import Panel, Row, arrange, bar_lengths, sheet, wrap
+from portable_cam.report.wording import how_much, number, part_explained, score_is
+from portable_cam.report.write import describe, rows_of, write_explanation
 from portable_cam.result import Result
-from portable_cam.sheet import Panel, Row, arrange, bar_lengths, sheet, wrap
-from portable_cam.wording import how_much, number, part_explained, score_is
+from portable_cam.runtime.flags import remark
+from portable_cam.tasks.classify import PhotoExplainer, PhotoExplanation
+from portable_cam.tasks.registry import job_for
 
 LONG = "American Staffordshire terrier rather than soft-coated wheaten terrier"
 

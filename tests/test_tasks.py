@@ -14,15 +14,15 @@ from PIL import Image
 import portable_cam as pcam
 from portable_cam import assets, targets
 from portable_cam.cli import main
-from portable_cam.detect import Head
-from portable_cam.detect.head import grid
-from portable_cam.detect.photos import DetectExplainer
 from portable_cam.errors import InputError, LabelError, OptionError, TargetError
-from portable_cam.export.normalize import normalize
-from portable_cam.image import read_image
+from portable_cam.export.passes.normalize import normalize
+from portable_cam.image.decode import read_image
 from portable_cam.kernels import reference
-from portable_cam.photo import PhotoExplainer, PhotoExplanation, raw_session
-from portable_cam.segment import SegmentExplainer
+from portable_cam.tasks.classify import PhotoExplainer, PhotoExplanation, raw_session
+from portable_cam.tasks.detect import Head
+from portable_cam.tasks.detect.head import grid
+from portable_cam.tasks.detect.photos import DetectExplainer
+from portable_cam.tasks.segment import SegmentExplainer
 
 YOLOX, NANODET = "det_yolox_nano_coco_416", "det_nanodet_m_coco_416"
 FASTESTDET, ULTRAFACE = "det_fastestdet_coco_352", "det_ultraface_ssd_rfb320"

@@ -66,7 +66,7 @@ def numeric_gradient(model: onnx.ModelProto, layer: str, target: int) -> tuple[n
     import onnx_ir as ir
 
     from portable_cam.export import normalize
-    from portable_cam.runtime import Session
+    from portable_cam.runtime.session import Session
 
     cut = ir.to_proto(normalize(model))
     probe = onnx.ModelProto()

@@ -7,8 +7,8 @@ import pytest
 
 from portable_cam.errors import ModelError
 from portable_cam.export import differentiate
-from portable_cam.export.unroll import unroll
-from portable_cam.runtime import Session
+from portable_cam.export.compose.unroll import unroll
+from portable_cam.runtime.session import Session
 from portable_cam.testing import check_vjp
 
 RANDOM = np.random.default_rng(11)

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 import portable_cam as pcam
 from portable_cam import assets
 from portable_cam.export import doctor, list_layers
-from portable_cam.photo import PhotoExplainer
-from portable_cam.selfcheck import self_check
+from portable_cam.tasks.classify import PhotoExplainer
+from portable_cam.verify.selfcheck import self_check
 
 MAPS = ("cam", "gradcam")
 METHODS = (*MAPS, "guided_backprop", "guided_gradcam")

@@ -16,14 +16,14 @@ import pytest
 from portable_cam import assets
 from portable_cam.explainer import Explainer
 from portable_cam.export import doctor
-from portable_cam.export.builder import constant_of
-from portable_cam.export.differentiate import differentiate
-from portable_cam.export.explanation import build_explanation
-from portable_cam.export.normalize import normalize
-from portable_cam.export.scores import find_scores
-from portable_cam.photo import PhotoExplainer, PhotoExplanation
-from portable_cam.runtime import Session
-from portable_cam.selfcheck import self_check
+from portable_cam.export.assemble.differentiate import differentiate
+from portable_cam.export.assemble.explanation import build_explanation
+from portable_cam.export.graph.builder import constant_of
+from portable_cam.export.passes.normalize import normalize
+from portable_cam.export.targets.scores import find_scores
+from portable_cam.runtime.session import Session
+from portable_cam.tasks.classify import PhotoExplainer, PhotoExplanation
+from portable_cam.verify.selfcheck import self_check
 
 MASTIFF, TABBY = 243, 281
 DOG, CAT = (77, 12, 165, 148), (49, 118, 199, 224)  # x, y, x, y in pgc_both.png, 224 x 224

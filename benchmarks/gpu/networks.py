@@ -20,14 +20,14 @@ from benchmarks.gpu import roofline
 from benchmarks.gpu.measure import Bench, Row, median_and_spread, timed
 from benchmarks.gpu.peers import PEERS
 from portable_cam import Explainer
-from portable_cam.bench import plain_model, ratio
 from portable_cam.export import build_explanation, from_torch
-from portable_cam.gpu import Cuda, Host
-from portable_cam.gpu.binding import BoundSession, from_dlpack
-from portable_cam.gpu.device import open_device
-from portable_cam.gpu.float16 import to_float16
-from portable_cam.gpu.options import Common
-from portable_cam.runtime import Session
+from portable_cam.runtime.gpu import Cuda, Host
+from portable_cam.runtime.gpu.binding import BoundSession, from_dlpack
+from portable_cam.runtime.gpu.device import open_device
+from portable_cam.runtime.gpu.float16 import to_float16
+from portable_cam.runtime.gpu.options import Common
+from portable_cam.runtime.session import Session
+from portable_cam.verify.bench import plain_model, ratio
 
 METHODS = {"Grad-CAM": ("gradcam",), "Guided Grad-CAM": ("guided_gradcam",)}
 

@@ -16,9 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.train.files import FOLDER
 from benchmarks.train.scenes import draw_scene
-from portable_cam.language.caption import CaptionExplainer
-from portable_cam.language.line import LineExplainer
-from portable_cam.language.question import QuestionExplainer
+from portable_cam.tasks.language.caption import CaptionExplainer
+from portable_cam.tasks.language.line import LineExplainer
+from portable_cam.tasks.language.question import QuestionExplainer
 
 METHODS = ("gradcam", "hirescam", "layercam")
 #: Half a cell of the models' 16 x 16 features: a peak stands in the middle of its cell.

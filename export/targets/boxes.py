@@ -10,11 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from portable_cam.errors import TargetError
-from portable_cam.export.builder import Builder, known_dims
-from portable_cam.export.scores import Scores, find_scores
+from portable_cam.export.graph.builder import Builder, known_dims
+from portable_cam.export.layers.pyramid import pyramid
 from portable_cam.export.targets.classes import pick
 from portable_cam.export.targets.protocol import Extra, Target
-from portable_cam.export.targets.pyramid import pyramid
+from portable_cam.export.targets.scores import Scores, find_scores
 
 Layout = Literal["rows", "columns", "grid", "cells"]
 Form = Literal["xyxy", "yxyx", "cxcywh", "cxcywh_log", "ltrb", "gfl"]

@@ -9,11 +9,11 @@ from typing import Literal
 import onnx_ir as ir
 
 from portable_cam.errors import TargetError
-from portable_cam.export.builder import FLOATS, Builder, known_dims
-from portable_cam.export.layers import candidates
-from portable_cam.export.scores import Scores, cut_before, find_scores
+from portable_cam.export.graph.builder import FLOATS, Builder, known_dims
+from portable_cam.export.layers.candidates import candidates
 from portable_cam.export.targets.classes import pick
 from portable_cam.export.targets.protocol import Extra, Target, single_output
+from portable_cam.export.targets.scores import Scores, cut_before, find_scores
 
 
 @dataclass(frozen=True)

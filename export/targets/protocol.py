@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from portable_cam.errors import TargetError
-from portable_cam.export.builder import Builder
-from portable_cam.export.scores import Scores, find_scores
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.targets.scores import Scores, find_scores
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from portable_cam.errors import TargetError
-from portable_cam.export.builder import FLOATS, Builder, known_dims
-from portable_cam.export.scores import Scores, cut_before, find_scores
+from portable_cam.export.graph.builder import FLOATS, Builder, known_dims
 from portable_cam.export.targets.protocol import Extra, Target, single_output
+from portable_cam.export.targets.scores import Scores, cut_before, find_scores
 
 Measure: TypeAlias = Literal["log_probability", "logit"]
 _SOFTMAX = frozenset({"Softmax", "LogSoftmax"})

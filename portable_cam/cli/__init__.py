@@ -84,7 +84,7 @@ def layers(
     from dataclasses import asdict
 
     from portable_cam.export import list_layers
-    from portable_cam.recognize import recognize
+    from portable_cam.tasks.recognize import recognize
 
     found = list_layers(model, output, recognize(model, task, output)[1])
     if as_json:
@@ -125,12 +125,12 @@ def export(
     check: Annotated[bool, typer.Option(help="Let the graph prove itself, and say so in its metadata.")] = True,
 ) -> None:
     """The portable explainer: one ONNX file that any ONNX Runtime runs. Exit status 1 if it fails its own check."""
-    from portable_cam.export.explanation import explanation_model
-    from portable_cam.export.stated import forget_inner_shapes
-    from portable_cam.export.weights import save
-    from portable_cam.photo import known_preprocessing
-    from portable_cam.recognize import recognize
-    from portable_cam.selfcheck import record, self_check
+    from portable_cam.export.assemble.explanation import explanation_model
+    from portable_cam.export.deploy.strip_shapes import forget_inner_shapes
+    from portable_cam.export.read.weights import save
+    from portable_cam.tasks.classify import known_preprocessing
+    from portable_cam.tasks.recognize import recognize
+    from portable_cam.verify.selfcheck import record, self_check
 
     options: dict[str, Any] = {
         "preprocessing": known_preprocessing(model),
@@ -169,7 +169,7 @@ def bench(
     """What an explanation costs here, next to plain inference."""
     from dataclasses import asdict
 
-    from portable_cam.bench import bench as measure
+    from portable_cam.verify.bench import bench as measure
 
     rows = measure(model, batch, device=device, threads=threads, seconds=seconds, output=output)
     if as_json:

@@ -12,7 +12,7 @@ from portable_cam.cli.common import JsonOption, ModelArgument, OutputOption, Tas
 
 if TYPE_CHECKING:
     from portable_cam.export import Report
-    from portable_cam.export.cost import Cost
+    from portable_cam.export.diagnose.cost import Cost
 
 
 def doctor(
@@ -21,7 +21,7 @@ def doctor(
     """Can it be explained, what will it cost (an estimate), and if not, which nodes stand in the way and what to do.
     Exit status 1 if no method works."""
     from portable_cam.export import doctor as examine
-    from portable_cam.recognize import recognize
+    from portable_cam.tasks.recognize import recognize
 
     task, target = recognize(model, task, output)
     report = examine(model, output, target)

@@ -99,9 +99,9 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Explain photos: writes maps, prints a line for each class, box or region explained."""
-    from portable_cam.image import expand_images
-    from portable_cam.jobs import job_for
-    from portable_cam.output import check_formats, unique_stems
+    from portable_cam.image.decode import expand_images
+    from portable_cam.report.write import check_formats, unique_stems
+    from portable_cam.tasks.registry import job_for
 
     chosen = check_formats(formats)
     given = {
@@ -158,7 +158,7 @@ def explain(
 
 def describe(line: dict[str, Any]) -> str:
     """One thing explained, for a person: its label and score, and where it is."""
-    from portable_cam.wording import how_much, number, part_explained
+    from portable_cam.report.wording import how_much, number, part_explained
 
     flags = f" [{', '.join(line['flags'])}]" if line["flags"] else ""
     class_number = line.get("class", line.get("target"))

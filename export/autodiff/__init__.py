@@ -1,0 +1,1 @@
+"""Differentiation: the backward pass, the registry of gradient rules, and the rules."""

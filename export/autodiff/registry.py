@@ -1,0 +1,172 @@
+"""The table of gradient rules: how one is registered, and what it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, overload
+
+import onnx_ir as ir
+
+from portable_cam.errors import UnsupportedOperatorError
+from portable_cam.export.autodiff.residuals import Residuals
+from portable_cam.export.graph.attributes import HasNode
+from portable_cam.export.graph.builder import ONNX_DOMAINS, Builder, constant_of, reads
+
+Gradient: TypeAlias = ir.Value | None
+Inside: TypeAlias = Callable[
+    [Mapping[ir.Node, ir.Node], Builder, Mapping[ir.Value, ir.Value], Sequence[ir.Value]], list[Gradient]
+]
+
+
+@dataclass(frozen=True)
+class Vjp(HasNode):
+    """What a rule sees of one node: the tape, the node, the gradients of its outputs, the inputs that need one, and
+    what it reads in place of the tensors of a quantised graph.
+
+    For a node with subgraphs also ``outer``, the values that they read from outside and that need a gradient: a rule
+    answers for them behind the node's own inputs. ``inside`` differentiates a copy of a subgraph's nodes: it takes the
+    copies with their originals, a builder, the seeds, and what to differentiate for; None for what is not reached.
+    """
+
+    b: Builder
+    node: ir.Node
+    grads: Sequence[Gradient]
+    needs: Sequence[bool]
+    residuals: Residuals
+    relu_rule: str = "standard"
+    saturation: str = "pass"
+    outer: Sequence[ir.Value] = ()
+    inside: Inside | None = None
+
+    @property
+    def g(self) -> ir.Value:
+        """The gradient of the first output, in its shape."""
+        gradient = self.grads[0]
+        if gradient is None:
+            raise self.unsupported("only a secondary output is used by the score")
+        if any(other is not None for other in self.grads[1:]):
+            raise self.unsupported("the score uses a secondary output of it as well")
+        return gradient
+
+    @property
+    def g_broadcast(self) -> ir.Value:
+        """As ``g``, but possibly with axes of size 1 to broadcast: enough to multiply with, and nothing is written
+        out only to be multiplied (global average pooling spreads one number over each channel)."""
+        producer = self.g.producer()
+        if producer is not None and self.g.meta.get("spread"):
+            small = producer.inputs[0]
+            if small is not None:
+                return small
+        return self.g
+
+    @property
+    def x(self) -> ir.Value:
+        return self.input(0)
+
+    @property
+    def y(self) -> ir.Value:
+        return self.residuals(self.node.outputs[0])
+
+    def input(self, index: int) -> ir.Value:
+        value = self.optional(index)
+        if value is None:
+            raise self.unsupported(f"its input {index} is missing")
+        return value
+
+    def optional(self, index: int) -> ir.Value | None:
+        value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        return None if value is None else self.residuals(value)
+
+    def needed(self, index: int) -> bool:
+        return index < len(self.needs) and self.needs[index]
+
+    def const_ints(self, index: int) -> list[int] | None:
+        """The content of a constant integer input as a flat list; None if it is absent or computed at run time."""
+        array = constant_of(self.optional(index))
+        return None if array is None else [int(v) for v in array.reshape(-1)]
+
+    def unsupported(self, why: str) -> UnsupportedOperatorError:
+        """An error that names this node."""
+        return UnsupportedOperatorError(
+            f"no gradient for {self.node.op_type} node '{self.node.name}' (output '{self.y.name}'): {why}"
+        )
+
+
+Rule: TypeAlias = Callable[[Vjp], Sequence[Gradient] | ir.Value]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered rule. ``broadcasts``: the operator broadcasts its inputs, and the walker sums each gradient back.
+    ``inputs``: those that a gradient passes, all if None; the others count as constants."""
+
+    rule: Rule
+    broadcasts: bool = False
+    inputs: tuple[int, ...] | None = None
+
+
+#: The rules by operator: the bare name for the ONNX standard, ``domain::name`` for any other domain (:func:`key_of`).
+RULES: dict[str, Entry] = {}
+
+#: Operators whose outputs do not vary smoothly with their inputs: gradient zero (or none) by definition. The walk
+#: stops there. A named set, so that zero never means forgotten.
+NO_GRADIENT = frozenset(
+    """
+    And ArgMax ArgMin Bernoulli BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil ConstantOfShape
+    Constant Equal EyeLike Floor Greater GreaterOrEqual Hardmax IsInf IsNaN Less LessOrEqual Multinomial
+    NonMaxSuppression NonZero Not OneHot Or RandomNormal RandomNormalLike RandomUniform RandomUniformLike Round
+    SequenceLength Shape Sign Size StringConcat StringNormalizer StringSplit TfIdfVectorizer Unique Xor
+    """.split()
+)
+
+
+def key_of(domain: str, op_type: str) -> str:
+    """What an operator is called in :data:`RULES` and :data:`NO_GRADIENT`: ``Conv``, ``com.microsoft::QLinearAdd``."""
+    return op_type if domain in ONNX_DOMAINS else f"{domain}::{op_type}"
+
+
+def rule_for(node: ir.Node) -> Entry | None:
+    """The rule of a node's operator, if there is one."""
+    return RULES.get(key_of(node.domain, node.op_type))
+
+
+def differentiable_inputs(node: ir.Node) -> Sequence[ir.Value | None]:
+    """The tensors to which a node passes a gradient on, by its rule: its inputs, and what its subgraphs read."""
+    entry = rule_for(node)
+    if entry is None or entry.inputs is None:
+        return list(reads(node))
+    return [node.inputs[i] for i in entry.inputs if i < len(node.inputs)]
+
+
+def has_no_gradient(node: ir.Node) -> bool:
+    """Whether the gradient of a node's operator is zero by definition."""
+    return key_of(node.domain, node.op_type) in NO_GRADIENT
+
+
+@overload
+def register(
+    *op_types: str, rule: Rule, broadcasts: bool = False, inputs: Sequence[int] | None = None, domain: str = ""
+) -> None: ...
+@overload
+def register(
+    *op_types: str, broadcasts: bool = False, inputs: Sequence[int] | None = None, domain: str = ""
+) -> Callable[[Rule], Rule]: ...
+def register(
+    *op_types: str, rule: Rule | None = None, broadcasts: bool = False, inputs: Sequence[int] | None = None,
+    domain: str = "",
+) -> Callable[[Rule], Rule] | None:  # fmt: skip
+    """Register a rule for one or several operators of a domain, the ONNX standard's if none is named, as a call or as
+    a decorator."""
+
+    def add(function: Rule) -> Rule:
+        for key in (key_of(domain, op_type) for op_type in op_types):
+            if key in RULES or key in NO_GRADIENT:
+                raise ValueError(f"a rule for {key} is registered twice")
+            RULES[key] = Entry(function, broadcasts, None if inputs is None else tuple(inputs))
+        return function
+
+    if rule is None:
+        return add
+    add(rule)
+    return None

@@ -1,0 +1,1 @@
+"""What a runtime needs of an explanation graph."""

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An explanation graph, which is written for ONNX Runtime's CPU provider, as a GPU does it best (docs/adr/0004)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+
+from portable_cam.export.graph.builder import ONNX_DOMAINS
+
+_DEFAULTS: dict[str, Any] = {"ceil_mode": 0, "storage_order": 0, "auto_pad": "NOTSET"}
+
+
+def for_gpu(graph: ir.Graph) -> None:
+    """Without poolings of one element, which enter the CPU provider's blocked layout and are a copy elsewhere; and with
+    one MaxPool where the gradient runs a second one for its indices, which would keep the first from that layout."""
+    for each in [graph, *graph.subgraphs()]:
+        _tidy(each)
+
+
+def _tidy(graph: ir.Graph) -> None:
+    pools: dict[tuple[Any, ...], ir.Node] = {}
+    for node in list(graph):
+        if node.op_type != "MaxPool" or node.domain not in ONNX_DOMAINS:
+            continue
+        (x,), asked = node.inputs, _attributes(node)
+        assert x is not None
+        copies = set(asked) == {"kernel_shape"} and set(asked["kernel_shape"]) == {1} and len(node.outputs) == 1
+        if copies and not node.outputs[0].is_graph_output():
+            ir.convenience.replace_all_uses_with(node.outputs[0], x)
+            graph.remove(node, safe=True)
+            continue
+        key = (x, repr(sorted(asked.items())))
+        first = pools.setdefault(key, node)
+        if first is node:
+            continue
+        if len(first.outputs) < len(node.outputs):
+            first = pools[key] = _with_indices(graph, first)
+        for old, new in zip(node.outputs, first.outputs, strict=False):
+            ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+
+
+def _attributes(node: ir.Node) -> dict[str, Any]:
+    """Those that are not their defaults."""
+    given = {name: attribute.value for name, attribute in node.attributes.items()}
+    idle = {"strides": 1, "dilations": 1, "pads": 0}
+    return {
+        name: value for name, value in given.items()
+        if _DEFAULTS.get(name) != value and not (name in idle and set(value) == {idle[name]})
+    }  # fmt: skip
+
+
+def _with_indices(graph: ir.Graph, pool: ir.Node) -> ir.Node:
+    """The same node, in its place, with its second output."""
+    both = ir.Node("", "MaxPool", pool.inputs, pool.attributes.values(), num_outputs=2, name=pool.name)
+    values, indices = both.outputs
+    (old,) = pool.outputs
+    values.name, values.type, values.shape = old.name, old.type, old.shape
+    indices.name, indices.dtype = f"{old.name}/indices", ir.DataType.INT64
+    graph.insert_before(pool, both)
+    ir.convenience.replace_all_uses_with(old, values, replace_graph_outputs=True)
+    graph.remove(pool, safe=True)
+    return both

@@ -1,0 +1,1 @@
+"""What a model is, what can be explained of it, and what that costs."""

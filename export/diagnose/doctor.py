@@ -1,0 +1,183 @@
+"""Says before anything is built whether a model can be explained, and what stands in the way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+import onnx_ir as ir
+
+from portable_cam.errors import Error, LayerError, OptionError
+from portable_cam.export.assemble.explanation import explanation_model
+from portable_cam.export.assemble.write import cam_end
+from portable_cam.export.autodiff.backward import depends_on
+from portable_cam.export.autodiff.quantized_ranges import activations
+from portable_cam.export.autodiff.relu_policy import ReluPolicy, guided_nodes
+from portable_cam.export.diagnose.cost import Cost, estimate
+from portable_cam.export.diagnose.element_types import ElementTypes, element_types
+from portable_cam.export.diagnose.obstacles import Obstacle, find_obstacles, obstacles_with_ways_out
+from portable_cam.export.graph.builder import OPSET
+from portable_cam.export.layers.candidates import candidates, channel_axis, image_input
+from portable_cam.export.methods.registry import INPUT_METHODS, METHODS, PIXEL_METHODS
+from portable_cam.export.passes.dynamic_batch import free_batch
+from portable_cam.export.passes.normalize import normalize
+from portable_cam.export.read.load import ModelLike, load
+from portable_cam.export.targets import Class, Target
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a model is and which methods it allows.
+
+    ``problems`` are reasons why nothing can be explained; ``obstacles`` nodes that stand between the picture and the
+    scores: layers behind the last of them can still be explained, and each has its ways out. ``methods`` says for each
+    method ``"yes"`` or why not. ``precision`` is that of the file as it was exported. ``guided`` and ``guided_nodes``
+    count and name the ReLU-like nodes that guided methods use under each policy. ``cost`` is an estimate
+    (:mod:`portable_cam.export.diagnose.cost`), None where sizes cannot be inferred.
+    """
+
+    producer: str
+    opset: int
+    normalized_opset: int
+    precision: ElementTypes
+    nodes: int
+    inputs: list[str]
+    outputs: list[str]
+    image: str | None
+    layout: str | None
+    batch: str | None
+    target: str
+    scores: str | None
+    cut: str | None
+    layers: list[str]
+    guided: dict[str, int]
+    guided_nodes: dict[str, list[str]]
+    obstacles: list[Obstacle]
+    methods: dict[str, str]
+    quantized: dict[str, int]
+    problems: list[str]
+    cost: Cost | None
+
+    @property
+    def explainable(self) -> bool:
+        """Whether at least one method works."""
+        return any(answer == "yes" for answer in self.methods.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "explainable": self.explainable}
+
+
+def doctor(model: ModelLike, output: str | None = None, target: Target | None = None) -> Report:
+    """Examine a model, before anything is run or written.
+
+    Args:
+        model: The model.
+        output: The tensor that holds the scores, if it is to be another than the model's own.
+        target: What would be explained; None for a class.
+
+    Raises:
+        ModelError: The file cannot be read at all.
+    """
+    original = load(model)
+    opset = original.opset_imports.get("", 0)
+    normal = normalize(model)
+    graph = normal.graph
+    problems: list[str] = []
+    target = target or Class()
+    scores: list[ir.Value] = []
+    image: ir.Value | None = None
+    cut: str | None = None
+    try:
+        image = image_input(graph)
+        found = target.tensors(graph, output)
+        scores, cut = [f.value for f in found], ", ".join(dict.fromkeys(f.cut for f in found if f.cut)) or None
+    except Error as error:
+        problems.append(str(error))
+    fixed = None if image is None or image.shape is None else image.shape[0]
+    batch = None
+    if image is not None:
+        freed = isinstance(fixed, int) and free_batch(normal)
+        batch = "symbolic" if not isinstance(fixed, int) else f"fixed at {fixed}" + (
+            ", made symbolic" if freed else ", run one by one"
+        )  # fmt: skip
+    layers: list[ir.Value] = []
+    obstacles: list[Obstacle] = []
+    chosen: list[ir.Value] = []
+    if image is not None and scores:
+        layers = [value for value, _ in candidates(graph, *scores)]
+        chosen = target.layers(graph, scores) or layers[:1]
+        obstacles = obstacles_with_ways_out(graph, image, scores, layers)
+    methods = _methods(graph, image, target, scores, chosen, obstacles, problems)
+    methods = _tried(normal, output, target, methods)
+    guided = {policy: [str(node.name) for node in guided_nodes(graph, policy)] for policy in get_args(ReluPolicy)}
+    return Report(
+        producer=f"{original.producer_name or 'unknown'} {original.producer_version or ''}".strip(),
+        opset=opset, normalized_opset=OPSET, precision=element_types(original),
+        nodes=original.graph.num_nodes(),
+        inputs=[_text(v) for v in graph.inputs], outputs=[_text(v) for v in graph.outputs],
+        image=None if image is None else str(image.name),
+        layout=None if image is None else ("NCHW" if channel_axis(image) == 1 else "NHWC"),
+        batch=batch, target=target.name, scores=", ".join(str(v.name) for v in scores) or None, cut=cut,
+        layers=[str(v.name) for v in [*chosen, *(v for v in layers if v not in chosen)][:5]],
+        guided={policy: len(found) for policy, found in guided.items()}, guided_nodes=guided,
+        quantized=_quantized(graph), obstacles=obstacles,
+        methods=methods, problems=problems,
+        cost=estimate(
+            normal, None if image is None else str(image.name), [str(score.name) for score in scores],
+            [str(layer.name) for layer in chosen], [name for name, answer in methods.items() if answer == "yes"],
+            (1, 2) if image is not None and channel_axis(image) == 3 else (2, 3),
+        ),
+    )  # fmt: skip
+
+
+def _quantized(graph: ir.Graph) -> dict[str, int]:
+    """How many tensors are quantised, and how many ReLU and ReLU6 (``Clip``) vanished into their ranges."""
+    count = sum(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear"} for node in graph)
+    found = Counter(activations(list(graph)).values())
+    return {"tensors": count, **found} if count else {}
+
+
+def _methods(
+    graph: ir.Graph, image: ir.Value | None, target: Target, scores: list[ir.Value], layers: list[ir.Value],
+    obstacles: list[Obstacle], problems: list[str],
+) -> dict[str, str]:  # fmt: skip
+    """For each method "yes" or why not; ``layers`` are those that would be explained."""
+    if image is None or not scores:
+        return dict.fromkeys(METHODS, problems[0] if problems else "no image input")
+    nodes = list(graph)
+    to_image = "yes"
+    if obstacles:
+        to_image = f"{len(obstacles)} nodes without a rule stand between the picture and the scores"
+    elif not set(scores) & depends_on(nodes, [image]):
+        to_image = "no differentiable path leads from the picture to the scores"
+    gradcam = "no layer keeps the two dimensions of a picture"
+    if layers:
+        gradcam = "yes" if set(scores) & depends_on(nodes, layers) else "no differentiable path"
+        blocked = next((layer for layer in layers if find_obstacles(graph, layer, scores)), None)
+        if blocked is not None:
+            gradcam = f"nodes without a rule stand between '{blocked.name}' and the scores"
+    try:
+        cam_end(target, scores)
+        cam = "yes"
+    except (LayerError, OptionError) as error:
+        cam = str(error)
+    both = to_image if to_image != "yes" else gradcam
+    answers = {"cam": cam, "guided_gradcam": both, **dict.fromkeys(INPUT_METHODS, to_image)}
+    return {name: answers.get(name, gradcam) for name in METHODS}
+
+
+def _tried(model: ir.Model, output: str | None, target: Target, methods: dict[str, str]) -> dict[str, str]:
+    """What a rule refuses about its node (training mode, say) shows when it is asked: both gradients are built."""
+    found = dict(methods)
+    for wanted, group in (("gradcam", ("gradcam", *PIXEL_METHODS)), ("gradient", INPUT_METHODS)):
+        if methods[wanted] == "yes":
+            try:
+                explanation_model(model, (wanted,), None, target, output=output, targets_per_image=1)
+            except Error as error:
+                found |= dict.fromkeys([*group, "guided_gradcam"], str(error))
+    return found
+
+
+def _text(value: ir.Value) -> str:
+    return f"{value.name} {value.dtype}{value.shape if value.shape is not None else '[?]'}"

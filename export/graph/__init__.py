@@ -1,0 +1,1 @@
+"""Reading and writing ONNX graphs: nodes, constants, shapes, attributes, subgraphs."""

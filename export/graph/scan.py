@@ -1,0 +1,61 @@
+"""Writes a recurrence over time: a Scan, or nothing but the step itself where there is only one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import onnx_ir as ir
+
+from portable_cam.export.graph.builder import Builder, static_dim
+
+Values: TypeAlias = Sequence[ir.Value]
+#: (builder, states, what belongs to this step) -> (next states, what to collect); the builder writes into the body.
+Step: TypeAlias = Callable[[Builder, Values, Values], tuple[Values, Values]]
+
+
+def scan(
+    b: Builder, step: Step, states: Values, inputs: Values, *, reverse: bool = False
+) -> tuple[list[ir.Value], list[ir.Value]]:
+    """Apply ``step`` along the first axis of ``inputs``.
+
+    Args:
+        b: Where it is written.
+        step: Writes one step; it may read any value of the outer graph.
+        states: Their first values.
+        inputs: Each (T, ...); at least one.
+        reverse: From the last to the first; what is collected stands at the place of the inputs it belongs to.
+
+    Returns:
+        The last states, and what was collected, each (T, ...).
+    """
+    if static_dim(inputs[0], 0) == 1 if inputs[0].shape is not None else False:
+        final, collected = step(b, states, [b.op("Squeeze", x, b.ints([0])) for x in inputs])
+        return list(final), [b.op("Unsqueeze", y, b.ints([0])) for y in collected]
+    holders = [_holder(b, value, "state") for value in states] + [_holder(b, value, "step") for value in inputs]
+    inner = b.nested(holders)
+    final, collected = step(inner, holders[: len(states)], holders[len(states) :])
+    # a Scan's body may not hand on its inputs or values from outside as they are
+    inner.graph.outputs.extend(inner.op("Identity", value) for value in (*final, *collected))
+    return write_scan(b, inner.graph, states, inputs, len(collected), reverse=reverse)
+
+
+def write_scan(
+    b: Builder, body: ir.Graph, states: Values, inputs: Values, collected: int, *, reverse: bool = False
+) -> tuple[list[ir.Value], list[ir.Value]]:
+    """Append the Scan node for a finished body; arguments and results as in :func:`scan`."""
+    attributes: dict[str, object] = {"body": body, "num_scan_inputs": len(inputs)}
+    if reverse:
+        attributes |= {"scan_input_directions": [1] * len(inputs), "scan_output_directions": [1] * collected}
+    name = b.fresh("Scan")
+    node = ir.node("Scan", [*states, *inputs], attributes, num_outputs=len(states) + collected, name=name)  # type: ignore[arg-type]
+    for i, (output, inner) in enumerate(zip(node.outputs, body.outputs, strict=True)):
+        output.name, output.type = f"{name}_{i}", inner.type
+    b.graph.append(node)
+    return list(node.outputs[: len(states)]), list(node.outputs[len(states) :])
+
+
+def _holder(b: Builder, value: ir.Value, name: str) -> ir.Value:
+    """The body's input for a state or for one step of a scanned input; its shape is left to the runtime."""
+    assert value.dtype is not None
+    return ir.Value(name=b.fresh(name), type=ir.TensorType(value.dtype))

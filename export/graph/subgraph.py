@@ -1,0 +1,124 @@
+"""The graphs inside If, Loop and Scan nodes: what they read from outside, and how they are copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import onnx_ir as ir
+
+from portable_cam.export.graph.builder import Builder, rank_of, subgraphs
+
+
+def captures(node: ir.Node) -> list[ir.Value]:
+    """The values that a node's subgraphs read and do not make, each once, in the order of their first use."""
+    read: dict[ir.Value, None] = {}
+    for graph in subgraphs(node):
+        made = {*graph.inputs, *graph.initializers.values(), *(v for inner in graph for v in inner.outputs)}
+        wanted = (v for inner in graph for v in (*inner.inputs, *captures(inner)) if v is not None)
+        read.update(dict.fromkeys(value for value in (*wanted, *graph.outputs) if value not in made))
+    return list(read)
+
+
+def copy_nodes(
+    b: Builder, nodes: Iterable[ir.Node], values: dict[ir.Value, ir.Value], suffix: str = ""
+) -> dict[ir.Node, ir.Node]:
+    """Append copies of nodes to the builder's graph.
+
+    Args:
+        b: Where they are appended.
+        nodes: In topological order.
+        values: What stands for a value of the original; a value that is not there is read as it is. The outputs of the
+            copies are added.
+        suffix: Ends the names of the copies' outputs; without one they get new names.
+
+    Returns:
+        The copies with their originals.
+    """
+    copies: dict[ir.Node, ir.Node] = {}
+    for node in nodes:
+        attributes = [_copy_attribute(b, attribute, values, suffix) for attribute in node.attributes.values()]
+        inputs = [None if value is None else values.get(value, value) for value in node.inputs]
+        name = f"{node.name}{suffix}" if suffix else b.fresh(node.op_type)
+        copy = ir.node(
+            node.op_type, inputs, {a.name: a for a in attributes}, domain=node.domain,
+            num_outputs=len(node.outputs), name=name,
+        )  # fmt: skip
+        for original, output in zip(node.outputs, copy.outputs, strict=True):
+            if original.name:
+                output.name = f"{original.name}{suffix}" if suffix else b.fresh(node.op_type)
+            else:
+                output.name = ""
+            output.type, output.shape, output.const_value = original.type, original.shape, original.const_value
+            values[original] = output
+        copy.meta.update(node.meta)
+        b.graph.append(copy)
+        copies[copy] = node
+    return copies
+
+
+def _copy_attribute(b: Builder, attribute: ir.Attr, values: dict[ir.Value, ir.Value], suffix: str) -> ir.Attr:
+    if attribute.type == ir.AttributeType.GRAPH:
+        return ir.AttrGraph(attribute.name, copy_graph(b, attribute.as_graph(), values, suffix))
+    if attribute.type == ir.AttributeType.GRAPHS:
+        graphs = [copy_graph(b, graph, values, suffix) for graph in attribute.as_graphs()]
+        return ir.AttrGraphs(attribute.name, graphs)
+    return attribute
+
+
+def copy_graph(b: Builder, graph: ir.Graph, values: dict[ir.Value, ir.Value], suffix: str = "") -> ir.Graph:
+    """A copy of a subgraph, its inputs copied too; arguments as in :func:`copy_nodes`."""
+    inner = b.nested([like(b, value, f"{value.name}{suffix}" if suffix else None) for value in graph.inputs])
+    values.update(zip(graph.inputs, inner.graph.inputs, strict=True))
+    copy_nodes(inner, graph, values, suffix)
+    inner.graph.outputs.extend(values.get(value, value) for value in graph.outputs)
+    return inner.graph
+
+
+def like(b: Builder, value: ir.Value, name: str | None = None) -> ir.Value:
+    """A new value of the same type and shape, for an input of a subgraph."""
+    return ir.Value(name=name or b.fresh("input"), type=value.type, shape=value.shape)
+
+
+def give_shape(value: ir.Value, source: ir.Value, *, fixed: bool, without: Sequence[int] = ()) -> None:
+    """Let a subgraph's input have the shape of what is passed to it, but for the axes in ``without``, where its own is
+    not known; only the rank, where it may change from step to step."""
+    if value.shape is not None or source.shape is None:
+        return
+    rank = rank_of(source)
+    dims = [d for axis, d in enumerate(source.shape.dims) if axis not in {a % rank for a in without}]
+    value.shape = ir.Shape(dims if fixed else [None] * len(dims))
+
+
+def summed_seeds(
+    b: Builder, ends: Sequence[ir.Value], gradients: Sequence[ir.Value | None]
+) -> dict[ir.Value, ir.Value]:
+    """The gradient of each end of a subgraph, summed where two of its outputs are one value."""
+    seeds: dict[ir.Value, ir.Value] = {}
+    for value, gradient in zip(ends, gradients, strict=False):
+        if gradient is not None:
+            seeds[value] = gradient if value not in seeds else b.op("Add", seeds[value], gradient)
+    return seeds
+
+
+def take_place(inner: Builder, node: ir.Node, values: Sequence[ir.Value]) -> None:
+    """Put the nodes of ``inner`` where ``node`` is, which is removed; the first of its outputs become ``values``, which
+    take over their names, types and shapes."""
+    graph = node.graph
+    assert graph is not None
+    made = {value for new in inner.graph for value in new.outputs}
+    values = [value if value in made else inner.op("Identity", value) for value in values]
+    nodes = list(inner.graph)
+    inner.graph.remove(nodes)
+    graph.insert_before(node, nodes)
+    for output, value in zip(node.outputs, values, strict=False):
+        if not output.name:
+            continue
+        name, value.type = output.name, output.type or value.type
+        value.shape = output.shape
+        output.name = f"{name}/replaced"
+        value.name = name
+        ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    for inner_graph in subgraphs(node):  # its nodes would go on counting as readers of what is outside
+        for reader in ir.traversal.RecursiveGraphIterator(inner_graph):
+            reader.resize_inputs(0)

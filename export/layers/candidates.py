@@ -1,0 +1,296 @@
+"""Which layer to explain: the tensors that keep the places of the picture, best first.
+
+Maps (N, C, h, w), maps with the channels last, and the tokens of vision transformers (N, T, C) are layers alike; see
+:mod:`portable_cam.export.layers.spatial`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from portable_cam.errors import InputError, LayerError
+from portable_cam.export.autodiff.backward import depends_on
+from portable_cam.export.autodiff.residuals import as_run, moves, quantizer_of
+from portable_cam.export.graph.builder import FLOATS, known_dims, reads
+from portable_cam.export.layers.class_tokens import only_prefix
+from portable_cam.export.layers.spatial import Known, Places, guess_places, is_feature_map, map_of
+from portable_cam.export.layers.trace import places_of
+
+#: Operators whose output says nothing new: the tensor before is listed instead.
+_NOT_A_LAYER = frozenset({"Identity", "Dropout", "Reshape", "Pad", "Cast", "Slice", "Transpose"})
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A candidate: the tensor's name, its shape (None where symbolic), the operator that makes it, how many input
+    pixels one of its cells steps over (None if unknown), why it stands where it stands, what its axes are (N images, C
+    channels, H rows, W columns, T tokens), and how many rows and columns its map has."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    operator: str
+    stride: float | None
+    why: str
+    layout: str = "NCHW"
+    grid: tuple[int | None, int | None] = (None, None)
+
+    @property
+    def channels(self) -> int | None:
+        return self.shape[self.layout.index("C")]
+
+
+def image_input(graph: ir.Graph) -> ir.Value:
+    """The input that holds the picture: the only one with four dimensions.
+
+    Raises:
+        InputError: There is none, or there are several.
+    """
+    pictures = [value for value in graph.inputs if value.shape is not None and len(value.shape) == 4]
+    if len(pictures) == 1:
+        return pictures[0]
+    listing = ", ".join(f"'{v.name}' {v.dtype}{v.shape if v.shape is not None else '[?]'}" for v in graph.inputs)
+    what = "has no image input (four dimensions)" if not pictures else "has several image inputs"
+    raise InputError(f"the model {what}; its inputs are {listing or 'none'}")
+
+
+def channel_axis(image: ir.Value) -> int:
+    """1 for (N, C, H, W), 3 for (N, H, W, C)."""
+    dims = known_dims(image)
+    assert dims is not None
+    if (dims[1] in {1, 3, 4}) != (dims[3] in {1, 3, 4}):
+        return 1 if dims[1] in {1, 3, 4} else 3
+    first = next(iter(image.uses()), None)
+    if first is not None and first.node.op_type == "Transpose":
+        perm = first.node.attributes.get_ints("perm", None)
+        return 3 if perm is not None and list(perm) == [0, 3, 1, 2] else 1
+    return 1
+
+
+def candidates(graph: ir.Graph, *scores: ir.Value) -> list[tuple[ir.Value, Layer]]:
+    """The candidates of a normalised graph, best first: those that every path to any of the scores passes, then those
+    on only some of the paths."""
+    image = image_input(graph)
+    path = _path(graph, image, scores)
+    known = find_places(graph)
+    found = _ordered(path, known, image, scores)
+    if not found:
+        # nothing whose axes could be followed from the picture: what looks like a map, then what looks like tokens
+        found = _ordered(path, _looks(graph, path, image), image, scores)
+    if not found:
+        guesses: Known = {v: g for node in path for v in node.outputs if (g := guess_places(v, _size(image)))}
+        found = _ordered(path, guesses, image, scores)
+    return [(value, _describe(value, places, image, why)) for value, places, why in found]
+
+
+def _looks(graph: ir.Graph, path: Sequence[ir.Node], image: ir.Value) -> Known:
+    """Everything of rank 4 as (N, C, h, w); where a question or a caption comes in, whose words may be an axis as well,
+    only what has the picture's proportions."""
+    mixed = depends_on(list(graph), [value for value in graph.inputs if value is not image])
+    height, width = _size(image)
+    looks: Known = {}
+    for value in (output for node in path for output in node.outputs):
+        places = map_of(value)
+        if places is None:
+            continue
+        rows, columns = places.size
+        known = None not in {height, width, rows, columns}
+        if value not in mixed or (known and rows * width == columns * height):  # type: ignore[operator]
+            looks[value] = places
+    return looks
+
+
+def find_places(graph: ir.Graph) -> Known:
+    """Where each tensor of a normalised graph keeps the places of its picture, as far as they can be followed."""
+    image = image_input(graph)
+    return places_of(graph, image, channel_axis(image))
+
+
+def layer_places(graph: ir.Graph, layers: Sequence[ir.Value]) -> list[Places]:
+    """The places of each of the layers: followed from the picture, else (N, C, h, w) for four axes, else guessed.
+
+    Raises:
+        LayerError: A layer is no map and no tokens of the picture.
+    """
+    known = find_places(graph)
+    return [_places_of_layer(value, known, image_input(graph)) for value in layers]
+
+
+def _places_of_layer(value: ir.Value, known: Known, image: ir.Value) -> Places:
+    places = known.get(value) or map_of(value) or guess_places(value, _size(image))
+    if places is None or not is_feature_map(value, replace(places, size=(None, None))):
+        raise LayerError(
+            f"layer '{value.name}' has shape {value.shape}: a map needs (N, C, height, width), (N, height, width, C) "
+            "or tokens (N, T, C) whose rows and columns the graph tells; `portable-cam layers MODEL` lists them"
+        )
+    return places
+
+
+def _path(graph: ir.Graph, image: ir.Value, scores: Sequence[ir.Value]) -> list[ir.Node]:
+    """The nodes on a differentiable path from the picture to the scores, in the graph's order."""
+    nodes = list(graph)
+    affected = depends_on(nodes, [image])
+    wanted = set(scores)
+    path: list[ir.Node] = []
+    for node in reversed(nodes):
+        if any(output in wanted for output in node.outputs) and any(v in affected for v in reads(node)):
+            path.append(node)
+            wanted.update(v for v in reads(node) if v in affected)
+    return path[::-1]
+
+
+def _ordered(
+    path: Sequence[ir.Node], known: Known, image: ir.Value, scores: Sequence[ir.Value]
+) -> list[tuple[ir.Value, Places, str]]:
+    """Feature maps with their places and the reason for their rank, best first: from the last one back those that
+    every path passes, then those on some paths."""
+    last_use, class_tokens = _last_use(path, known, scores)
+    # an attention's queries, keys and values side by side are passed by every path too, but are no sequence of tokens:
+    # what comes before the class token's way must have as many channels as what comes on it
+    widths = {_channels(v, known[v]) for v in class_tokens if is_feature_map(v, known[v])}
+    sole: list[ir.Value] = []
+    shared: list[ir.Value] = []
+    open_values: set[ir.Value] = {image}
+    for i, node in enumerate(path):
+        open_values.update(o for o in node.outputs if o in last_use)
+        open_values = {v for v in open_values if last_use[v] > i}
+        for output in node.outputs:
+            if output in last_use and output in known and _is_candidate(output, known[output]):
+                alone = open_values == {output} and (not widths or _channels(output, known[output]) in widths)
+                (sole if alone else shared).append(output)
+    ordered = [(v, "every path to the scores passes it") for v in reversed(sole)]
+    if ordered and widths:
+        why = "the last one of whose tokens the scores read more than the class token"
+        ordered[0] = (ordered[0][0], f"{ordered[0][1]}; {why}")
+    ordered += [(v, "on some of the paths to the scores") for v in reversed(shared)]
+    return [(value, known[value], why) for value, why in ordered]
+
+
+def _last_use(
+    path: Sequence[ir.Node], known: Known, scores: Sequence[ir.Value]
+) -> tuple[dict[ir.Value, int], list[ir.Value]]:
+    """For each tensor, the last node on the path that reads it; and apart from them, from the last one back, tokens of
+    which only the class token and its like are read any more.
+
+    Behind the last attention a class token goes its own way: the tokens of the picture are still there, but nothing
+    reads them, and their gradient is zero.
+    """
+    last_use = dict.fromkeys(scores, len(path))
+    passed: dict[ir.Value, None] = {}
+    for i in range(len(path) - 1, -1, -1):
+        node = path[i]
+        if not any(output in last_use or output in passed for output in node.outputs):
+            continue
+        prefix_only = not any(output in last_use for output in node.outputs)
+        inputs = list(node.inputs)
+        for value in reads(node):
+            positions = [k for k, given in enumerate(inputs) if given is value]
+            if positions and all(only_prefix(node, k, known, prefix_only=prefix_only) for k in positions):
+                passed.setdefault(value)
+            else:
+                last_use.setdefault(value, i)
+    return last_use, [value for value in passed if value not in last_use]
+
+
+def _channels(value: ir.Value, places: Places) -> int | None:
+    dims = known_dims(value)
+    return None if dims is None else dims[places.channels]
+
+
+def _is_candidate(value: ir.Value, places: Places) -> bool:
+    node = value.producer()
+    if node is None or value.dtype not in FLOATS or node.op_type in _NOT_A_LAYER:
+        return False
+    if quantizer_of(value) is not None:
+        return False  # the tensor behind QuantizeLinear and DequantizeLinear is the layer, as the model runs
+    return is_feature_map(value, places)
+
+
+def _size(image: ir.Value) -> tuple[int | None, int | None]:
+    """Height and width of the picture."""
+    dims = known_dims(image)
+    assert dims is not None
+    return (dims[2], dims[3]) if channel_axis(image) == 1 else (dims[1], dims[2])
+
+
+def _describe(value: ir.Value, places: Places, image: ir.Value, why: str) -> Layer:
+    dims, node = known_dims(value), value.producer()
+    assert dims is not None
+    assert node is not None
+    height, rows = _size(image)[0], places.size[0]
+    stride = None if height is None or rows is None else height / rows
+    if places.guess is not None:
+        why = f"{why}; {places.guess}"
+    return Layer(str(value.name), tuple(dims), _operator(node), stride, why, places.layout, places.size)
+
+
+def _operator(node: ir.Node) -> str:
+    """The operator that computes what a node gives, whether its result is quantised or moved or not."""
+    while node.op_type in {"DequantizeLinear", "QuantizeLinear"} or moves(node):
+        source = node.inputs[0].producer() if node.inputs[0] is not None else None
+        if source is None:
+            break
+        node = source
+    return node.op_type
+
+
+def layer_names(layer: str | Sequence[str]) -> list[str]:
+    """The names that a user gave.
+
+    Raises:
+        LayerError: They are something else.
+    """
+    if not isinstance(layer, str | Sequence) or not all(isinstance(name, str) for name in layer):
+        raise LayerError(f"a layer is the name of a tensor or node, or a list of them, not {layer!r}")
+    return [layer] if isinstance(layer, str) else list(layer)
+
+
+def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str] | None) -> list[ir.Value]:
+    """The tensors to explain: named by tensor or node, or the best candidate.
+
+    Raises:
+        LayerError: There is no such tensor or node, it has no places of a picture, or no candidate exists.
+    """
+    if layer is None:
+        found = candidates(graph, score)
+        if not found:
+            raise LayerError(
+                f"no tensor between the image and the scores '{score.name}' keeps the two dimensions of a picture "
+                "(a height and width above 1, on axes of their own or as tokens): this model has no layer for CAM or "
+                "Grad-CAM"
+            )
+        return [found[0][0]]
+    values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
+    by_node = {node.name: node.outputs[0] for node in graph if node.name}
+    chosen = []
+    for name in layer_names(layer):
+        value = values.get(name, by_node.get(name))
+        if value is None:
+            close = difflib.get_close_matches(name, [str(v.name) for v, _ in candidates(graph, score)], n=3, cutoff=0.3)
+            raise LayerError(
+                f"layer '{name}' is neither a tensor nor a node of the model; `portable-cam layers MODEL` lists the "
+                f"candidates{', near it: ' + ', '.join(close) if close else ''}"
+            )
+        known = find_places(graph)
+        _places_of_layer(value, known, image_input(graph))
+        value = as_run(value)
+        if value.dtype not in FLOATS:
+            raise LayerError(f"layer '{name}' is of type {value.dtype}, not floating point")
+        if score not in depends_on(list(graph), [value]):
+            raise LayerError(
+                f"layer '{name}' does not lead to the scores '{score.name}' in a differentiable way: choose one that "
+                "does, `portable-cam layers MODEL` lists them"
+            )
+        if value in _last_use(_path(graph, image_input(graph), [score]), known, [score])[1]:
+            raise LayerError(
+                f"of the tokens of layer '{name}' the scores '{score.name}' read only those before the picture's (the "
+                "class token): its map would be zero everywhere. Choose a layer before the last attention, as "
+                "`portable-cam layers MODEL` lists them"
+            )
+        chosen.append(value)
+    if not chosen:
+        raise LayerError("the list of layers is empty")
+    return chosen

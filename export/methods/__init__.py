@@ -1,0 +1,1 @@
+"""The methods: what each needs, and how the graph computes it."""

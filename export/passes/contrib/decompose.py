@@ -1,0 +1,69 @@
+"""Replaces every node that has a decomposition, in place."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from portable_cam.errors import UnsupportedOperatorError
+from portable_cam.export.autodiff.registry import key_of
+from portable_cam.export.graph.builder import ONNX_DOMAINS, Builder
+from portable_cam.export.graph.refusals import refuse
+from portable_cam.export.graph.shapes import infer_shapes
+from portable_cam.export.graph.subgraph import take_place
+from portable_cam.export.passes.contrib.registry import DECOMPOSITIONS, DOMAIN, Contrib
+
+
+def adopt(model: ir.Model) -> None:
+    """Name operators of ONNX Runtime that it writes into the standard's domain, where the model's version of the
+    standard does not have them, by their own domain, and import each domain that is used, which its optimiser for
+    transformers forgets; the converter of versions would stop at either."""
+    opset = model.opset_imports.get("", 0)
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        named = node.domain in ONNX_DOMAINS and f"{DOMAIN}::{node.op_type}" in DECOMPOSITIONS
+        if named and not onnx.defs.has(node.op_type, opset):
+            node.domain = DOMAIN
+        if node.domain not in ONNX_DOMAINS:
+            model.opset_imports.setdefault(node.domain, 1)
+
+
+def decompose(model: ir.Model) -> None:
+    """Replace the nodes that have a decomposition by standard ones, in the model and its subgraphs.
+
+    The names of their outputs stay. A node whose options have no decomposition stays as it is, with the reason
+    (:func:`portable_cam.export.graph.refusals.refusal`).
+    """
+    everything = list(ir.traversal.RecursiveGraphIterator(model.graph))
+    if not any(_key(node) in DECOMPOSITIONS for node in everything):
+        return
+    builder = Builder(model.graph, "decomposed")
+    waiting: list[ir.Node] = []  # nodes whose shapes are not inferred yet; each goes through the inference once
+    for node in everything:
+        if _key(node) not in DECOMPOSITIONS:
+            waiting.append(node)
+            continue
+        infer_shapes(waiting)
+        try:
+            waiting = _replace(builder, node)
+        except UnsupportedOperatorError as error:
+            refuse(node, str(error))
+            waiting = []
+
+
+def _replace(builder: Builder, node: ir.Node) -> list[ir.Node]:
+    """Write the decomposition in the node's place; returns the new nodes."""
+    inner = builder.nested()
+    answer = DECOMPOSITIONS[_key(node)](Contrib(inner, node))
+    values = [answer] if isinstance(answer, ir.Value) else list(answer)
+    for output in node.outputs[len(values) :]:
+        if output.uses() or output.is_graph_output():
+            raise UnsupportedOperatorError(f"its output '{output.name}' is used")
+    for i, new in enumerate(inner.graph):
+        new.name = f"{node.name}/{new.op_type}" + (f"_{i}" if i else "")
+    nodes = list(inner.graph)
+    take_place(inner, node, values)
+    return nodes
+
+
+def _key(node: ir.Node) -> str:
+    return key_of(node.domain, node.op_type)

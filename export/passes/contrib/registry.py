@@ -1,0 +1,71 @@
+"""The table of decompositions: how one is registered, and what it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import onnx_ir as ir
+
+from portable_cam.errors import UnsupportedOperatorError
+from portable_cam.export.graph.attributes import HasNode
+from portable_cam.export.graph.builder import Builder, known_dims
+from portable_cam.export.graph.refusals import REFUSED
+
+DOMAIN = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class Contrib(HasNode):
+    """What a decomposition sees of one node: the tape, the node, its inputs and attributes."""
+
+    b: Builder
+    node: ir.Node
+
+    def input(self, index: int) -> ir.Value:
+        value = self.optional(index)
+        if value is None:
+            raise self.refused(f"its input {index} is missing")
+        return value
+
+    def optional(self, index: int) -> ir.Value | None:
+        return self.node.inputs[index] if index < len(self.node.inputs) else None
+
+    def uses(self, index: int) -> bool:
+        """Whether anything reads output ``index``."""
+        if index >= len(self.node.outputs):
+            return False
+        output = self.node.outputs[index]
+        return bool(output.uses()) or output.is_graph_output()
+
+    def rank(self, value: ir.Value) -> int:
+        dims = known_dims(value)
+        if dims is None:
+            raise self.refused(f"the rank of '{value.name}' is not known")
+        return len(dims)
+
+    def refused(self, why: str) -> UnsupportedOperatorError:
+        """An error that names this node; it is raised only if the node turns out to stand on the path."""
+        return UnsupportedOperatorError(why)
+
+
+#: Writes standard nodes that compute the node's outputs; fewer values than outputs where the rest is not used.
+Decomposition: TypeAlias = Callable[[Contrib], Sequence[ir.Value] | ir.Value]
+
+#: The decompositions by operator, ``domain::name``. The first line of each function says what it computes.
+DECOMPOSITIONS: dict[str, Decomposition] = {}
+
+
+def decomposes(*op_types: str, domain: str = DOMAIN) -> Callable[[Decomposition], Decomposition]:
+    """Register a decomposition for one or several operators, as a decorator."""
+
+    def add(function: Decomposition) -> Decomposition:
+        for op_type in op_types:
+            key = f"{domain}::{op_type}"
+            if key in DECOMPOSITIONS or key in REFUSED:
+                raise AssertionError(f"a decomposition of {key} is registered twice")
+            DECOMPOSITIONS[key] = function
+        return function
+
+    return add

@@ -1,0 +1,38 @@
+"""LSTM, GRU and RNN with the sequences first (layout 1) become those with the steps first, which have kernels."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from portable_cam.export.graph.builder import ONNX_DOMAINS, Builder
+from portable_cam.export.graph.subgraph import take_place
+
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+_X, _INITIAL_H, _INITIAL_C = 0, 5, 6
+
+
+def steps_first(model: ir.Model) -> None:
+    """Transpose what goes into such a node and what comes out of it, in place."""
+    builder: Builder | None = None
+    for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
+        if node.op_type not in _RECURRENT or node.domain not in ONNX_DOMAINS:
+            continue
+        if node.attributes.get_int("layout", 0) == 1:
+            builder = builder or Builder(model.graph, "steps_first")
+            _replace(builder, node)
+
+
+def _replace(builder: Builder, node: ir.Node) -> None:
+    b = builder.nested()
+    inputs = list(node.inputs)
+    for i in (_X, _INITIAL_H, _INITIAL_C):
+        if i < len(inputs) and (value := inputs[i]) is not None:
+            inputs[i] = b.op("Transpose", value, perm=[1, 0, 2])
+    attributes = {name: attribute for name, attribute in node.attributes.items() if name != "layout"}
+    new = ir.node(node.op_type, inputs, attributes, num_outputs=len(node.outputs), name=f"{node.name}/steps_first")
+    for old, output in zip(node.outputs, new.outputs, strict=True):
+        output.name, output.type = b.fresh(node.op_type), old.type
+    b.graph.append(new)
+    # Y (T, D, N, H) -> (N, T, D, H), the last states (D, N, H) -> (N, D, H)
+    perms = [[2, 0, 1, 3], [1, 0, 2], [1, 0, 2]]
+    take_place(b, node, [b.op("Transpose", y, perm=perm) for y, perm in zip(new.outputs, perms, strict=False)])

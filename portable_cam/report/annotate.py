@@ -1,0 +1,136 @@
+"""What an explanation is about, drawn into pictures: boxes, masks and points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from portable_cam.image.colormap import Picture
+from portable_cam.image.geometry import Box, Geometry
+
+Color: TypeAlias = tuple[int, int, int]
+Font: TypeAlias = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+#: Apart from everything in the colour map, and from each other in lightness too.
+COLORS = ((0, 200, 255), (120, 255, 90), (255, 255, 255), (255, 120, 220), (255, 220, 60), (150, 160, 255))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A box in pixels of the model's input, a mask bool (H, W) of its size, or a point (x, y) in its pixels."""
+
+    box: Box | None = None
+    mask: NDArray[np.bool_] | None = None
+    point: tuple[float, float] | None = None
+
+    def on_photo(self, geometry: Geometry) -> Mark:
+        """The same in pixels of the photo."""
+        box = None if self.box is None else geometry.to_photo(self.box)
+        mask = None if self.mask is None else geometry.on_photo(self.mask.astype(np.float32)) > 0.5
+        point = None if self.point is None else geometry.to_photo((*self.point, *self.point))[:2]
+        return Mark(box, mask, point)
+
+
+def draw(picture: Picture, marks: Sequence[Mark | None], labels: Sequence[str] = ()) -> Picture:
+    """The picture with outlines of the marks, each in a colour of its own, and labels if given.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        marks: In pixels of this picture.
+        labels: One per mark; boxes and points show theirs, masks do not.
+    """
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    pen = ImageDraw.Draw(image)
+    thick = max(1, round(min(image.size) / 160))
+    font = ImageFont.load_default(size=max(10, round(min(image.size) / 22)))
+    texts: list[tuple[str, Color]] = []
+    anchors: list[Box] = []
+    rings: list[Box] = []
+    for i, mark in enumerate(marks):
+        color = COLORS[i % len(COLORS)]
+        if mark is None:
+            continue
+        at = None
+        if mark.mask is not None:
+            image.paste(color, mask=Image.fromarray(_edge(mark.mask, thick)))
+        if mark.box is not None:
+            x0, y0, x1, y1 = mark.box
+            pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=color, width=thick)
+            at = x0 + thick, y0 + thick
+        if mark.point is not None:
+            radius = _ring(pen, mark.point, min(image.size), color)
+            (x, y), at = mark.point, (mark.point[0] + radius, mark.point[1] + radius + 2)
+            rings.append((x - radius, y - radius, x + radius, y + radius))
+        if labels and at is not None:
+            texts.append((text := _shortened(pen, labels[i], image.width, font), color))
+            wanted = pen.textbbox(at, text, font=font)
+            if mark.box is not None and (wanted[2] > mark.box[2] or wanted[3] > mark.box[3]):
+                wanted = pen.textbbox(
+                    (mark.box[0], mark.box[3] + 2), text, font=font
+                )  # below a box that it would cover
+            anchors.append(wanted)
+    for (text, color), (x0, y0, x1, y1) in zip(texts, place_labels(anchors, image.size, rings), strict=True):
+        left, top, *_ = pen.textbbox((0, 0), text, font=font)
+        pen.rectangle((x0, y0, x1, y1), fill=(0, 0, 0))
+        pen.text((x0 - left, y0 - top), text, fill=color, font=font)
+    return np.asarray(image)
+
+
+def place_labels(wanted: Sequence[Box], size: tuple[int, int], taken: Sequence[Box] = ()) -> list[Box]:
+    """Where labels go: inside a picture of (width, height), off each other and off what is ``taken``, as near as can
+    be to where they belong.
+
+    Each is moved only up or down; one that finds no room that way stays where it is.
+    """
+    placed = list(taken)
+    for x0, y0, x1, y1 in wanted:
+        wide, tall = x1 - x0, y1 - y0
+        x = max(0.0, min(x0, size[0] - 1 - wide))
+        y = max(0.0, min(y0, size[1] - 1 - tall))
+        edges = [y, *(other[3] + 1 for other in placed), *(other[1] - 1 - tall for other in placed)]
+        free = [
+            edge for edge in edges
+            if 0 <= edge <= size[1] - 1 - tall and not any(_meet((x, edge, x + wide, edge + tall), o) for o in placed)
+        ]  # fmt: skip
+        y = min(free, key=lambda edge: abs(edge - y0)) if free else y
+        placed.append((x, y, x + wide, y + tall))
+    return placed[len(taken) :]
+
+
+def _meet(a: Box, b: Box) -> bool:
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
+
+
+def _ring(pen: ImageDraw.ImageDraw, at: tuple[float, float], size: int, color: Color) -> int:
+    """A ring around a point, in black too so that it stands out from anything; its radius."""
+    radius, thick = max(6, round(size / 24)), max(1, round(size / 160))
+    x, y = at
+    for grow, ink in ((thick, (0, 0, 0)), (0, color)):
+        reach = radius + grow
+        pen.ellipse((x - reach, y - reach, x + reach, y + reach), outline=ink, width=thick + 2 * grow)
+    return radius
+
+
+def _shortened(pen: ImageDraw.ImageDraw, text: str, width: int, font: Font) -> str:
+    """As much of a text as a picture's width holds."""
+    if pen.textlength(text, font=font) < width:
+        return text
+    keep = len(text)
+    while keep > 1 and pen.textlength(f"{text[:keep]}…", font=font) >= width:
+        keep -= 1
+    return f"{text[:keep]}…"
+
+
+def _edge(mask: NDArray[np.bool_], thick: int) -> NDArray[np.uint8]:
+    """The border of a mask, as opacity: what is in it and within ``thick`` pixels of what is not."""
+    inner = np.pad(mask, thick, constant_values=False)
+    for axis in (0, 1):
+        for step in range(1, thick + 1):
+            inner = inner & np.roll(inner, step, axis) & np.roll(inner, -step, axis)
+    edge: NDArray[np.uint8] = np.where(mask & ~inner[thick:-thick, thick:-thick], 255, 0).astype(np.uint8)
+    return edge

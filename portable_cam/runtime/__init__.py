@@ -1,0 +1,1 @@
+"""ONNX Runtime: sessions, inputs, batches, devices."""

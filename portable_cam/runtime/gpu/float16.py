@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model in half precision, by the converter that ONNX Runtime ships."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from portable_cam.errors import ModelError
+from portable_cam.export.read.load import ModelLike, load
+from portable_cam.export.read.weights import fits
+
+
+def to_float16(model: ModelLike) -> onnx.ModelProto:
+    """The model with float16 weights and activations; its inputs keep their types, its float outputs become float16.
+
+    Raises:
+        ModelError: The model cannot be converted.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    loaded = load(model)
+    if not fits(loaded):
+        raise ModelError("a model above 2 GiB cannot be converted to float16: convert it before")
+    proto: Any = ir.to_proto(loaded)
+    inputs = [value.name for value in proto.graph.input]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of each constant that is below the least half
+            converted = ir.from_proto(convert_float_to_float16(proto, keep_io_types=inputs))
+    except Exception as error:  # of many kinds
+        raise ModelError(f"the model cannot be converted to float16: {error}") from error
+    converted.graph.sort()  # the converter appends the casts of the inputs at the end
+    result: onnx.ModelProto = ir.to_proto(converted)
+    return result

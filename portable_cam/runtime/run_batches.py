@@ -1,0 +1,80 @@
+"""Runs a batch through a session: at once, or image by image where the model takes one; and again where a gradient left
+the range of half precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from portable_cam.errors import InputError
+from portable_cam.export.autodiff.loss_scale import SEED_SCALE
+from portable_cam.runtime.loss_scale import rescaled
+
+Arrays: TypeAlias = dict[str, NDArray[Any]]
+
+
+class Runs(Protocol):
+    """What a session and a pipeline on a device have in common."""
+
+    @property
+    def inputs(self) -> Mapping[str, Any]: ...
+    @property
+    def optional(self) -> Mapping[str, Any]: ...
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays: ...
+
+
+class Batches:
+    """Runs batches of one model.
+
+    Args:
+        image: The image input, whose first dimension counts the images.
+        freed: The model was made for one image, and its operators prove that more do not mix.
+
+    Attributes:
+        mixes: Whether images turned out to mix all the same; None until a batch has shown it. The first batch of more
+            than one is checked: its last image must get alone what it got among the others.
+    """
+
+    def __init__(self, image: str, *, freed: bool) -> None:
+        self._image, self._freed = image, freed
+        self.mixes: bool | None = None
+
+    def run(self, session: Runs, feeds: Arrays) -> Arrays:
+        """Every output for all images of the feeds, ``targets`` among them.
+
+        Raises:
+            InputError: The model takes another fixed number of images.
+        """
+        if SEED_SCALE not in session.optional:
+            return self._once(session, feeds)
+        return rescaled(lambda scale: self._once(session, {**feeds, SEED_SCALE: scale}), len(feeds[self._image]))
+
+    def _once(self, session: Runs, feeds: Arrays) -> Arrays:
+        fixed, count = session.inputs[self._image].shape[0], len(feeds[self._image])
+        freed = self._freed and count > 1
+        if freed and not self.mixes:
+            values = session.run(feeds)
+            if self.mixes is None:
+                self.mixes = not _agree(values, session.run(_part(feeds, count - 1)))
+            if not self.mixes:
+                return values
+        elif not freed and (not isinstance(fixed, int) or fixed == count):
+            return session.run(feeds)
+        if fixed != 1 and not freed:
+            raise InputError(f"the model takes exactly {fixed} images at a time, not {count}")
+        parts = [session.run(_part(feeds, i)) for i in range(count)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _part(feeds: Arrays, i: int) -> Arrays:
+    return {name: value[i : i + 1] for name, value in feeds.items()}
+
+
+def _agree(together: Arrays, alone: Arrays) -> bool:
+    """Whether the last image's scores are those of the image alone, within one step of a quantised model."""
+    ours, theirs = together["scores"][-1:].astype(np.float64), alone["scores"].astype(np.float64)
+    step = 0.02 * float(np.abs(theirs).max(initial=0)) + 1e-6
+    return bool(np.allclose(ours, theirs, rtol=0, atol=step, equal_nan=True))

@@ -1,0 +1,1 @@
+"""The tasks: an image in, an explanation out."""

@@ -1,0 +1,125 @@
+"""A detector's head: what its outputs mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from portable_cam.export.graph.builder import known_dims
+from portable_cam.export.targets import Boxes
+
+_QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+Floats: TypeAlias = NDArray[np.float32]
+Size: TypeAlias = tuple[int, int]
+
+#: The tensors of one image by name and the model's input size (H, W), to boxes (A, 4) as left, top, right, bottom in
+#: pixels of the input, and scores (A, C) of 0 to 1, in the order of the target's indices.
+Decode: TypeAlias = Callable[[Mapping[str, NDArray[Any]], Size], tuple[Floats, Floats]]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a detector's outputs mean, for one family of models.
+
+    Attributes:
+        family: Its name.
+        target: Where the scores lie, for the gradient.
+        decode: From the outputs to boxes and scores.
+        preset: The family's usual preprocessing, a name of ``PRESETS``; None if it has none.
+        threshold: The least score of a detection.
+        overlap: The IoU from which on the weaker of two boxes of a class is dropped.
+        also: Tensors that ``decode`` reads beside those of the target.
+    """
+
+    family: str
+    target: Boxes
+    decode: Decode
+    preset: str | None = None
+    threshold: float = 0.35
+    overlap: float = 0.5
+    also: tuple[str, ...] = ()
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """What ``decode`` reads."""
+        target = self.target
+        named = (c.tensor for c in (*target.classes, *target.objectness, *target.sides))
+        return tuple(dict.fromkeys((*named, *self.also)))
+
+    def explaining(self, part: str) -> Boxes:
+        """The target for one part of the score."""
+        return replace(self.target, part=part)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a family is recognised by: the graph, its outputs' dimensions by name, and the input's (H, W)."""
+
+    graph: ir.Graph
+    outputs: Mapping[str, tuple[int, ...]]
+    size: Size
+
+    def cells(self, strides: Sequence[int]) -> int:
+        """How many cells grids of these strides have together."""
+        return sum(-(-self.size[0] // s) * -(-self.size[1] // s) for s in strides)
+
+    def behind(self, name: str, stop: frozenset[str] = frozenset({"Conv", "Gemm", "MatMul"})) -> list[ir.Node]:
+        """The nodes between the last convolutions and an output, these included, from the output back; those that only
+        quantise are no part of what a head computes."""
+        found: dict[ir.Node, None] = {}
+        pending = [value for value in self.graph.outputs if value.name == name]
+        while pending:
+            node = pending.pop().producer()
+            if node is None or node in found:
+                continue
+            found[node] = None
+            if node.op_type not in stop:
+                pending.extend(value for value in node.inputs if value is not None)
+        return [node for node in found if node.op_type not in _QUANTISING]
+
+
+def computed_by(value: ir.Value | None) -> ir.Node | None:
+    """The node that computes a tensor, whether it is quantised on the way or not."""
+    node = None if value is None else value.producer()
+    while node is not None and node.op_type in _QUANTISING and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node
+
+
+def facts_of(graph: ir.Graph, image: ir.Value, size: Size) -> Facts:
+    """The facts of a normalised graph; outputs with unknown dimensions count as -1 there."""
+    outputs = {}
+    for value in graph.outputs:
+        dims = known_dims(value)
+        if dims is not None:
+            outputs[str(value.name)] = tuple(-1 if d is None else d for d in dims)
+    return Facts(graph, outputs, size)
+
+
+def grid(size: Size, strides: Sequence[int], anchors: int = 1) -> tuple[Floats, Floats]:
+    """Column and row of every cell (A, 2), and its stride (A, 1), scale after scale, row by row."""
+    places, steps = [], []
+    for stride in strides:
+        h, w = -(-size[0] // stride), -(-size[1] // stride)
+        rows, columns = np.indices((h, w))
+        places += [np.stack([columns, rows], axis=-1).reshape(-1, 2)] * anchors
+        steps += [np.full((h * w, 1), stride)] * anchors
+    return np.concatenate(places).astype(np.float32), np.concatenate(steps).astype(np.float32)
+
+
+def corners(center: NDArray[Any], size: NDArray[Any]) -> Floats:
+    """Boxes (A, 4) from centres and sizes (A, 2)."""
+    boxes: Floats = np.concatenate([center - size / 2, center + size / 2], axis=1).astype(np.float32)
+    return boxes
+
+
+def sigmoid(x: NDArray[Any]) -> Floats:
+    """Without overflow for large negative values."""
+    y: Floats = np.exp(-np.logaddexp(0, -x.astype(np.float64))).astype(np.float32)
+    return y

@@ -1,0 +1,37 @@
+"""Which family of detectors a model belongs to, read from its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from portable_cam.errors import TargetError
+from portable_cam.export.layers.candidates import image_input
+from portable_cam.tasks.detect import centernet, fastestdet, inner_nms, nanodet, ssd, yolo, yolox
+from portable_cam.tasks.detect.head import Facts, Head, Size, facts_of
+
+# the surest first: each looks at the shapes of the outputs and at the operators behind them
+_FAMILIES: dict[str, Callable[[Facts], Head | None]] = {
+    "inner_nms": inner_nms.recognize, "nanodet": nanodet.recognize, "yolox": yolox.recognize,
+    "fastestdet": fastestdet.recognize, "ssd": ssd.recognize, "centernet": centernet.recognize, "yolo": yolo.recognize,
+}  # fmt: skip
+
+
+def find_head(graph: ir.Graph, size: Size) -> Head:
+    """The head of a normalised graph whose input is ``size`` (H, W).
+
+    Raises:
+        TargetError: It is none of those known.
+    """
+    facts = facts_of(graph, image_input(graph), size)
+    for recognize in _FAMILIES.values():
+        head = recognize(facts)
+        if head is not None:
+            return head
+    listing = ", ".join(f"'{name}' {list(dims)}" for name, dims in facts.outputs.items())
+    known = ", ".join(_FAMILIES)
+    raise TargetError(
+        f"the outputs {listing} are not those of a detector known here ({known}): say in a JSON file what they mean "
+        "(--head), or give a Head with a decode function of your own; docs/tasks.md shows both"
+    )

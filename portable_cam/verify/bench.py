@@ -1,0 +1,110 @@
+"""What an explanation costs here, next to plain inference."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from portable_cam.export.assemble.explanation import explanation_model
+from portable_cam.export.passes.dynamic_batch import free_batch
+from portable_cam.export.passes.normalize import normalize
+from portable_cam.export.read.load import ModelLike
+from portable_cam.runtime.session import Session
+
+#: What is timed: the name of a row and the methods that one graph computes.
+CASES: dict[str, tuple[str, ...]] = {
+    "Grad-CAM": ("gradcam",),
+    "Guided Backpropagation": ("guided_backprop",),
+    "Guided Grad-CAM": ("gradcam", "guided_backprop", "guided_gradcam"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: the median time of a run and its ratio to plain inference, the median of the ratios of
+    neighbouring runs."""
+
+    name: str
+    batch: int
+    milliseconds: float
+    ratio: float
+    build_seconds: float
+
+
+def alternate(runs: Mapping[str, Callable[[], Any]], seconds: float, minimum: int = 5) -> dict[str, list[float]]:
+    """Time several things in turn, so that whatever else the machine does hits all alike: seconds per run, by name.
+    The first round warms up and is not counted."""
+    for run in runs.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds or len(next(iter(times.values()))) < minimum:
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def ratio(times: Sequence[float], base: Sequence[float]) -> float:
+    """The median over the rounds of one time divided by the other's in the same round."""
+    return statistics.median(t / b for t, b in zip(times, base, strict=True))
+
+
+def plain_model(model: ModelLike) -> ir.Model:
+    """The normalised model without an explanation, its batch as free as the explanation's: the base of the ratios."""
+    normal = normalize(model)
+    free_batch(normal)
+    return normal
+
+
+def bench(
+    model: ModelLike, batch: int = 1, *, device: str = "cpu", threads: int | None = None, seconds: float = 8.0,
+    output: str | None = None,
+) -> list[Row]:  # fmt: skip
+    """Time the methods on random pixels.
+
+    Args:
+        model: The model.
+        batch: Images per run; refused by a model with another fixed batch.
+        seconds: How long the rounds go on, all cases together.
+    """
+    plain = Session(plain_model(model), device=device, threads=threads, spin=False)
+    sessions, built = {}, {}
+    for name, methods in CASES.items():
+        begin = time.perf_counter()
+        graph = explanation_model(model, methods, output=output, targets_per_image=1)
+        built[name] = time.perf_counter() - begin
+        sessions[name] = Session(graph, device=device, threads=threads, spin=False)
+    feeds = random_feeds(plain, batch)
+    targets = np.zeros((batch, 1), np.int64)
+    runs: dict[str, Callable[[], Any]] = {"plain inference": partial(plain.run, feeds)}
+    for name, session in sessions.items():
+        runs[name] = partial(session.run, {**feeds, "targets": targets})
+    times = alternate(runs, seconds)
+    base = times["plain inference"]
+    return [
+        Row(name, batch, statistics.median(t) * 1e3, ratio(t, base), built.get(name, 0.0)) for name, t in times.items()
+    ]
+
+
+def random_feeds(session: Session, batch: int, size: int = 224) -> dict[str, NDArray[Any]]:
+    """Random pixels for every input; open dimensions become ``size``."""
+    random = np.random.default_rng(0)
+    feeds = {}
+    for name, spec in session.inputs.items():
+        shape = [batch if i == 0 else (d if isinstance(d, int) else size) for i, d in enumerate(spec.shape)]
+        dtype = session.dtype(name)
+        pixels = (
+            random.standard_normal(shape, dtype=np.float32) if dtype.kind == "f" else random.integers(0, 127, shape)
+        )
+        feeds[name] = session.check_input(name, pixels.astype(dtype))
+    return feeds
