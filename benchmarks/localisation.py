@@ -28,9 +28,11 @@ DETECTORS = (
     ("det_ultraface_ssd_rfb320", ("astronaut.jpg", "coral_grace_hopper.bmp")),
 )
 SEGMENTATIONS = (
-    "seg_deeplabv3_mnv2_voc_fp32_logits", "seg_deeplabv3_mnv2_dm05_voc_fp32_logits",
-    "seg_deeplabv3_mnv2_voc_qdq_logits", "seg_deeplabv3_mnv2_voc_qdq_argmax",
-)  # fmt: skip
+    "seg_deeplabv3_mnv2_voc_fp32_logits",
+    "seg_deeplabv3_mnv2_dm05_voc_fp32_logits",
+    "seg_deeplabv3_mnv2_voc_qdq_logits",
+    "seg_deeplabv3_mnv2_voc_qdq_argmax",
+)
 MASKS = (("bird", "coral_bird_segmentation", False), ("dog", "coral_dog_segmentation", True))
 
 
@@ -60,8 +62,10 @@ def detections(model: str, photos: Sequence[str]) -> None:
             x0, y0, x1, y1 = (max(0, round(edge)) for edge in box)
             inside[y0:y1, x0:x1] = True
             fact = explained.facts[k]
-            print(f"| {model} | {photo} | {label} {fact['detection']:.2f} | {inside.mean():.2f} | "
-                  f"{shares(explained, k, inside)} |")  # fmt: skip
+            print(
+                f"| {model} | {photo} | {label} {fact['detection']:.2f} | {inside.mean():.2f} | "
+                f"{shares(explained, k, inside)} |"
+            )
 
 
 def segmentations(model: str) -> None:

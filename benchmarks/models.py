@@ -89,13 +89,17 @@ class MBConv(nn.Module):
         if expand > 1:
             self.expand = nn.Sequential(nn.Conv2d(inside, width, 1, bias=False), nn.BatchNorm2d(width), nn.SiLU())
         self.depthwise = nn.Sequential(
-            nn.Conv2d(width, width, kernel, stride, kernel // 2, groups=width, bias=False), nn.BatchNorm2d(width),
+            nn.Conv2d(width, width, kernel, stride, kernel // 2, groups=width, bias=False),
+            nn.BatchNorm2d(width),
             nn.SiLU(),
-        )  # fmt: skip
+        )
         self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, squeezed, 1), nn.SiLU(), nn.Conv2d(squeezed, width, 1),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(width, squeezed, 1),
+            nn.SiLU(),
+            nn.Conv2d(squeezed, width, 1),
             nn.Sigmoid(),
-        )  # fmt: skip
+        )
         self.project = nn.Sequential(nn.Conv2d(width, out, 1, bias=False), nn.BatchNorm2d(out))
         self.residual = stride == 1 and inside == out
 
@@ -110,8 +114,15 @@ class EfficientNetB0(nn.Module):
 
     def __init__(self, classes: int = 1000, blocks: int = 16) -> None:
         super().__init__()
-        rows = [(1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2), (6, 112, 3, 5, 1),
-                (6, 192, 4, 5, 2), (6, 320, 1, 3, 1)]  # fmt: skip
+        rows = [
+            (1, 16, 1, 3, 1),
+            (6, 24, 2, 3, 2),
+            (6, 40, 2, 5, 2),
+            (6, 80, 3, 3, 2),
+            (6, 112, 3, 5, 1),
+            (6, 192, 4, 5, 2),
+            (6, 320, 1, 3, 1),
+        ]
         self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.SiLU())
         made: list[nn.Module] = []
         inside = 32

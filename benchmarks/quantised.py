@@ -21,7 +21,7 @@ import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
 from portable_cam.explainer import Explainer
-from portable_cam.export.autodiff.residuals import moves
+from portable_cam.export.autodiff.dequantized import moves
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.read.load import ModelLike
 from portable_cam.image.decode import read_image
@@ -113,8 +113,12 @@ def measure(pair: Pair) -> list[dict[str, Any]]:
         x = prepare(read_image(photo))
         reference = floating(x)
         found, masked = (e(x, reference.targets[:, 0]) for e in (quantised, masking))
-        row = {"model": pair.name, "photo": photo.stem, "target": int(reference.targets[0, 0]),
-               "same_top": int(quantised(x).targets[0, 0] == reference.targets[0, 0])}  # fmt: skip
+        row = {
+            "model": pair.name,
+            "photo": photo.stem,
+            "target": int(reference.targets[0, 0]),
+            "same_top": int(quantised(x).targets[0, 0] == reference.targets[0, 0]),
+        }
         row |= {method: correlation(found[method], reference[method]) for method in METHODS}
         row |= {f"{method}, mask": correlation(masked[method], reference[method]) for method in METHODS}
         if x.dtype.kind == "f":

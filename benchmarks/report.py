@@ -21,15 +21,24 @@ BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
 def machine(threads: int, packages: Sequence[str]) -> dict[str, str]:
     """What the figures were measured on, and the versions of these packages."""
-    model = next((li.split(":", 1)[1].strip() for li in Path("/proc/cpuinfo").read_text().splitlines()
-                  if li.startswith("model name")), platform.processor())  # fmt: skip
+    model = next(
+        (
+            li.split(":", 1)[1].strip()
+            for li in Path("/proc/cpuinfo").read_text().splitlines()
+            if li.startswith("model name")
+        ),
+        platform.processor(),
+    )
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return {
-        "date": date.today().isoformat(), "cpu": model, "threads": str(threads), "commit": commit.stdout.strip(),
+        "date": date.today().isoformat(),
+        "cpu": model,
+        "threads": str(threads),
+        "commit": commit.stdout.strip(),
         **{package: version(package) for package in packages},
-    }  # fmt: skip
+    }
 
 
 def write_csv(rows: Sequence[DataclassInstance], facts: Mapping[str, str], path: Path) -> None:

@@ -58,10 +58,15 @@ def measure(path: Path, seconds: float, threads: int) -> Row:
     times = alternate(runs, seconds)
     medians = {name: round(statistics.median(spent) * 1e3, 3) for name, spent in times.items()}
     return Row(
-        path.stem.removeprefix("cls_"), medians["plain"], medians["gradcam"],
-        round(ratio(times["gradcam"], times["plain"]), 3), len(times["plain"]), round(built, 3),
-        path.stat().st_size, explanation.ByteSize(),
-    )  # fmt: skip
+        path.stem.removeprefix("cls_"),
+        medians["plain"],
+        medians["gradcam"],
+        round(ratio(times["gradcam"], times["plain"]), 3),
+        len(times["plain"]),
+        round(built, 3),
+        path.stat().st_size,
+        explanation.ByteSize(),
+    )
 
 
 def table(rows: Sequence[Row], facts: dict[str, str]) -> str:

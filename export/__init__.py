@@ -11,13 +11,25 @@ from portable_cam.export.compose.unroll import unroll
 from portable_cam.export.diagnose.doctor import Report, doctor
 from portable_cam.export.diagnose.layers import list_layers
 from portable_cam.export.diagnose.obstacles import Obstacle
-from portable_cam.export.graph.builder import OPSET
+from portable_cam.export.graph.operators import OPSET
 from portable_cam.export.layers.candidates import Layer
 from portable_cam.export.methods.registry import METHODS
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.read.from_torch import from_torch
 
 __all__ = [
-    "METHODS", "OPSET", "Layer", "Obstacle", "Report", "build_explanation", "differentiate", "doctor", "from_torch",
-    "link", "list_layers", "normalize", "save_explanation", "unroll",
-]  # fmt: skip
+    "METHODS",
+    "OPSET",
+    "Layer",
+    "Obstacle",
+    "Report",
+    "build_explanation",
+    "differentiate",
+    "doctor",
+    "from_torch",
+    "link",
+    "list_layers",
+    "normalize",
+    "save_explanation",
+    "unroll",
+]

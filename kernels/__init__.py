@@ -9,6 +9,4 @@ from portable_cam.kernels import cam, guided, moments, overlay, reference, upsam
 from portable_cam.kernels.array import Array, of_torch
 from portable_cam.kernels.launch import Device, TorchDevice
 
-__all__ = [
-    "Array", "Device", "TorchDevice", "cam", "guided", "moments", "of_torch", "overlay", "reference", "upsample",
-]  # fmt: skip
+__all__ = ["Array", "Device", "TorchDevice", "cam", "guided", "moments", "of_torch", "overlay", "reference", "upsample"]

@@ -26,9 +26,7 @@ from portable_cam.errors import InputError, OptionError
 from portable_cam.kernels.array import FLOATS, Array, check
 from portable_cam.kernels.launch import Constant, Device, Variant, cdiv, run
 
-METHODS = (
-    "weights", "gradcam", "gradcam_plus_plus", "xgradcam", "hirescam", "elementwise_gradcam", "layercam",
-)  # fmt: skip
+METHODS = ("weights", "gradcam", "gradcam_plus_plus", "xgradcam", "hirescam", "elementwise_gradcam", "layercam")
 _MEANS = frozenset({"gradcam", "gradcam_plus_plus", "xgradcam"})  # the weight of a channel needs all of its pixels
 _TILE = 2048  # elements a program holds at once: 16 for each of 128 threads
 _BLOCK_P = (64, 256)
@@ -37,9 +35,15 @@ _FINISH = 256
 
 
 def weighted_sum(
-    device: Device, activation: Array, gradient: Array, *, method: str = "gradcam", scale: float = 1.0,
-    relu: bool = True, channels_last: bool = False,
-) -> tuple[Array, Array]:  # fmt: skip
+    device: Device,
+    activation: Array,
+    gradient: Array,
+    *,
+    method: str = "gradcam",
+    scale: float = 1.0,
+    relu: bool = True,
+    channels_last: bool = False,
+) -> tuple[Array, Array]:
     """The map of each image and target, in one pass over activation and gradient.
 
     Maps of more than 256 pixels take two passes over the gradient where a channel's weight needs all of its pixels.
@@ -77,8 +81,13 @@ def weighted_sum(
     if method in _MEANS and pixels > block_p:
         weights = device.empty((n, k, c))
         constants: dict[str, Constant] = {"METHOD": method, **layout, "BLOCK_C": block_c, "BLOCK_P": block_p}
-        run(device, "cam.channel_weights", (n * k, cdiv(c, block_c)),
-            [activation, gradient, weights, *sizes, float(scale)], constants)  # fmt: skip
+        run(
+            device,
+            "cam.channel_weights",
+            (n * k, cdiv(c, block_c)),
+            [activation, gradient, weights, *sizes, float(scale)],
+            constants,
+        )
         method, gradient, scale = "weights", weights, 1.0
         sizes[5:] = [k * c, c, 0]
         layout["ALIGNED"] = _aligned(inner, *sizes[3:])
@@ -88,8 +97,13 @@ def weighted_sum(
     splits = cdiv(c, split_size)
     partial = device.empty((n, k, splits, pixels))
     constants = {"METHOD": method, **layout, "BLOCK_C": block_c, "BLOCK_P": block_p}
-    run(device, "cam.weighted_sum", (n * k, splits, tiles),
-        [activation, gradient, partial, *sizes, split_size, float(scale)], constants)  # fmt: skip
+    run(
+        device,
+        "cam.weighted_sum",
+        (n * k, splits, tiles),
+        [activation, gradient, partial, *sizes, split_size, float(scale)],
+        constants,
+    )
     return _finish(device, partial, (n, k, h, w), splits, 1.0, relu)
 
 
@@ -106,8 +120,13 @@ def _finish(
 ) -> tuple[Array, Array]:
     n, k, h, w = shape
     raw, ranges = device.empty(shape), device.empty((n, k, 2))
-    run(device, "cam.finish_maps", (n * k,), [partial, raw, ranges, splits, h * w, float(scale)],
-        {"RELU": relu, "BLOCK_P": _FINISH})  # fmt: skip
+    run(
+        device,
+        "cam.finish_maps",
+        (n * k,),
+        [partial, raw, ranges, splits, h * w, float(scale)],
+        {"RELU": relu, "BLOCK_P": _FINISH},
+    )
     return raw, ranges
 
 

@@ -101,8 +101,10 @@ def write(path: Path, made: dict[tuple[Variant, int], Compiled]) -> None:
         for (variant, architecture), compiled in sorted(made.items(), key=lambda item: (item[0][0].name, item[0][1])):
             member = f"{variant.name}.sm_{architecture}.cubin"
             entries.setdefault(variant.name, {})[str(architecture)] = {
-                "file": member, "entry": compiled.name, "shared": compiled.shared,
-            }  # fmt: skip
+                "file": member,
+                "entry": compiled.name,
+                "shared": compiled.shared,
+            }
             file.writestr(zipfile.ZipInfo(member), compiled.cubin, zipfile.ZIP_DEFLATED)
         manifest = {"source": source_hash(), "kernels": entries}
         file.writestr(zipfile.ZipInfo(_MANIFEST), json.dumps(manifest, indent=1), zipfile.ZIP_DEFLATED)

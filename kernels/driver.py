@@ -110,18 +110,33 @@ class Driver:
 
     def copy_from_host(self, to: int, source: int, size: int, stream: int) -> None:
         """Bytes from pageable host memory, which may change once this returns."""
-        self._call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(to), ctypes.c_void_p(source), ctypes.c_size_t(size),
-                   ctypes.c_void_p(stream))  # fmt: skip
+        self._call(
+            "cuMemcpyHtoDAsync_v2",
+            ctypes.c_uint64(to),
+            ctypes.c_void_p(source),
+            ctypes.c_size_t(size),
+            ctypes.c_void_p(stream),
+        )
 
     def copy(self, to: int, source: int, size: int, stream: int) -> None:
         """Bytes within the GPU."""
-        self._call("cuMemcpyDtoDAsync_v2", ctypes.c_uint64(to), ctypes.c_uint64(source), ctypes.c_size_t(size),
-                   ctypes.c_void_p(stream))  # fmt: skip
+        self._call(
+            "cuMemcpyDtoDAsync_v2",
+            ctypes.c_uint64(to),
+            ctypes.c_uint64(source),
+            ctypes.c_size_t(size),
+            ctypes.c_void_p(stream),
+        )
 
     def copy_to_host(self, to: int, source: int, size: int, stream: int) -> None:
         """Bytes to the host, there once the stream is synchronised."""
-        self._call("cuMemcpyDtoHAsync_v2", ctypes.c_void_p(to), ctypes.c_uint64(source), ctypes.c_size_t(size),
-                   ctypes.c_void_p(stream))  # fmt: skip
+        self._call(
+            "cuMemcpyDtoHAsync_v2",
+            ctypes.c_void_p(to),
+            ctypes.c_uint64(source),
+            ctypes.c_size_t(size),
+            ctypes.c_void_p(stream),
+        )
 
     def launch(self, binary: Binary, grid: Grid, arguments: Sequence[Argument], stream: int) -> None:
         """Run a kernel on a stream.
@@ -139,8 +154,20 @@ class Driver:
                     slot.value = argument.pointer
                 else:
                     slot.value = argument
-            self._call("cuLaunchKernel", loaded.handle, x, y, z, 32 * binary.warps, 1, 1, binary.shared,
-                       ctypes.c_void_p(stream), loaded.addresses, None)  # fmt: skip
+            self._call(
+                "cuLaunchKernel",
+                loaded.handle,
+                x,
+                y,
+                z,
+                32 * binary.warps,
+                1,
+                1,
+                binary.shared,
+                ctypes.c_void_p(stream),
+                loaded.addresses,
+                None,
+            )
 
     def _prepare(self, binary: Binary) -> _Loaded:
         module, handle = ctypes.c_void_p(), ctypes.c_void_p()

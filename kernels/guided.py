@@ -14,9 +14,15 @@ from portable_cam.kernels.upsample import BLOCK, TILES, Normalisation, Upsamplin
 
 
 def guided_product(
-    device: Device, gradient: Array, of: Upsampling, norm: Normalisation = "none", *, ranges: Array | None = None,
-    scale: float = 1.0, channels_last: bool = False,
-) -> Array:  # fmt: skip
+    device: Device,
+    gradient: Array,
+    of: Upsampling,
+    norm: Normalisation = "none",
+    *,
+    ranges: Array | None = None,
+    scale: float = 1.0,
+    channels_last: bool = False,
+) -> Array:
     """The product, float32, of the gradient's shape.
 
     Args:
@@ -44,25 +50,54 @@ def guided_product(
         ranges = find_range(device, of)
     out = device.empty(gradient.shape)
     constants: dict[str, Constant] = {
-        "NORM": norm, "NEAREST": of.nearest, **of.constants, "CHANNELS_LAST": channels_last,
-        "ALIGNED": columns % 16 == 0, "TILES": TILES, "BLOCK": BLOCK,
-    }  # fmt: skip
-    run(device, "guided.guided_product", (tiles_in(H, columns), n * k),
-        [gradient, of.maps, of.scale_by or out, ranges or out, out, channels, *of.sizes, tiles_of(ranges),
-         float(scale)], constants)  # fmt: skip
+        "NORM": norm,
+        "NEAREST": of.nearest,
+        **of.constants,
+        "CHANNELS_LAST": channels_last,
+        "ALIGNED": columns % 16 == 0,
+        "TILES": TILES,
+        "BLOCK": BLOCK,
+    }
+    run(
+        device,
+        "guided.guided_product",
+        (tiles_in(H, columns), n * k),
+        [
+            gradient,
+            of.maps,
+            of.scale_by or out,
+            ranges or out,
+            out,
+            channels,
+            *of.sizes,
+            tiles_of(ranges),
+            float(scale),
+        ],
+        constants,
+    )
     return out
 
 
 def variants() -> Iterator[Variant]:
     """The variants that the profiles need: plain, nearest, and pytorch-grad-cam's normalised map."""
-    kinds = (("none", False, False), ("none", True, False), ("pytorch_grad_cam", False, True),
-             ("pytorch_grad_cam", False, False))  # fmt: skip
+    kinds = (
+        ("none", False, False),
+        ("none", True, False),
+        ("pytorch_grad_cam", False, True),
+        ("pytorch_grad_cam", False, False),
+    )
     for pointer, (norm, nearest, scaled), last, aligned in product(
         ("*fp32", "*fp16"), kinds, (False, True), (False, True)
     ):
         constants: dict[str, Constant] = {
-            "NORM": norm, "NEAREST": nearest, "SCALED": scaled, "RELU": scaled, "CHANNELS_LAST": last,
-            "ALIGNED": aligned, "TILES": TILES, "BLOCK": BLOCK,
-        }  # fmt: skip
+            "NORM": norm,
+            "NEAREST": nearest,
+            "SCALED": scaled,
+            "RELU": scaled,
+            "CHANNELS_LAST": last,
+            "ALIGNED": aligned,
+            "TILES": TILES,
+            "BLOCK": BLOCK,
+        }
         types = (pointer, *["*fp32"] * 4, *["i32"] * 6, "fp32")
         yield Variant("guided.guided_product", types, tuple(constants.items()))

@@ -62,9 +62,13 @@ class Device(Protocol):
 
 
 def run(
-    device: Device, kernel: str, grid: Grid, arguments: Sequence[Argument], constants: dict[str, Constant],
+    device: Device,
+    kernel: str,
+    grid: Grid,
+    arguments: Sequence[Argument],
+    constants: dict[str, Constant],
     warps: int = 4,
-) -> None:  # fmt: skip
+) -> None:
     """Launch the variant of a kernel that fits the arguments.
 
     Raises:

@@ -46,8 +46,13 @@ def row_statistics(device: Device, rows: Array, *, correction: int = 0) -> Array
     steps = cdiv(blocks, _TILES)
     tiles = cdiv(blocks, steps)
     partial, out = device.empty((r, tiles, 5)), device.empty((r, 4))
-    run(device, "moments.row_statistics", (r, tiles), [rows, partial, length, stride, steps],
-        {"ALIGNED": stride % 16 == length % 16 == 0, "BLOCK": _BLOCK})  # fmt: skip
+    run(
+        device,
+        "moments.row_statistics",
+        (r, tiles),
+        [rows, partial, length, stride, steps],
+        {"ALIGNED": stride % 16 == length % 16 == 0, "BLOCK": _BLOCK},
+    )
     run(device, "moments.merge_tiles", (r,), [partial, out, tiles, float(correction)], {}, warps=1)
     return out
 
@@ -86,9 +91,13 @@ class SampleMoments:
             if self._size > 1 and samples.strides[1] != 1:
                 raise InputError(f"the elements of a sample must lie one after another: strides {samples.strides}")
         stride = samples.strides[0]
-        run(self._device, "moments.update_moments", (cdiv(self._size, _BLOCK),),
+        run(
+            self._device,
+            "moments.update_moments",
+            (cdiv(self._size, _BLOCK),),
             [samples, self.mean, self._m2, count, self._size, stride, float(self.seen), divisor],
-            {"FIRST": self.seen == 0, "ALIGNED": stride % 16 == self._size % 16 == 0, "BLOCK": _BLOCK})  # fmt: skip
+            {"FIRST": self.seen == 0, "ALIGNED": stride % 16 == self._size % 16 == 0, "BLOCK": _BLOCK},
+        )
         self.seen += count
 
 

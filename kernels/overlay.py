@@ -36,9 +36,13 @@ def overlay(device: Device, maps: Array, palette: Array, photos: Array, alpha: f
     check("the palette", palette, (257, 3), ("uint8",))
     check("the photos", photos, (n, h, w, 3), ("uint8",))
     out = device.empty((n, k, h, w, 3), "uint8")
-    run(device, "overlay.overlay", (cdiv(h * w * 3, _BLOCK), n * k),
+    run(
+        device,
+        "overlay.overlay",
+        (cdiv(h * w * 3, _BLOCK), n * k),
         [maps, palette, photos, out, k, h * w, float(alpha)],
-        {"ALIGNED": h * w * 3 % 16 == 0, "BLOCK": _BLOCK})  # fmt: skip
+        {"ALIGNED": h * w * 3 % 16 == 0, "BLOCK": _BLOCK},
+    )
     return out
 
 

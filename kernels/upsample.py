@@ -72,15 +72,25 @@ def find_range(device: Device, of: Upsampling) -> Array:
     steps = cdiv(blocks, TILES)
     tiles = cdiv(blocks, steps)
     partial = device.empty((n, k, tiles, 2))
-    run(device, "upsample.upsampled_range", (tiles, n * k),
-        [of.maps, of.scale_by or partial, partial, *of.sizes, steps], {**of.constants, "BLOCK": BLOCK})  # fmt: skip
+    run(
+        device,
+        "upsample.upsampled_range",
+        (tiles, n * k),
+        [of.maps, of.scale_by or partial, partial, *of.sizes, steps],
+        {**of.constants, "BLOCK": BLOCK},
+    )
     return partial
 
 
 def upsample(
-    device: Device, of: Upsampling, norm: Normalisation = "minmax", *, ranges: Array | None = None,
-    factor: float = 1.0, add_to: Array | None = None,
-) -> tuple[Array, Array]:  # fmt: skip
+    device: Device,
+    of: Upsampling,
+    norm: Normalisation = "minmax",
+    *,
+    ranges: Array | None = None,
+    factor: float = 1.0,
+    add_to: Array | None = None,
+) -> tuple[Array, Array]:
     """The upsampled, normalised map.
 
     Args:
@@ -109,12 +119,21 @@ def upsample(
     check("the sum", out, (n, k, H, W), ("float32",))
     extent = device.empty((n, k, 2))
     constants: dict[str, Constant] = {
-        "NORM": norm, "NEAREST": of.nearest, **of.constants, "ADD": add_to is not None, "ALIGNED": W % 16 == 0,
-        "TILES": TILES, "BLOCK": BLOCK,
-    }  # fmt: skip
-    run(device, "upsample.upsample", (tiles_in(H, W), n * k),
+        "NORM": norm,
+        "NEAREST": of.nearest,
+        **of.constants,
+        "ADD": add_to is not None,
+        "ALIGNED": W % 16 == 0,
+        "TILES": TILES,
+        "BLOCK": BLOCK,
+    }
+    run(
+        device,
+        "upsample.upsample",
+        (tiles_in(H, W), n * k),
         [of.maps, of.scale_by or extent, ranges or extent, out, extent, *of.sizes, tiles_of(ranges), float(factor)],
-        constants)  # fmt: skip
+        constants,
+    )
     return out, extent
 
 
@@ -139,6 +158,12 @@ def variants() -> Iterator[Variant]:
             if (norm == "minmax" and scaled) or (norm == "none" and not scaled):
                 continue
             constants: dict[str, Constant] = {
-                "NORM": norm, "NEAREST": nearest, **of, "ADD": add, "ALIGNED": aligned, "TILES": TILES, "BLOCK": BLOCK,
-            }  # fmt: skip
+                "NORM": norm,
+                "NEAREST": nearest,
+                **of,
+                "ADD": add,
+                "ALIGNED": aligned,
+                "TILES": TILES,
+                "BLOCK": BLOCK,
+            }
             yield Variant("upsample.upsample", (*pointers, *["i32"] * 5, "fp32"), tuple(constants.items()))

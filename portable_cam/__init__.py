@@ -23,15 +23,27 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "DetectExplainer", "Error", "Explainer", "PhotoExplainer", "Result", "SegmentExplainer", "__version__", "explain",
-    "export", "kernels", "targets",
-]  # fmt: skip
+    "DetectExplainer",
+    "Error",
+    "Explainer",
+    "PhotoExplainer",
+    "Result",
+    "SegmentExplainer",
+    "__version__",
+    "explain",
+    "export",
+    "kernels",
+    "targets",
+]
 
 _HOME = {
-    "Explainer": "portable_cam.explainer", "explain": "portable_cam.explainer", "Result": "portable_cam.result",
-    "PhotoExplainer": "portable_cam.tasks.classify", "DetectExplainer": "portable_cam.tasks.detect.photos",
+    "Explainer": "portable_cam.explainer",
+    "explain": "portable_cam.explainer",
+    "Result": "portable_cam.result",
+    "PhotoExplainer": "portable_cam.tasks.classify",
+    "DetectExplainer": "portable_cam.tasks.detect.photos",
     "SegmentExplainer": "portable_cam.tasks.segment",
-}  # fmt: skip
+}
 
 
 def __getattr__(name: str) -> Any:

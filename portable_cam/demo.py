@@ -34,10 +34,13 @@ def run_demo(folder: str | Path) -> Demo:
         f"Explained why SqueezeNet 1.1 sees {names} in {photo}: layer {result.layer}, four methods, from ONNX alone"
     )
     path = sheet(
-        explained.view, rows_of(explained), Path(folder) / "demo.png",
-        heading=f"Why does SqueezeNet 1.1 see {names} here?", top=explained.top,
+        explained.view,
+        rows_of(explained),
+        Path(folder) / "demo.png",
+        heading=f"Why does SqueezeNet 1.1 see {names} here?",
+        top=explained.top,
         scale=explained.scale,
-    )  # fmt: skip
+    )
     lines = [f"{label}: score {score:.2f}" for label, score in zip(result.labels[0], result.scores[0], strict=True)]
     lines += [f"preprocessing: {explainer.preprocessing.describe()}", f"written: {path}"]
     return Demo(summary, lines, path)

@@ -99,14 +99,25 @@ class Explainer:
     ) -> None:
         self._model = model
         self._options: dict[str, Any] = {
-            "methods": methods, "layer": layer, "target": target, "output": output, "profile": profile,
-            "relu_policy": relu_policy, "saturation": saturation, "sign": sign, "details": details, "words": words,
+            "methods": methods,
+            "layer": layer,
+            "target": target,
+            "output": output,
+            "profile": profile,
+            "relu_policy": relu_policy,
+            "saturation": saturation,
+            "sign": sign,
+            "details": details,
+            "words": words,
             "precision": precision,
-        }  # fmt: skip
+        }
         self._session_options: dict[str, Any] = {
-            "device": device, "providers": providers, "threads": threads, "optimize": optimize,
+            "device": device,
+            "providers": providers,
+            "threads": threads,
+            "optimize": optimize,
             "time_limit": time_limit,
-        }  # fmt: skip
+        }
         chosen = Cuda() if device == "cuda" and providers is None else device
         self._device = chosen if isinstance(chosen, Common) else None
         self._opened: PipelineDevice | None = None
@@ -247,9 +258,16 @@ class Explainer:
         values = {name: DeviceArray(value, pipeline.device) for name, value in made.items()}
         maps, raw, outputs = self._parts(values)
         return DeviceResult(
-            scores=values["scores"], targets=values["explained"], layer=self.layer, maps=maps, raw=raw,
-            outputs=outputs, values=values, to_host=self._result, find_flags=find_flags,
-        )  # fmt: skip
+            scores=values["scores"],
+            targets=values["explained"],
+            layer=self.layer,
+            maps=maps,
+            raw=raw,
+            outputs=outputs,
+            values=values,
+            to_host=self._result,
+            find_flags=find_flags,
+        )
 
     def pipeline(self, targets_per_image: int | None = 1) -> Pipeline:
         """What runs on the device, its buffers and kernels: :class:`DeviceError` if this explainer runs on the host."""
@@ -304,9 +322,11 @@ class Explainer:
 
                 self._model = to_float16(self._model)
         built = explanation_model(
-            self._model, targets_per_image=targets_per_image, **self._options,
+            self._model,
+            targets_per_image=targets_per_image,
+            **self._options,
             heads_in_graph=wants_graph_heads(self._device, self._opened),
-        )  # fmt: skip
+        )
         for_gpu(built.graph)
         return built
 
@@ -321,13 +341,20 @@ class Explainer:
         maps, raw, outputs = self._parts(values)
         layers = self._facts.layer
         return Result(
-            scores=values["scores"], targets=values["explained"], layer=self.layer, maps=maps, raw=raw,
-            flags=find_flags(values, maps), guided_nodes=self.guided_nodes, outputs=outputs, notes=self.notes,
+            scores=values["scores"],
+            targets=values["explained"],
+            layer=self.layer,
+            maps=maps,
+            raw=raw,
+            flags=find_flags(values, maps),
+            guided_nodes=self.guided_nodes,
+            outputs=outputs,
+            notes=self.notes,
             activations=values.get(f"activations.{layers[0]}") if layers else None,
             gradients=values.get(f"gradients.{layers[0]}") if layers else None,
             words={name[12:]: value for name, value in values.items() if name.startswith("word_scores.")},
             channel_axis=self._facts.channel_axis,
-        )  # fmt: skip
+        )
 
     def _parts(self, values: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T], dict[str, T]]:
         """The methods' maps, the low-resolution maps, and the model's own outputs."""
@@ -336,9 +363,10 @@ class Explainer:
         ours = {"scores", "explained", "cam", *maps}
         renamed = self._facts.renamed or {}
         outputs = {
-            renamed.get(name, name): value for name, value in values.items()
+            renamed.get(name, name): value
+            for name, value in values.items()
             if name not in ours and not name.startswith(_OUR_PREFIXES)
-        }  # fmt: skip
+        }
         return maps, raw, outputs
 
 

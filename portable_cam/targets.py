@@ -13,6 +13,4 @@ from portable_cam.export.targets import (
     Tokens,
 )
 
-__all__ = [
-    "Boxes", "Class", "ClassSet", "Columns", "Contrast", "Dense", "Extra", "Similarity", "Target", "Tokens",
-]  # fmt: skip
+__all__ = ["Boxes", "Class", "ClassSet", "Columns", "Contrast", "Dense", "Extra", "Similarity", "Target", "Tokens"]

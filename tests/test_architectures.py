@@ -45,9 +45,15 @@ def exported(name: str, exporter: str) -> tuple[Any, onnx.ModelProto]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module, (x,), buffer, dynamo=False, opset_version=17, input_names=["x"], output_names=["y"],
+            module,
+            (x,),
+            buffer,
+            dynamo=False,
+            opset_version=17,
+            input_names=["x"],
+            output_names=["y"],
             dynamic_axes={"x": {0: "N"}, "y": {0: "N"}},
-        )  # fmt: skip
+        )
     return module, onnx.load_from_string(buffer.getvalue())
 
 

@@ -81,13 +81,17 @@ def test_an_operator_without_a_rule_is_named_with_its_path() -> None:
     differentiate(model, "y", ["d"])  # behind it, it is of no concern
 
 
-@pytest.mark.parametrize("blocked", [
-    [node("ArgMax", ["x"], ["i"], axis=-1), node("Cast", ["i"], ["y"], to=1)],
-    [node("Cast", ["x"], ["i"], to=7), node("Cast", ["i"], ["y"], to=1)],
-    [node("Round", ["x"], ["r"]), node("Exp", ["r"], ["y"])],
-    [node("Shape", ["x"], ["i"]), node("Cast", ["i"], ["y"], to=1)],
-    [node("Exp", ["other"], ["y"])],
-], ids=["ArgMax", "Cast", "Round", "Shape", "unrelated"])  # fmt: skip
+@pytest.mark.parametrize(
+    "blocked",
+    [
+        [node("ArgMax", ["x"], ["i"], axis=-1), node("Cast", ["i"], ["y"], to=1)],
+        [node("Cast", ["x"], ["i"], to=7), node("Cast", ["i"], ["y"], to=1)],
+        [node("Round", ["x"], ["r"]), node("Exp", ["r"], ["y"])],
+        [node("Shape", ["x"], ["i"]), node("Cast", ["i"], ["y"], to=1)],
+        [node("Exp", ["other"], ["y"])],
+    ],
+    ids=["ArgMax", "Cast", "Round", "Shape", "unrelated"],
+)
 def test_no_differentiable_path_is_an_error_not_zeros(blocked: list[onnx.NodeProto]) -> None:
     feeds = {"x": POINT, "other": POINT}
     with pytest.raises(ModelError, match="does not depend on 'x' in a differentiable way"):
@@ -144,9 +148,12 @@ def test_the_score_path_through_non_maximum_suppression() -> None:
     ]
     nodes = [*nodes[:3], nodes[4], nodes[3]]
     constants = {
-        "w": rng.standard_normal((3, 4)).astype(np.float32), "boxes": boxes, "most": np.array([2]),
-        "overlap": np.array([0.5], np.float32), "columns": np.array([0, 1, 2]),
-    }  # fmt: skip
+        "w": rng.standard_normal((3, 4)).astype(np.float32),
+        "boxes": boxes,
+        "most": np.array([2]),
+        "overlap": np.array([0.5], np.float32),
+        "columns": np.array([0, 1, 2]),
+    }
     x = rng.standard_normal((1, 1, 3)).astype(np.float32)
     check = check_vjp(node_model(nodes, {"x": x}, ["y"], constants), {"x": x})
     assert check.gradients["x"].any()

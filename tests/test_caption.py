@@ -126,8 +126,12 @@ def test_a_decoder_that_does_not_fit() -> None:
     with pytest.raises(ModelError, match="a decoder needs one input of token ids"):
         Pair(ENCODER)
     with pytest.raises(ModelError, match=r"the encoder needs one input with a picture .*'x' FLOAT"):
-        Pair(onnx.parser.parse_model('<ir_version: 8, opset_import: ["": 17]> g (float[N,4] x) => (float[N,4] y) '
-                                     "{ y = Relu(x) }"), ENCODER)  # fmt: skip
+        Pair(
+            onnx.parser.parse_model(
+                '<ir_version: 8, opset_import: ["": 17]> g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }'
+            ),
+            ENCODER,
+        )
 
 
 def whole_with_state() -> onnx.ModelProto:
@@ -206,10 +210,12 @@ def test_vocabularies(tmp_path: Path) -> None:
         assert vocabulary.decode([1, 3, 5, 2]) == ["a", "Cat"]
     assert Vocabulary(("a", "<unk>")).encode("a dog") == [0, 1]
     for name, text_, message in (
-        ("a.json", "{", "is not JSON"), ("b.json", "3", "does not hold a vocabulary"), ("c.txt", "\n", "no words"),
+        ("a.json", "{", "is not JSON"),
+        ("b.json", "3", "does not hold a vocabulary"),
+        ("c.txt", "\n", "no words"),
         ("d.json", '{"a": 0, "b": 2}', "ids of a vocabulary are 0 to 1, each once"),
         ("e.json", '{"a": 0, "b": 0}', "ids of a vocabulary are 0 to 1, each once"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(LabelError, match=message):
             read_vocabulary(written(name, text_))
     with pytest.raises(LabelError, match="cannot read the vocabulary"):

@@ -73,13 +73,23 @@ def photos(tmp_path: Path) -> Path:
 
 MODELS = Path(__file__).parents[1] / "benchmarks" / "train" / "models"
 CAPTION = (
-    MODELS / "caption_encoder.onnx", "--task", "caption", "--decoder", MODELS / "caption_lstm_decoder.onnx",
-    "--vocabulary", MODELS / "caption_words.txt",
-)  # fmt: skip
+    MODELS / "caption_encoder.onnx",
+    "--task",
+    "caption",
+    "--decoder",
+    MODELS / "caption_lstm_decoder.onnx",
+    "--vocabulary",
+    MODELS / "caption_words.txt",
+)
 VQA = (
-    MODELS / "vqa_recurrent.onnx", "--task", "vqa", "--vocabulary", MODELS / "vqa_words.txt", "--labels",
+    MODELS / "vqa_recurrent.onnx",
+    "--task",
+    "vqa",
+    "--vocabulary",
+    MODELS / "vqa_words.txt",
+    "--labels",
     MODELS / "vqa_answers.txt",
-)  # fmt: skip
+)
 
 
 @pytest.fixture
@@ -188,8 +198,19 @@ def test_demo(run: Run, tmp_path: Path) -> None:
 
 
 def test_explain(run: Run, tmp_path: Path) -> None:
-    outcome = run("explain", assets.model(), assets.photo("chelsea.png"), "-o", tmp_path / "out", "--target", "top2",
-                  "--methods", "gradcam,guided_backprop", "--format", "png,npy,json")  # fmt: skip
+    outcome = run(
+        "explain",
+        assets.model(),
+        assets.photo("chelsea.png"),
+        "-o",
+        tmp_path / "out",
+        "--target",
+        "top2",
+        "--methods",
+        "gradcam,guided_backprop",
+        "--format",
+        "png,npy,json",
+    )
     assert outcome.status == 0, outcome.err
     assert [line.split(":")[0] for line in outcome.out.splitlines()] == ["chelsea.png"] * 2
     assert "preprocessing: " in outcome.err
@@ -260,16 +281,30 @@ def test_repeated_stems(run: Run, small: Path, photos: Path, tmp_path: Path) -> 
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(photos / "a.png", other / "a.png")
-    outcome = run("explain", small, photos / "a.png", other / "a.png", "-o", tmp_path / "out", "--format", "npy",
-                  "--preset", "unit")  # fmt: skip
+    outcome = run(
+        "explain",
+        small,
+        photos / "a.png",
+        other / "a.png",
+        "-o",
+        tmp_path / "out",
+        "--format",
+        "npy",
+        "--preset",
+        "unit",
+    )
     assert outcome.status == 0, outcome.err
     assert {p.name for p in (tmp_path / "out").glob("*.npy")} == {"a.gradcam.npy", "a-2.gradcam.npy"}
 
 
 def test_stems_never_meet() -> None:
     assert unique_stems([Path(p) for p in ("a.png", "a-2.png", "a.jpg", "b/a.png", "a-2.jpg")]) == [
-        "a", "a-2", "a-3", "a-4", "a-2-2",
-    ]  # fmt: skip
+        "a",
+        "a-2",
+        "a-3",
+        "a-4",
+        "a-2-2",
+    ]
 
 
 def test_export_runs_in_bare_onnxruntime(run: Run, small: Path, tmp_path: Path) -> None:
@@ -357,10 +392,13 @@ def test_wrong_use(run: Run, small: Path, photos: Path, arguments: list[str], me
 
 @pytest.mark.parametrize(
     ("model", "task", "layer"),
-    [("det_yolox_nano_coco_416", "detect", "841"), ("det_ultraface_ssd_rfb320", "detect", ""),
-     ("seg_deeplabv3_mnv2_dm05_voc_fp32_logits", "segment", "Relu__94:0"),
-     ("cls_squeezenet1.1_int8_qdq", "classify", "")],
-)  # fmt: skip
+    [
+        ("det_yolox_nano_coco_416", "detect", "841"),
+        ("det_ultraface_ssd_rfb320", "detect", ""),
+        ("seg_deeplabv3_mnv2_dm05_voc_fp32_logits", "segment", "Relu__94:0"),
+        ("cls_squeezenet1.1_int8_qdq", "classify", ""),
+    ],
+)
 def test_commands_know_the_task(run: Run, zoo: Path, tmp_path: Path, model: str, task: str, layer: str) -> None:
     path = zoo / "models" / f"{model}.onnx"
     report = json.loads(run("doctor", path, "--json").out)

@@ -136,9 +136,13 @@ def build(case: Case, unknown: bool = False) -> tuple[onnx.ModelProto, dict[str,
             )
     helper = onnx.helper
     node = helper.make_node(
-        case.op, [f"i{i}" if given is not None else "" for i, given in enumerate(case.inputs)], case.outputs,
-        name="node", domain=case.domain, **case.attributes,
-    )  # fmt: skip
+        case.op,
+        [f"i{i}" if given is not None else "" for i, given in enumerate(case.inputs)],
+        case.outputs,
+        name="node",
+        domain=case.domain,
+        **case.attributes,
+    )
     inputs = [
         helper.make_tensor_value_info(
             k, helper.np_dtype_to_tensor_dtype(v.dtype), [f"{k}_{a}" for a in range(v.ndim)] if unknown else v.shape
@@ -327,10 +331,16 @@ def optimised(path: Path, how: str) -> onnx.ModelProto:
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's exporter and the optimiser warn about themselves
-@pytest.mark.parametrize(("network", "how", "fused"), [
-    ("cnn", "extended", {"FusedConv", "QuickGelu"}), ("post-norm", "extended", {"SkipLayerNormalization", "FusedMatMul"}), ("pre-norm", "extended", {"FusedMatMul"}),
-    ("post-norm", "transformers", {"Attention", "SkipLayerNormalization", "BiasGelu"}), ("pre-norm", "transformers", {"SkipLayerNormalization", "BiasGelu"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("network", "how", "fused"),
+    [
+        ("cnn", "extended", {"FusedConv", "QuickGelu"}),
+        ("post-norm", "extended", {"SkipLayerNormalization", "FusedMatMul"}),
+        ("pre-norm", "extended", {"FusedMatMul"}),
+        ("post-norm", "transformers", {"Attention", "SkipLayerNormalization", "BiasGelu"}),
+        ("pre-norm", "transformers", {"SkipLayerNormalization", "BiasGelu"}),
+    ],
+)
 def test_optimised_files_have_the_gradients_of_the_originals(
     exported: dict[str, Path], network: str, how: str, fused: set[str]
 ) -> None:

@@ -214,10 +214,13 @@ def test_a_loop_of_a_hostile_number_of_steps_stays_a_loop() -> None:
         differentiate(model, "y", ["x"])
 
 
-@pytest.mark.parametrize(("body", "name"), [
-    ("s = SequenceConstruct(x, x) p = SequenceAt(s, i) y = Exp(p)", "SequenceAt"),
-    ("parts = SplitToSequence<axis = 0>(x, i) y = ConcatFromSequence<axis = 0>(parts)", "ConcatFromSequence"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ("s = SequenceConstruct(x, x) p = SequenceAt(s, i) y = Exp(p)", "SequenceAt"),
+        ("parts = SplitToSequence<axis = 0>(x, i) y = ConcatFromSequence<axis = 0>(parts)", "ConcatFromSequence"),
+    ],
+)
 def test_what_is_known_only_at_run_time_is_named_on_the_path_only(body: str, name: str) -> None:
     model = Case(name, "", "float[3,4] x, int64 i", f"{body} aside = Sin(x)").model()
     model.graph.output.append(onnx.ValueInfoProto(name="aside"))
@@ -270,10 +273,31 @@ def test_a_branch_and_a_scan_exported_by_torch() -> None:
 
 
 SHAPES = [
-    Case("Scan", "a constant of the body", "float[3,4] x, float[4,4] w", "s = MatMul(x, w) h0 = ReduceMax<axes = [0], keepdims = 0>(s) h, rows = Scan <num_scan_inputs = 1, body = b (float[4] p, float[4] r) => (o, q) { a = Constant<value_ints = [0]>() u = Unsqueeze(r, a) m = MatMul(u, w) v = Squeeze(m, a) o = Add(p, v) q = Tanh(v) }> (h0, s) y = MatMul(rows, w)"),
-    Case("If", "shapes behind both branches", "float[3,4] x, float[4,4] w, bool c", "p = If (c) <then_branch = t () => (a) { n = Constant<value_ints = [1, 3, 4]>() r = Reshape(x, n) a = Sin(r) }, else_branch = e () => (b) { m = Constant<value_ints = [0]>() b = Unsqueeze(x, m) }> y = MatMul(p, w)", {"c": np.array(True)}),
-    Case("GroupNormalization", "shapes behind it", "float[2,4,5] x, float[4] g, float[5,3] w", "n = GroupNormalization<num_groups = 2>(x, g, g) y = MatMul(n, w)", {"x": RNG.standard_normal((2, 4, 5)).astype(np.float32), "g": np.ones(4, np.float32), "w": RNG.standard_normal((5, 3)).astype(np.float32)}),
-]  # fmt: skip
+    Case(
+        "Scan",
+        "a constant of the body",
+        "float[3,4] x, float[4,4] w",
+        "s = MatMul(x, w) h0 = ReduceMax<axes = [0], keepdims = 0>(s) h, rows = Scan <num_scan_inputs = 1, body = b (float[4] p, float[4] r) => (o, q) { a = Constant<value_ints = [0]>() u = Unsqueeze(r, a) m = MatMul(u, w) v = Squeeze(m, a) o = Add(p, v) q = Tanh(v) }> (h0, s) y = MatMul(rows, w)",
+    ),
+    Case(
+        "If",
+        "shapes behind both branches",
+        "float[3,4] x, float[4,4] w, bool c",
+        "p = If (c) <then_branch = t () => (a) { n = Constant<value_ints = [1, 3, 4]>() r = Reshape(x, n) a = Sin(r) }, else_branch = e () => (b) { m = Constant<value_ints = [0]>() b = Unsqueeze(x, m) }> y = MatMul(p, w)",
+        {"c": np.array(True)},
+    ),
+    Case(
+        "GroupNormalization",
+        "shapes behind it",
+        "float[2,4,5] x, float[4] g, float[5,3] w",
+        "n = GroupNormalization<num_groups = 2>(x, g, g) y = MatMul(n, w)",
+        {
+            "x": RNG.standard_normal((2, 4, 5)).astype(np.float32),
+            "g": np.ones(4, np.float32),
+            "w": RNG.standard_normal((5, 3)).astype(np.float32),
+        },
+    ),
+]
 
 
 @pytest.mark.parametrize("case", SHAPES, ids=str)

@@ -84,9 +84,11 @@ def test_nms_inside(make_model: Any) -> None:
     body = body.replace("r = Split", "b, s = Split")
     body += "boxes = Transpose<perm = [0, 2, 1]>(b) p = Sigmoid(s) y = NonMaxSuppression(boxes, p, most, iou, least)"
     weights |= {
-        "parts": np.array([4, 3], np.int64), "most": np.array([10], np.int64), "iou": np.array([0.6], np.float32),
+        "parts": np.array([4, 3], np.int64),
+        "most": np.array([10], np.int64),
+        "iou": np.array([0.6], np.float32),
         "least": np.array([0.2], np.float32),
-    }  # fmt: skip
+    }
     head = recognized(make_model(body, weights, IMAGE, "int64[M,3] y"))
     assert (head.family, head.tensors) == ("inner_nms", ("p", "boxes"))
     assert (head.threshold, head.overlap) == (pytest.approx(0.2), pytest.approx(0.6))
@@ -109,9 +111,13 @@ def test_centernet(make_model: Any) -> None:
 
 @pytest.mark.parametrize(
     ("model", "family"),
-    [("det_yolox_nano_coco_416", "yolox"), ("det_fastestdet_coco_352", "fastestdet"),
-     ("det_nanodet_m_coco_416", "nanodet"), ("det_ultraface_ssd_rfb320", "ssd")],
-)  # fmt: skip
+    [
+        ("det_yolox_nano_coco_416", "yolox"),
+        ("det_fastestdet_coco_352", "fastestdet"),
+        ("det_nanodet_m_coco_416", "nanodet"),
+        ("det_ultraface_ssd_rfb320", "ssd"),
+    ],
+)
 def test_a_quantised_detector(zoo: Path, model: str, family: str) -> None:
     """What quantises on the way to the outputs is no part of the head."""
     graph = normalize(zoo / "models" / f"{model}.onnx").graph
@@ -239,10 +245,15 @@ def test_boxes_return_to_the_photo(resize: Any) -> None:
 def test_described_head(tmp_path: Path) -> None:
     path = tmp_path / "head.json"
     described = {
-        "classes": {"tensor": "s", "layout": "columns", "start": 1}, "boxes": {"tensor": "b"},
-        "objectness": {"tensor": "s", "layout": "columns", "stop": 1}, "form": "yxyx", "unit": "fraction",
-        "logits": True, "threshold": 0.25, "preset": "unit",
-    }  # fmt: skip
+        "classes": {"tensor": "s", "layout": "columns", "start": 1},
+        "boxes": {"tensor": "b"},
+        "objectness": {"tensor": "s", "layout": "columns", "stop": 1},
+        "form": "yxyx",
+        "unit": "fraction",
+        "logits": True,
+        "threshold": 0.25,
+        "preset": "unit",
+    }
     path.write_text(json.dumps(described))
     head = detect.read_head(path)
     assert (head.family, head.preset, head.threshold) == ("described", "unit", 0.25)

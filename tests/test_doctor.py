@@ -56,7 +56,7 @@ def test_small_cnn_by_hand(small_cnn: onnx.ModelProto) -> None:
         ("a = MatMul(x, w)", {"w": (8, 5)}, 3 * 8 * 8 * 5),
         ("t = Transpose<perm = [0, 1, 3, 2]>(x) a = MatMul(x, t)", {}, 3 * 8 * 8 * 8),
     ],
-)  # fmt: skip
+)
 def test_macs_of_an_operator(make_model: Any, body: str, weights: dict[str, tuple[int, ...]], macs: int) -> None:
     content = {name: weight(*shape) for name, shape in weights.items()}
     model = make_model(f"{body} y = ReduceMean<axes = [2, 3], keepdims = 0>(a)", content, y="float[N,M] y")
@@ -70,19 +70,25 @@ def test_a_fixed_batch_is_counted_per_image(make_model: Any) -> None:
     body = "a = Conv(x, w) r = Relu(a) f = Reshape(r, shape) y = MatMul(f, v)"
     weights = {"w": weight(2, 3, 3, 3), "shape": np.array([4, 72], np.int64), "v": weight(72, 5)}
     one, four = (
-        cost_of(doctor(make_model(body, {**weights, "shape": np.array([n, 72], np.int64)}, f"float[{n},3,8,8] x",
-                                  f"float[{n},5] y")))
+        cost_of(
+            doctor(
+                make_model(
+                    body, {**weights, "shape": np.array([n, 72], np.int64)}, f"float[{n},3,8,8] x", f"float[{n},5] y"
+                )
+            )
+        )
         for n in (1, 4)
-    )  # fmt: skip
+    )
     assert one.macs == four.macs == 2 * 36 * 27 + 72 * 5
     assert one.forward_mb == four.forward_mb
 
 
 def test_open_height_and_width_are_assumed_and_said(make_model: Any) -> None:
     model = make_model(
-        "a = Conv<pads = [1, 1, 1, 1]>(x, w) p = GlobalAveragePool(a) y = Flatten(p)", {"w": weight(5, 3, 3, 3)},
+        "a = Conv<pads = [1, 1, 1, 1]>(x, w) p = GlobalAveragePool(a) y = Flatten(p)",
+        {"w": weight(5, 3, 3, 3)},
         "float[N,3,H,W] x",
-    )  # fmt: skip
+    )
     cost = cost_of(doctor(model))
     assert cost.macs == 224 * 224 * 5 * 27
     assert cost.assumed == ["'x' axis 2 = 224", "'x' axis 3 = 224"]
@@ -94,8 +100,11 @@ def test_sizes_computed_from_the_picture_are_followed(make_model: Any) -> None:
         y = Gemm(f, v)
         """
     weights = {
-        "w": weight(2, 3, 3, 3), "v": weight(72, 5), "zero": np.array([0], np.int64), "minus": np.array([-1], np.int64),
-    }  # fmt: skip
+        "w": weight(2, 3, 3, 3),
+        "v": weight(72, 5),
+        "zero": np.array([0], np.int64),
+        "minus": np.array([-1], np.int64),
+    }
     cost = cost_of(doctor(make_model(body, weights)))
     assert cost.macs == 2 * 36 * 27 + 72 * 5
     assert cost.unknown == 0
@@ -114,9 +123,10 @@ def test_what_is_not_counted_is_said(make_model: Any) -> None:
 def test_a_node_that_the_assumed_size_does_not_fit_is_not_counted(make_model: Any) -> None:
     """A Gemm whose width belongs to one size of picture, 8 by 8, and that size is left open."""
     model = make_model(
-        "a = Conv(x, w) r = Relu(a) f = Flatten(r) y = Gemm(f, v)", {"w": weight(2, 3, 3, 3), "v": weight(72, 5)},
+        "a = Conv(x, w) r = Relu(a) f = Flatten(r) y = Gemm(f, v)",
+        {"w": weight(2, 3, 3, 3), "v": weight(72, 5)},
         "float[N,3,H,W] x",
-    )  # fmt: skip
+    )
     report = doctor(model)
     assert report.explainable
     assert cost_of(report).macs == 2 * 222 * 222 * 27
@@ -200,8 +210,10 @@ def test_the_names_of_relu_like_nodes(make_model: Any) -> None:
         node.name = f"node_{node.output[0]}"
     report = doctor(model)
     assert report.guided_nodes == {
-        "relu": ["node_r"], "relu+clip": ["node_r", "node_b"], "all": ["node_r", "node_b", "node_c"],
-    }  # fmt: skip
+        "relu": ["node_r"],
+        "relu+clip": ["node_r", "node_b"],
+        "all": ["node_r", "node_b", "node_c"],
+    }
     assert report.guided == {"relu": 1, "relu+clip": 2, "all": 3}
 
 
@@ -210,8 +222,12 @@ TAIL = "a = Conv(v, w1) r = Relu(a) p = GlobalAveragePool(r) f = Flatten(p) y = 
 
 
 def roi_model(make_model: Any) -> onnx.ModelProto:
-    weights = {"w0": weight(3, 3, 1, 1), "w1": weight(6, 3, 3, 3), "w2": weight(5, 6),
-               "region": np.array([[0, 0, 0, 5, 5]], np.float32)}  # fmt: skip
+    weights = {
+        "w0": weight(3, 3, 1, 1),
+        "w1": weight(6, 3, 3, 3),
+        "w2": weight(5, 6),
+        "region": np.array([[0, 0, 0, 5, 5]], np.float32),
+    }
     return make_model("u = Conv(x, w0) " + POOLED + TAIL, weights, "float[1,3,8,8] x", "float[1,5] y")
 
 
@@ -234,8 +250,11 @@ def test_the_ways_out_are_ways_out(make_model: Any) -> None:
 
 def test_no_layer_is_promised_where_none_is_free(make_model: Any) -> None:
     body = "a = Conv(x, w) r = Relu(a) o = MaxRoiPool<pooled_shape = [1, 1]>(r, region) y = Reshape(o, flat)"
-    weights = {"w": weight(6, 3, 3, 3), "region": np.array([[0, 0, 0, 5, 5]], np.float32),
-               "flat": np.array([0, 6], np.int64)}  # fmt: skip
+    weights = {
+        "w": weight(6, 3, 3, 3),
+        "region": np.array([[0, 0, 0, 5, 5]], np.float32),
+        "flat": np.array([0, 6], np.int64),
+    }
     (obstacle,) = doctor(make_model(body, weights, y="float[N,6] y")).obstacles
     assert not any("layer" in way for way in obstacle.ways_out)
     assert any("output 'r'" in way for way in obstacle.ways_out)

@@ -63,9 +63,10 @@ def test_open_height_and_width(name: str) -> None:
         fixed = from_torch(module(name), torch.zeros(2, 3, height, width))
         static = pcam.Explainer(fixed, METHODS, profile="captum", details=True, threads=1)(pixels.detach().numpy(), 3)
         for got, expected in (
-            (result.raw["gradcam"], static.raw["gradcam"]), (result.activations, static.activations),
+            (result.raw["gradcam"], static.raw["gradcam"]),
+            (result.activations, static.activations),
             (result.gradients, static.gradients),
-        ):  # fmt: skip
+        ):
             assert got is not None
             np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
 

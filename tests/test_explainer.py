@@ -115,9 +115,9 @@ def test_kinds_of_model(kind: str, small_cnn: onnx.ModelProto, tmp_path: Path) -
 
     path = tmp_path / "model.onnx"
     path.write_bytes(small_cnn.SerializeToString())
-    model: Any = {
-        "path": path, "bytes": path.read_bytes(), "proto": small_cnn, "ir": onnx_ir.from_proto(small_cnn)
-    }[kind]  # fmt: skip
+    model: Any = {"path": path, "bytes": path.read_bytes(), "proto": small_cnn, "ir": onnx_ir.from_proto(small_cnn)}[
+        kind
+    ]
     before = small_cnn.SerializeToString(deterministic=True)
     np.testing.assert_array_equal(pcam.Explainer(model)(X).scores, pcam.Explainer(small_cnn)(X).scores)
     assert small_cnn.SerializeToString(deterministic=True) == before  # the user's object is not touched
@@ -260,9 +260,10 @@ def test_guided_and_deconvnet_by_hand(small_cnn: onnx.ModelProto) -> None:
     c2 = conv(c1.relu(), w2, stride=2, padding=1)
     seed = (w3[3] / 16)[None, :, None, None].expand_as(c2)
     rules = {
-        "gradient": lambda g, y: g * (y > 0), "guided_backprop": lambda g, y: g.relu() * (y > 0),
+        "gradient": lambda g, y: g * (y > 0),
+        "guided_backprop": lambda g, y: g.relu() * (y > 0),
         "deconvnet": lambda g, y: g.relu(),
-    }  # fmt: skip
+    }
     result = pcam.Explainer(small_cnn, tuple(rules))(X, [3, 3])
     for method, rule in rules.items():
         g = grad(c1.shape, w2, rule(seed, c2), stride=2, padding=1)
@@ -298,9 +299,12 @@ def relatives(make_model: Any) -> onnx.ModelProto:
     """A Clip as ReLU6, a LeakyRelu, and no Relu."""
     random = np.random.default_rng(1)
     weights = {
-        "w1": random.standard_normal((4, 3, 3, 3)), "w2": random.standard_normal((5, 4, 3, 3)),
-        "w3": random.standard_normal((5, 5)), "zero": np.array(0), "six": np.array(6),
-    }  # fmt: skip
+        "w1": random.standard_normal((4, 3, 3, 3)),
+        "w2": random.standard_normal((5, 4, 3, 3)),
+        "w3": random.standard_normal((5, 5)),
+        "zero": np.array(0),
+        "six": np.array(6),
+    }
     return make_model(RELATIVES, {name: value.astype(np.float32) for name, value in weights.items()})
 
 
@@ -435,8 +439,10 @@ def test_cam_against_the_class(make_model: Any) -> None:
 )
 def test_cam_names_what_stands_between(make_model: Any, end: str, culprit: str) -> None:
     extra = {
-        "wide": np.ones((5, 216), np.float32), "part": np.ones((5, 96), np.float32), "w3": np.ones((5, 5), np.float32),
-    }  # fmt: skip
+        "wide": np.ones((5, 216), np.float32),
+        "part": np.ones((5, 96), np.float32),
+        "w3": np.ones((5, 5), np.float32),
+    }
     model = make_model(STEM + end, {**cam_weights(), **extra})
     with pytest.raises(LayerError, match=rf"between them and the scores 'y' stands {culprit} node '.+'. Use gradcam"):
         pcam.Explainer(model, ("cam",))
@@ -682,9 +688,11 @@ def test_doctor_names_the_operator_without_a_rule(make_model: Any, where: str) -
         else "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB = 1>(f, w2)"
     )
     weights = {
-        **cam_weights(), "square": np.array([0, 6, 6, 6], np.int64), "flat": np.array([0, 6], np.int64),
+        **cam_weights(),
+        "square": np.array([0, 6, 6, 6], np.int64),
+        "flat": np.array([0, 6], np.int64),
         "region": np.array([[0, 0, 0, 5, 5]], np.float32),
-    }  # fmt: skip
+    }
     model = make_model(body, weights, y="float[N,6] y" if where == "behind" else "float[N,5] y")
     report = doctor(model)
     operator = "MaxRoiPool"

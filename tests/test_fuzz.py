@@ -21,8 +21,10 @@ FUZZ = Path(__file__).parent / "fuzz"
 def fuzz(start: int, count: int, out: Path) -> tuple[subprocess.CompletedProcess[str], list[dict[str, object]]]:
     done = subprocess.run(
         [sys.executable, str(FUZZ), "--start", str(start), "--count", str(count), "--out", str(out)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return done, [json.loads(line) for line in out.read_text().splitlines()]
 
 
@@ -51,8 +53,10 @@ def calling(depth: int, last: str) -> onnx.ModelProto:
     """Functions that call the next one twice, the last one ``last``."""
     helper = onnx.helper
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("many", 1)]
-    model = parsed('<ir_version: 8, opset_import: ["": 17, "many": 1]> g (float[N,3,8,8] x) => (float[N,3,8,8] y) '
-                   "{ y = many.F0(x) }")  # fmt: skip
+    model = parsed(
+        '<ir_version: 8, opset_import: ["": 17, "many": 1]> g (float[N,3,8,8] x) => (float[N,3,8,8] y) '
+        "{ y = many.F0(x) }"
+    )
     for i in range(depth):
         name, domain = (last, "" if last == "Relu" else "many") if i == depth - 1 else (f"F{i + 1}", "many")
         body = [helper.make_node(name, [a], [b], domain=domain) for a, b in (("a", "b"), ("b", "c"))]

@@ -24,12 +24,17 @@ from portable_cam.runtime.session import Session
 from portable_cam.tasks.detect import find_head
 
 CASES = [
-    "lite0__coral_cat__281__blocks_10_Clip_1", "lite0__pgc_both__243__Clip_1", "lite0__pgc_both__282__Clip_1",
-    "resnet20__coral_cat__3__layer2_layer2_2_Relu_1", "resnet20__coral_cat__3__layer3_layer3_2_Relu_1",
-    "squeezenet__pgc_both__243__conv10_relu", "squeezenet__pgc_both__281__fire9_concat",
-    "yolox__pgc_both__detect16__Mul_298", "nanodet__pgc_both__detect15__LeakyRelu_426",
+    "lite0__coral_cat__281__blocks_10_Clip_1",
+    "lite0__pgc_both__243__Clip_1",
+    "lite0__pgc_both__282__Clip_1",
+    "resnet20__coral_cat__3__layer2_layer2_2_Relu_1",
+    "resnet20__coral_cat__3__layer3_layer3_2_Relu_1",
+    "squeezenet__pgc_both__243__conv10_relu",
+    "squeezenet__pgc_both__281__fire9_concat",
+    "yolox__pgc_both__detect16__Mul_298",
+    "nanodet__pgc_both__detect15__LeakyRelu_426",
     "deeplab__pgc_both__segment12__Relu__94",
-]  # fmt: skip
+]
 
 
 @dataclass

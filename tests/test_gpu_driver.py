@@ -252,9 +252,10 @@ def test_streams_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     first.enter()  # ours waits for the default stream
     first.hand_to(None)  # the default stream waits for ours
     first.hand_to(first.stream)
-    assert [(to.value, before.value) for (to, *_), (_, before) in
-            zip(cuda.named("cuStreamWaitEvent"), cuda.named("cuEventRecord"), strict=True)] == [
-        (first.stream, 1), (1, first.stream)]  # fmt: skip
+    assert [
+        (to.value, before.value)
+        for (to, *_), (_, before) in zip(cuda.named("cuStreamWaitEvent"), cuda.named("cuEventRecord"), strict=True)
+    ] == [(first.stream, 1), (1, first.stream)]
     provider, host = first.providers(cuda_graphs=True)
     assert provider[1]["user_compute_stream"] == str(first.stream)
     assert host == "CPUExecutionProvider"

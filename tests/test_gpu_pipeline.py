@@ -87,8 +87,9 @@ def test_channels_last(make_model: Any) -> None:
     model = make_model(
         "t = Transpose<perm = [0, 3, 1, 2]>(x) c = Conv<pads = [1, 1, 1, 1]>(t, w) r = Relu(c) "
         "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB = 1>(f, v)",
-        {"w": weight, "v": random.standard_normal((5, 4), dtype=np.float32)}, x="float[N,6,9,3] x",
-    )  # fmt: skip
+        {"w": weight, "v": random.standard_normal((5, 4), dtype=np.float32)},
+        x="float[N,6,9,3] x",
+    )
     x = pixels(2, 6, 9, 3)
     compare(pcam.Explainer(model, METHODS, device=Host(heads="kernels"))(x), pcam.Explainer(model, METHODS)(x))
 
@@ -107,9 +108,12 @@ def test_a_large_layer_of_varying_gradient(make_model: Any) -> None:
     model = make_model(
         "c = Conv<pads = [1, 1, 1, 1]>(x, w) r = Relu(c) q = Mul(r, r) p = GlobalAveragePool(q) f = Flatten(p) "
         "y = Gemm<transB = 1>(f, v)",
-        {"w": random.standard_normal((4, 3, 3, 3), dtype=np.float32),
-         "v": random.standard_normal((5, 4), dtype=np.float32)}, x="float[N,3,20,20] x",
-    )  # fmt: skip
+        {
+            "w": random.standard_normal((4, 3, 3, 3), dtype=np.float32),
+            "v": random.standard_normal((5, 4), dtype=np.float32),
+        },
+        x="float[N,3,20,20] x",
+    )
     x = pixels(1, 3, 20, 20)
     compare(pcam.Explainer(model, layer="r", device=Host(heads="kernels"))(x), pcam.Explainer(model, layer="r")(x))
 
@@ -271,10 +275,15 @@ def test_options() -> None:
     name, options = Cuda(nhwc=True, memory_limit=1 << 30, provider_options={"use_tf32": "7"}).provider(4096)
     assert name == "CUDAExecutionProvider"
     assert options == {
-        "device_id": "0", "user_compute_stream": "4096", "use_tf32": "7", "prefer_nhwc": "1",
-        "cudnn_conv_algo_search": "HEURISTIC", "cudnn_conv_use_max_workspace": "1", "enable_cuda_graph": "0",
+        "device_id": "0",
+        "user_compute_stream": "4096",
+        "use_tf32": "7",
+        "prefer_nhwc": "1",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "cudnn_conv_use_max_workspace": "1",
+        "enable_cuda_graph": "0",
         "gpu_mem_limit": str(1 << 30),
-    }  # fmt: skip
+    }
     assert Cuda().provider(0)[1]["use_tf32"] == "0"
     assert Cuda(cuda_graphs=True).provider(8, cuda_graphs=True)[1]["enable_cuda_graph"] == "1"
     with pytest.raises(OptionError, match="default stream"):

@@ -270,8 +270,11 @@ def test_upsample_refuses(device: TorchDevice) -> None:
 def test_guided_product(device: TorchDevice, dtype: str, size: tuple[int, int], last: bool) -> None:
     g, maps = normal(2, 2, 3, *size, dtype=dtype), normal(2, 2, 4, 4).abs()
     g_in = g.movedim(2, -1).contiguous() if last else g
-    out = back(guided.guided_product(device, put(device, g_in), upsample.Upsampling(put(device, maps), size),
-                                     channels_last=last))  # fmt: skip
+    out = back(
+        guided.guided_product(
+            device, put(device, g_in), upsample.Upsampling(put(device, maps), size), channels_last=last
+        )
+    )
     close(np.moveaxis(out, -1, 2) if last else out, reference.guided_product(exact(g), exact(maps)))
 
 

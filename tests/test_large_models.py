@@ -32,18 +32,23 @@ def large(small_cnn: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "model").mkdir()
     path = tmp_path / "model" / "model.onnx"
     onnx.save_model(
-        onnx.ModelProto.FromString(small_cnn.SerializeToString()), path, save_as_external_data=True,
-        location="weights.bin", size_threshold=0,
-    )  # fmt: skip
+        onnx.ModelProto.FromString(small_cnn.SerializeToString()),
+        path,
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
     return path
 
 
 @pytest.mark.parametrize("given", ["path", "proto", "ir", "ir of a file"])
 def test_the_same_maps(large: Path, small_cnn: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     model = {
-        "path": lambda: large, "proto": lambda: small_cnn, "ir": lambda: ir.from_proto(small_cnn),
+        "path": lambda: large,
+        "proto": lambda: small_cnn,
+        "ir": lambda: ir.from_proto(small_cnn),
         "ir of a file": lambda: ir.load(large),
-    }[given]()  # fmt: skip
+    }[given]()
     found = pcam.Explainer(model)(X, [[0, 3], [1, 4]])
     monkeypatch.undo()
     expected = pcam.Explainer(small_cnn)(X, [[0, 3], [1, 4]])

@@ -89,14 +89,25 @@ NEWEST = onnx.defs.onnx_opset_version()
 def small_cnn(opset: int, ir_version: int, batch: int | str) -> onnx.ModelProto:
     rng = np.random.default_rng(1)
     weights = {
-        "w": rng.standard_normal((4, 3, 3, 3)), "b": rng.standard_normal(4), "s": rng.uniform(0.5, 1, 4), "o": rng.standard_normal(4),
-        "m": rng.standard_normal(4), "v": rng.uniform(0.5, 1, 4), "fc": rng.standard_normal((4, 5)),
-    }  # fmt: skip
+        "w": rng.standard_normal((4, 3, 3, 3)),
+        "b": rng.standard_normal(4),
+        "s": rng.uniform(0.5, 1, 4),
+        "o": rng.standard_normal(4),
+        "m": rng.standard_normal(4),
+        "v": rng.uniform(0.5, 1, 4),
+        "fc": rng.standard_normal((4, 5)),
+    }
     nodes = [
-        node("Conv", ["x", "w", "b"], ["conv"], pads=[1, 1, 1, 1]), node("BatchNormalization", ["conv", "s", "o", "m", "v"], ["bn"]),
-        node("Relu", ["bn"], ["relu"]), node("MaxPool", ["relu"], ["pool"], kernel_shape=[2, 2], strides=[2, 2]), node("Add", ["pool", "pool"], ["add"]),
-        node("GlobalAveragePool", ["add"], ["gap"]), node("Flatten", ["gap"], ["flat"]), node("MatMul", ["flat", "fc"], ["logits"]), node("Softmax", ["logits"], ["y"]),
-    ]  # fmt: skip
+        node("Conv", ["x", "w", "b"], ["conv"], pads=[1, 1, 1, 1]),
+        node("BatchNormalization", ["conv", "s", "o", "m", "v"], ["bn"]),
+        node("Relu", ["bn"], ["relu"]),
+        node("MaxPool", ["relu"], ["pool"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Add", ["pool", "pool"], ["add"]),
+        node("GlobalAveragePool", ["add"], ["gap"]),
+        node("Flatten", ["gap"], ["flat"]),
+        node("MatMul", ["flat", "fc"], ["logits"]),
+        node("Softmax", ["logits"], ["y"]),
+    ]
     constants = {k: v.astype(np.float32) for k, v in weights.items()}
     model = node_model(
         nodes, {"x": PICTURE}, ["y"], constants, dims={"x": [batch, 3, 8, 8]}, opset=opset, ir_version=ir_version
@@ -178,13 +189,15 @@ def test_forms_of_other_opsets(name: str) -> None:
 def test_padding_of_its_own_goes_into_the_convolution(value: float, also_read: bool, left: int) -> None:
     """Where it pads with zeros; a Pad that something else reads stays for that."""
     nodes = [
-        node("Pad", ["x", "pads", "value"], ["padded"]), node("Conv", ["padded", "w"], ["conv"], strides=[2, 2]),
+        node("Pad", ["x", "pads", "value"], ["padded"]),
+        node("Conv", ["padded", "w"], ["conv"], strides=[2, 2]),
         *([node("Relu", ["padded"], ["other"])] if also_read else []),
-    ]  # fmt: skip
+    ]
     constants = {
-        "pads": np.asarray([0, 0, 0, 1, 0, 0, 1, 2]), "value": np.asarray(value, np.float32),
+        "pads": np.asarray([0, 0, 0, 1, 0, 0, 1, 2]),
+        "value": np.asarray(value, np.float32),
         "w": np.random.default_rng(3).standard_normal((4, 3, 3, 3)).astype(np.float32),
-    }  # fmt: skip
+    }
     model = node_model(nodes, {"x": PICTURE}, ["conv", *(["other"] if also_read else [])], constants)
     normal = normalize(model)
     feeds = {"x": PICTURE}
@@ -198,9 +211,13 @@ def test_padding_of_its_own_goes_into_the_convolution(value: float, also_read: b
 def test_model_local_functions_are_inlined() -> None:
     helper = onnx.helper
     function = helper.make_function(
-        "mine", "twice_sine", ["t"], ["u"], [node("Sin", ["t"], ["s"]), node("Add", ["s", "s"], ["u"])],
+        "mine",
+        "twice_sine",
+        ["t"],
+        ["u"],
+        [node("Sin", ["t"], ["s"]), node("Add", ["s", "s"], ["u"])],
         [helper.make_opsetid("", 18)],
-    )  # fmt: skip
+    )
     model = node_model([node("Exp", ["x"], ["e"])], {"x": PICTURE}, ["e"], opset=18, ir_version=8)
     model.graph.node.append(node("twice_sine", ["e"], ["y"], domain="mine"))
     model.graph.output[0].name = "y"
@@ -218,10 +235,12 @@ def test_model_local_functions_are_inlined() -> None:
 def test_files_that_are_not_models(tmp_path: Path) -> None:
     good = small_cnn(17, 8, 1).SerializeToString()
     for name, content, message in [
-        ("empty.onnx", b"", "is empty"), ("text.onnx", b"this is not a model at all\n" * 9, "not an ONNX model"),
-        ("png.onnx", b"\x89PNG\r\n\x1a\n" + bytes(100), "not an ONNX model"), ("cut.onnx", good[: len(good) // 2], "truncated|not a"),
+        ("empty.onnx", b"", "is empty"),
+        ("text.onnx", b"this is not a model at all\n" * 9, "not an ONNX model"),
+        ("png.onnx", b"\x89PNG\r\n\x1a\n" + bytes(100), "not an ONNX model"),
+        ("cut.onnx", good[: len(good) // 2], "truncated|not a"),
         ("cut-late.onnx", good[:-3], "truncated|not a|has no|missing"),
-    ]:  # fmt: skip
+    ]:
         path = tmp_path / name
         path.write_bytes(content)
         for model in (path, str(path), content):
@@ -299,14 +318,29 @@ def test_torch_export_with_a_dynamic_batch_equals_autograd() -> None:
     nn = torch.nn
     torch.manual_seed(0)
     module = nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU6(),
-        nn.AvgPool2d(2), nn.Conv2d(8, 6, 1), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(6, 5),
-    ).eval()  # fmt: skip
+        nn.Conv2d(3, 8, 3, 2, 1),
+        nn.BatchNorm2d(8),
+        nn.SiLU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.ReLU6(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(8, 6, 1),
+        nn.GELU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(6, 5),
+    ).eval()
     x = torch.randn(3, 3, 16, 16)
     program = torch.onnx.export(
-        module, (x,), dynamo=True, input_names=["x"], output_names=["y"], verbose=False,
+        module,
+        (x,),
+        dynamo=True,
+        input_names=["x"],
+        output_names=["y"],
+        verbose=False,
         dynamic_shapes=({0: torch.export.Dim("batch")},),
-    )  # fmt: skip
+    )
     session = Session(differentiate(program.model_proto, "y", ["x"]))
     for batch in (1, 2, 5):
         t = torch.randn(batch, 3, 16, 16, requires_grad=True)

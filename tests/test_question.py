@@ -35,9 +35,8 @@ def picture(colour: str, shape: str, centre: tuple[int, int]) -> tuple[np.ndarra
 
 
 CASES = [
-    (colour, shape, centre)
-    for colour in COLOURS for shape, centre in (("circle", (20, 40)), ("rectangle", (42, 22)))
-]  # fmt: skip
+    (colour, shape, centre) for colour in COLOURS for shape, centre in (("circle", (20, 40)), ("rectangle", (42, 22)))
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -46,9 +45,11 @@ def test_answers_and_looks_at_the_shape(name: str) -> None:
     for colour, shape, centre in CASES:
         pixels, inside = picture(colour, shape, centre)
         asked = {
-            "What color is the shape?": colour, "what shape is in the image?": shape,
-            f"Is there a {colour} shape?": "yes", "is there a teal shape in the image?": "no",
-        }  # fmt: skip
+            "What color is the shape?": colour,
+            "what shape is in the image?": shape,
+            f"Is there a {colour} shape?": "yes",
+            "is there a teal shape in the image?": "no",
+        }
         for question, answer in asked.items():
             explained = asker(name)(pixels, question)
             right.append(explained.result.labels[0][0] == answer)

@@ -81,10 +81,15 @@ def inputs_of(case: Case, units: int = 3) -> dict[str, np.ndarray]:
     """An array for each input of the node, in its order."""
     rng, gates, count, batch = np.random.default_rng(11), GATES[case.op], case.directions, 3
     shapes = {
-        "X": (case.steps, batch, 2), "W": (count, gates * units, 2), "R": (count, gates * units, units),
-        "B": (count, 2 * gates * units), "lengths": (batch,), "h0": (count, batch, units),
-        "c0": (count, batch, units), "P": (count, 3 * units),
-    }  # fmt: skip
+        "X": (case.steps, batch, 2),
+        "W": (count, gates * units, 2),
+        "R": (count, gates * units, units),
+        "B": (count, 2 * gates * units),
+        "lengths": (batch,),
+        "h0": (count, batch, units),
+        "c0": (count, batch, units),
+        "P": (count, 3 * units),
+    }
     if case.op != "LSTM":
         del shapes["c0"], shapes["P"]
     arrays = {k: np.asarray(0.6 * rng.standard_normal(s), np.float32) for k, s in shapes.items()}

@@ -134,16 +134,34 @@ class All(torch.nn.Module):
 @pytest.mark.parametrize("opset", [18, 20])
 def test_policy_all_finds_smooth_activations_and_nothing_else(opset: int) -> None:
     one = [
-        nn.SiLU(), nn.GELU(), nn.GELU("tanh"), nn.Hardswish(), nn.Mish(), nn.ReLU(), nn.ReLU6(),
-        Lambda(lambda t: t * torch.sigmoid(t)), Lambda(lambda t: torch.sigmoid(t) * t), Lambda(lambda t: t * torch.sigmoid(1.702 * t)),
-        Lambda(lambda t: t * (F.relu6(t + 3) / 6)), Lambda(lambda t: t * torch.clamp(t / 6 + 0.5, 0, 1)),
-        Lambda(lambda t: 0.5 * t * (1 + torch.erf(t / math.sqrt(2)))), Lambda(lambda t: t * torch.tanh(F.softplus(t))),
-    ]  # fmt: skip
+        nn.SiLU(),
+        nn.GELU(),
+        nn.GELU("tanh"),
+        nn.Hardswish(),
+        nn.Mish(),
+        nn.ReLU(),
+        nn.ReLU6(),
+        Lambda(lambda t: t * torch.sigmoid(t)),
+        Lambda(lambda t: torch.sigmoid(t) * t),
+        Lambda(lambda t: t * torch.sigmoid(1.702 * t)),
+        Lambda(lambda t: t * (F.relu6(t + 3) / 6)),
+        Lambda(lambda t: t * torch.clamp(t / 6 + 0.5, 0, 1)),
+        Lambda(lambda t: 0.5 * t * (1 + torch.erf(t / math.sqrt(2)))),
+        Lambda(lambda t: t * torch.tanh(F.softplus(t))),
+    ]
     none = [
-        SqueezeExcite(nn.Sigmoid, nn.Identity), SqueezeExcite(nn.Hardsigmoid, nn.Identity), nn.GLU(1), nn.Sigmoid(), nn.Tanh(), nn.Hardsigmoid(),
-        Lambda(lambda t: t * torch.sigmoid(t.mean(1, keepdim=True))), Lambda(lambda t: t * torch.sigmoid(t - t.mean((2, 3), keepdim=True))),
-        SqueezeExcite(lambda: Lambda(lambda t: F.relu6(t + 3) / 6), nn.Identity), Lambda(lambda t: t * t), nn.Hardtanh(-1, 6),
-    ]  # fmt: skip
+        SqueezeExcite(nn.Sigmoid, nn.Identity),
+        SqueezeExcite(nn.Hardsigmoid, nn.Identity),
+        nn.GLU(1),
+        nn.Sigmoid(),
+        nn.Tanh(),
+        nn.Hardsigmoid(),
+        Lambda(lambda t: t * torch.sigmoid(t.mean(1, keepdim=True))),
+        Lambda(lambda t: t * torch.sigmoid(t - t.mean((2, 3), keepdim=True))),
+        SqueezeExcite(lambda: Lambda(lambda t: F.relu6(t + 3) / 6), nn.Identity),
+        Lambda(lambda t: t * t),
+        nn.Hardtanh(-1, 6),
+    ]
     assert len(counted(All(one), 1, 3, 8, 8, opset=opset)) == len(one)
     assert counted(All(none), 1, 3, 8, 8, opset=opset) == []
     assert counted(

@@ -12,8 +12,9 @@ from PIL import Image
 
 from portable_cam import assets
 from portable_cam.errors import InputError, OptionError
-from portable_cam.image.colormap import NOT_A_NUMBER, PNG_LEVEL, colorize, overlay, save, signed_picture
+from portable_cam.image.colormap import NOT_A_NUMBER, colorize, overlay, signed_picture
 from portable_cam.image.decode import read_image
+from portable_cam.report.files import PNG_LEVEL, save
 from portable_cam.report.sheet import Panel, Row, sheet
 
 
@@ -113,18 +114,30 @@ def photo() -> np.ndarray:
 def test_save(photo: np.ndarray, tmp_path: Path) -> None:
     array = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
     document = {
-        "score": np.float32(0.5), "target": np.int64(3), "none": None, "ok": np.bool_(True), 7: {"a"},
-        "values": np.array([1.0, np.nan, np.inf]), "path": Path("x"), "text": "Ägyptisch",
-    }  # fmt: skip
+        "score": np.float32(0.5),
+        "target": np.int64(3),
+        "none": None,
+        "ok": np.bool_(True),
+        7: {"a"},
+        "values": np.array([1.0, np.nan, np.inf]),
+        "path": Path("x"),
+        "text": "Ägyptisch",
+    }
     written = save(tmp_path / "out", "photo", pictures={"../a/b": photo}, arrays={"gradcam": array}, document=document)
     assert [p.name for p in written] == ["photo._a_b.png", "photo.gradcam.npy", "photo.json"]
     assert all(p.parent == tmp_path / "out" for p in written), "no name leads out of the folder"
     np.testing.assert_array_equal(np.asarray(Image.open(written[0])), photo)
     np.testing.assert_array_equal(np.load(written[1]), array)
     assert json.loads(written[2].read_text(encoding="utf-8")) == {
-        "score": 0.5, "target": 3, "none": None, "ok": True, "7": ["a"],
-        "values": [1.0, None, None], "path": "x", "text": "Ägyptisch",
-    }  # fmt: skip
+        "score": 0.5,
+        "target": 3,
+        "none": None,
+        "ok": True,
+        "7": ["a"],
+        "values": [1.0, None, None],
+        "path": "x",
+        "text": "Ägyptisch",
+    }
 
 
 def test_save_only_what_was_asked_for(photo: np.ndarray, tmp_path: Path) -> None:

@@ -105,11 +105,7 @@ def test_rule(case: Case, form: str) -> None:
 
 
 #: Families whose records are of another kind: test files with a table CASES of their own, each record with an ``op``.
-OTHER_TABLES = (
-    "test_quantized.py",
-    "test_recurrent.py",
-    "test_control_flow.py",
-)
+OTHER_TABLES = ("test_quantized.py", "test_recurrent.py", "test_control_flow.py")
 
 
 def test_every_rule_has_a_case() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: E501 - as rule_cases
+
 """Gradient rules on random shapes and attributes, and on small random graphs: the outputs of the model stay as they
 were, and along a random direction the gradient graph agrees with finite differences."""
 
@@ -26,8 +26,16 @@ few = settings(
 size = st.integers(1, 3)
 
 
-def check(op: str, feeds: dict[str, np.ndarray], constants: dict[str, np.ndarray] | None = None, *, dynamic: bool = False,
-          order: list[str] | None = None, wrt: list[str] | None = None, **attributes: Any) -> None:  # fmt: skip
+def check(
+    op: str,
+    feeds: dict[str, np.ndarray],
+    constants: dict[str, np.ndarray] | None = None,
+    *,
+    dynamic: bool = False,
+    order: list[str] | None = None,
+    wrt: list[str] | None = None,
+    **attributes: Any,
+) -> None:
     names = order or [*feeds, *(constants or {})]
     dims = (
         {k: [f"{k}{a}" for a in range(v.ndim)] for k, v in feeds.items() if v.dtype == np.float32} if dynamic else None
@@ -70,10 +78,7 @@ def normal(shape: tuple[int, ...], seed: int) -> np.ndarray:
 def windows(draw: Any, rank: int) -> dict[str, Any]:
     """Attributes of a convolution or pooling."""
     kernel = draw(st.lists(st.integers(1, 3), min_size=rank, max_size=rank))
-    attributes = {
-        "kernel_shape": kernel,
-        "strides": draw(st.lists(st.integers(1, 4), min_size=rank, max_size=rank)),
-    }
+    attributes = {"kernel_shape": kernel, "strides": draw(st.lists(st.integers(1, 4), min_size=rank, max_size=rank))}
     padding = draw(st.sampled_from(["NOTSET", "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"]))
     if padding == "NOTSET":
         attributes["pads"] = [draw(st.integers(0, k - 1)) for k in kernel * 2]

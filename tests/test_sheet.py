@@ -135,10 +135,19 @@ def test_what_the_top_scores_are(photo: np.ndarray, tmp_path: Path, drawn: list[
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.75067, "0.7507"), (-2.51128, "-2.5113"), (0.0, "0.0000"), (-0.0, "0.0000"), (-1e-9, "-1e-09"),
-     (3.9e31, "3.9e+31"), (1298205.0, "1.298e+06"),
-     (54321.0, "54321.0"), (float("nan"), "nan"), (float("-inf"), "-inf")],
-)  # fmt: skip
+    [
+        (0.75067, "0.7507"),
+        (-2.51128, "-2.5113"),
+        (0.0, "0.0000"),
+        (-0.0, "0.0000"),
+        (-1e-9, "-1e-09"),
+        (3.9e31, "3.9e+31"),
+        (1298205.0, "1.298e+06"),
+        (54321.0, "54321.0"),
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
+    ],
+)
 def test_numbers(value: float, text: str) -> None:
     assert number(value) == text
 
@@ -210,9 +219,14 @@ def test_words_say_their_probability_in_pictures_and_records(tmp_path: Path, dra
     Image.new("RGB", (96, 96), "red").save(tmp_path / "scene.png")
     for sign in ("positive", "negative"):
         job = job_for(
-            "caption", models / "caption_encoder.onnx", None, {}, None, {"sign": sign},
+            "caption",
+            models / "caption_encoder.onnx",
+            None,
+            {},
+            None,
+            {"sign": sign},
             {"decoder": models / "caption_lstm_decoder.onnx", "vocabulary": models / "caption_words.txt"},
-        )  # fmt: skip
+        )
         record = job.run(tmp_path / "scene.png", tmp_path / "out", "scene", ("png",))
         for line in record["explained"]:
             assert line["probability"] == pytest.approx(np.exp(line["score"]))

@@ -164,9 +164,13 @@ def test_a_head_of_ones_own(zoo: Path) -> None:
     """UltraFace in JSON and by a Python function: the same boxes as by recognition."""
     path = zoo / "models" / f"{ULTRAFACE}.onnx"
     described = {
-        "classes": {"tensor": "scores", "start": 1}, "boxes": {"tensor": "boxes"}, "unit": "fraction",
-        "preset": "ultraface", "threshold": 0.6, "overlap": 0.3,
-    }  # fmt: skip
+        "classes": {"tensor": "scores", "start": 1},
+        "boxes": {"tensor": "boxes"},
+        "unit": "fraction",
+        "preset": "ultraface",
+        "threshold": 0.6,
+        "overlap": 0.3,
+    }
     face = photo(zoo, "astronaut.jpg")
     expected = detector(zoo, ULTRAFACE)(face).facts[0]["box"]
     assert DetectExplainer(path, head=described)(face).facts[0]["box"] == expected
@@ -185,17 +189,27 @@ def test_suppression_inside_the_model(zoo: Path) -> None:
     explainer = detector(zoo, YOLOX)
     places, strides = (value[None] for value in grid((416, 416), (8, 16, 32)))
     weights = {
-        "places": places, "strides": strides, "parts": np.array([2, 2, 1, 80]), "most": np.array([100]),
-        "iou": np.array([0.45], np.float32), "least": np.array([0.35], np.float32),
-    }  # fmt: skip
+        "places": places,
+        "strides": strides,
+        "parts": np.array([2, 2, 1, 80]),
+        "most": np.array([100]),
+        "iou": np.array([0.45], np.float32),
+        "least": np.array([0.35], np.float32),
+    }
     node = onnx.helper.make_node
-    model.graph.node.extend([
-        node("Split", ["output", "parts"], ["c", "s", "o", "k"], axis=2), node("Add", ["c", "places"], ["c1"]),
-        node("Mul", ["c1", "strides"], ["c2"]), node("Exp", ["s"], ["s1"]), node("Mul", ["s1", "strides"], ["s2"]),
-        node("Concat", ["c2", "s2"], ["boxes"], axis=2), node("Mul", ["o", "k"], ["product"]),
-        node("Transpose", ["product"], ["by_class"], perm=[0, 2, 1]),
-        node("NonMaxSuppression", ["boxes", "by_class", "most", "iou", "least"], ["chosen"], center_point_box=1),
-    ])  # fmt: skip
+    model.graph.node.extend(
+        [
+            node("Split", ["output", "parts"], ["c", "s", "o", "k"], axis=2),
+            node("Add", ["c", "places"], ["c1"]),
+            node("Mul", ["c1", "strides"], ["c2"]),
+            node("Exp", ["s"], ["s1"]),
+            node("Mul", ["s1", "strides"], ["s2"]),
+            node("Concat", ["c2", "s2"], ["boxes"], axis=2),
+            node("Mul", ["o", "k"], ["product"]),
+            node("Transpose", ["product"], ["by_class"], perm=[0, 2, 1]),
+            node("NonMaxSuppression", ["boxes", "by_class", "most", "iou", "least"], ["chosen"], center_point_box=1),
+        ]
+    )
     model.opset_import[0].version = 13
     model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in weights.items())
     model.graph.output.pop()
@@ -222,9 +236,13 @@ def mask_of(zoo: Path, name: str, inverse: bool) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "model",
-    [DEEPLAB, "seg_deeplabv3_mnv2_dm05_voc_fp32_logits", "seg_deeplabv3_mnv2_voc_qdq_logits",
-     "seg_deeplabv3_mnv2_voc_qdq_argmax"],
-)  # fmt: skip
+    [
+        DEEPLAB,
+        "seg_deeplabv3_mnv2_dm05_voc_fp32_logits",
+        "seg_deeplabv3_mnv2_voc_qdq_logits",
+        "seg_deeplabv3_mnv2_voc_qdq_argmax",
+    ],
+)
 @pytest.mark.parametrize(("label", "name", "inverse"), MASKED)
 def test_segmentation_lies_in_the_true_mask(zoo: Path, model: str, label: str, name: str, inverse: bool) -> None:
     explained = segmenter(zoo, model)(photo(zoo, f"{name}.bmp"))
@@ -391,8 +409,11 @@ def test_detect_on_the_command_line(
     assert out.splitlines()[0].startswith("pgc_both.png: dog (16) 0.8969 at 77, 12, 166, 149")
     assert "letterboxed on 114" in err
     assert {p.name for p in tmp_path.iterdir()} == {
-        "pgc_both.sheet.png", "pgc_both.dog.layercam.png", "pgc_both.cat.layercam.png", "pgc_both.json",
-    }  # fmt: skip
+        "pgc_both.sheet.png",
+        "pgc_both.dog.layercam.png",
+        "pgc_both.cat.layercam.png",
+        "pgc_both.json",
+    }
     record = json.loads((tmp_path / "pgc_both.json").read_text())
     assert overlap(record["explained"][0]["box"], DOG) > 0.8
     code, out, err = run(capsys, monkeypatch, "explain", model, photo(zoo, BOTH), "--task", "detect", "--pixel", "3,4")
@@ -404,14 +425,32 @@ def test_segment_and_contrast_on_the_command_line(
     zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, out, _ = run(
-        capsys, monkeypatch, "explain", zoo / "models" / f"{DEEPLAB}.onnx", photo(zoo, "coral_dog_segmentation.bmp"),
-        "--task", "segment", "--preset", "tf", "-o", tmp_path,
-    )  # fmt: skip
+        capsys,
+        monkeypatch,
+        "explain",
+        zoo / "models" / f"{DEEPLAB}.onnx",
+        photo(zoo, "coral_dog_segmentation.bmp"),
+        "--task",
+        "segment",
+        "--preset",
+        "tf",
+        "-o",
+        tmp_path,
+    )
     assert (code, out) == (0, "coral_dog_segmentation.bmp: dog (12) on 51.0% of the picture\n")
     code, out, _ = run(
-        capsys, monkeypatch, "explain", assets.model(), assets.photo(), "--why", "tabby", "--rather-than", "espresso",
-        "-o", tmp_path,
-    )  # fmt: skip
+        capsys,
+        monkeypatch,
+        "explain",
+        assets.model(),
+        assets.photo(),
+        "--why",
+        "tabby",
+        "--rather-than",
+        "espresso",
+        "-o",
+        tmp_path,
+    )
     assert code == 0
     assert out.startswith("cat_and_coffee.png: tabby rather than espresso (281)")
     code, out, err = run(

@@ -24,15 +24,20 @@ PATCH = "p = Conv<strides = [4, 4]>(x, patch) "  # (N, 6, 2, 3)
 def weights(**more: np.ndarray) -> dict[str, np.ndarray]:
     random = np.random.default_rng(5)
     given = {
-        "patch": random.standard_normal((6, 3, 4, 4)) / 4, "w": random.standard_normal((6, 5)),
-        "q": random.standard_normal((6, 6)) / 2, "k": random.standard_normal((6, 6)) / 2,
-        "v": random.standard_normal((6, 6)) / 2, "class_token": random.standard_normal((1, 1, 6)),
-    }  # fmt: skip
+        "patch": random.standard_normal((6, 3, 4, 4)) / 4,
+        "w": random.standard_normal((6, 5)),
+        "q": random.standard_normal((6, 6)) / 2,
+        "k": random.standard_normal((6, 6)) / 2,
+        "v": random.standard_normal((6, 6)) / 2,
+        "class_token": random.standard_normal((1, 1, 6)),
+    }
     return {
         **{name: value.astype(np.float32) for name, value in given.items()},
-        "to_tokens": np.array([0, 6, 6], np.int64), "first": np.array(0, np.int64), "axis": np.array([1], np.int64),
+        "to_tokens": np.array([0, 6, 6], np.int64),
+        "first": np.array(0, np.int64),
+        "axis": np.array([1], np.int64),
         **more,
-    }  # fmt: skip
+    }
 
 
 ATTENTION = """
@@ -162,9 +167,7 @@ def test_tokens_before_images(make_model: Any) -> None:
 def test_several_layers_of_different_layouts(make_model: Any) -> None:
     model = vision_transformer(make_model, "c = Gather<axis = 1>(out, first) y = Gemm(c, w)")
     result = pcam.Explainer(model, layer=["p", "n"])(X, 0)
-    assert {name: value.shape[2:] for name, value in result.raw.items()} == {
-        "gradcam.p": (2, 3), "gradcam.n": (2, 3)
-    }  # fmt: skip
+    assert {name: value.shape[2:] for name, value in result.raw.items()} == {"gradcam.p": (2, 3), "gradcam.n": (2, 3)}
 
 
 def test_windows_and_a_roll(make_model: Any) -> None:
@@ -182,9 +185,14 @@ def test_windows_and_a_roll(make_model: Any) -> None:
     """
     )
     shapes = {
-        "one": [1], "end": [2**31], "zero": [0], "windows": [0, 2, 2, 3, 2, 6], "cells": [-1, 4, 6],
-        "back": [-1, 2, 3, 2, 2, 6], "whole": [-1, 4, 6, 6],
-    }  # fmt: skip
+        "one": [1],
+        "end": [2**31],
+        "zero": [0],
+        "windows": [0, 2, 2, 3, 2, 6],
+        "cells": [-1, 4, 6],
+        "back": [-1, 2, 3, 2, 2, 6],
+        "whole": [-1, 4, 6, 6],
+    }
     small = {"small": weights()["patch"][:, :, :2, :2]}
     given = weights(**small, **{name: np.array(shape, np.int64) for name, shape in shapes.items()})
     layers = {layer.name: layer for layer in list_layers(make_model(body, given, INPUT))}
@@ -231,8 +239,11 @@ def test_tokens_that_make_no_grid(make_model: Any) -> None:
         m = ReduceMean<axes = [1], keepdims = 0>(n) y = Gemm(m, w)
     """
     given = weights(
-        rows=np.array([0, 288], np.int64), odd=np.array([0, 9, 31], np.int64), begin=np.array([0]),
-        end=np.array([279]), wide=RANDOM.standard_normal((31, 6)).astype(np.float32),
-    )  # fmt: skip
+        rows=np.array([0, 288], np.int64),
+        odd=np.array([0, 9, 31], np.int64),
+        begin=np.array([0]),
+        end=np.array([279]),
+        wide=RANDOM.standard_normal((31, 6)).astype(np.float32),
+    )
     with pytest.raises(LayerError, match=r"layer 'n' has shape .*tokens \(N, T, C\) whose rows and columns"):
         pcam.Explainer(make_model(body, given, INPUT), layer="n")

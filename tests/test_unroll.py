@@ -36,15 +36,19 @@ def step_decoder(body: str = BODY) -> onnx.ModelProto:
 
 def feeds(steps: int) -> dict[str, np.ndarray]:
     return {
-        "memory": RANDOM.standard_normal((2, 4)).astype(np.float32), "ids": RANDOM.integers(0, 5, (2, steps)),
+        "memory": RANDOM.standard_normal((2, 4)).astype(np.float32),
+        "ids": RANDOM.integers(0, 5, (2, steps)),
         "before": RANDOM.standard_normal((2, 4)).astype(np.float32),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("flat", [False, True], ids=["(N, 1, V)", "(N, V)"])
 def test_is_the_decoder_run_again_and_again(flat: bool) -> None:
-    model = step_decoder(BODY.replace("y2 = MatMul", "y = MatMul").replace("y = Unsqueeze(y2, one)", "")
-                         .replace("[N,1,5] y", "[N,5] y") if flat else BODY)  # fmt: skip
+    model = step_decoder(
+        BODY.replace("y2 = MatMul", "y = MatMul").replace("y = Unsqueeze(y2, one)", "").replace("[N,1,5] y", "[N,5] y")
+        if flat
+        else BODY
+    )
     whole = unroll(model, 4, tokens="ids", logits="y", state=STATE)
     onnx.checker.check_model(whole, full_check=True)
     given = feeds(4)

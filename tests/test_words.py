@@ -33,9 +33,12 @@ def model() -> onnx.ModelProto:
     proto = onnx.parser.parse_model(text)
     weights = {
         "w": RANDOM.standard_normal((4, 3, 3, 3)).astype(np.float32) / 5,
-        "table": RANDOM.standard_normal((5, 6)).astype(np.float32), "one": np.array([1]), "last": np.array([3]),
-        "mix": RANDOM.standard_normal((6, 4)).astype(np.float32) / 3, "cells": np.array([0, 4, 64]),
-    }  # fmt: skip
+        "table": RANDOM.standard_normal((5, 6)).astype(np.float32),
+        "one": np.array([1]),
+        "last": np.array([3]),
+        "mix": RANDOM.standard_normal((6, 4)).astype(np.float32) / 3,
+        "cells": np.array([0, 4, 64]),
+    }
     proto.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in weights.items())
     return proto
 

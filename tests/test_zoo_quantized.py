@@ -18,7 +18,7 @@ from portable_cam.explainer import Explainer
 from portable_cam.export import doctor
 from portable_cam.export.assemble.differentiate import differentiate
 from portable_cam.export.assemble.explanation import build_explanation
-from portable_cam.export.graph.builder import constant_of
+from portable_cam.export.graph.values import constant_of
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.targets.scores import find_scores
 from portable_cam.runtime.session import Session
@@ -168,9 +168,10 @@ def test_person_detector(zoo: Path) -> None:
     path = zoo / "models" / "cls_person_vww96_mobilenetv1_int8_qdq.onnx"
     explainer = PhotoExplainer(path, METHODS)
     floats = PhotoExplainer(
-        zoo / "models" / "cls_person_vww96_mobilenetv1_fp32.onnx", METHODS,
+        zoo / "models" / "cls_person_vww96_mobilenetv1_fp32.onnx",
+        METHODS,
         preprocessing={"preset": "unit", "resize": "stretch"},
-    )  # fmt: skip
+    )
     assert explainer.preprocessing.describe() == "RGB 96x96, stretched, mean 128, NHWC int8"
     assert set(explainer.preprocessing.guessed) == {"color", "mean", "resize", "scale", "std"}
     for photo, person in (("astronaut.jpg", 1), ("coffee.jpg", 0)):

@@ -88,9 +88,13 @@ class Mixed(nn.Module):
         super().__init__()
         self.one = nn.Sequential(conv_bn(inside, 4, 1), nn.ReLU())
         self.factorised = nn.Sequential(
-            conv_bn(inside, 4, 1), nn.ReLU(),
-            nn.Conv2d(4, 4, (1, 5), padding=(0, 2)), nn.ReLU(), nn.Conv2d(4, 4, (5, 1), padding=(2, 0)), nn.ReLU(),
-        )  # fmt: skip
+            conv_bn(inside, 4, 1),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, (1, 5), padding=(0, 2)),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, (5, 1), padding=(2, 0)),
+            nn.ReLU(),
+        )
         self.pooled = nn.Sequential(nn.AvgPool2d(3, 1, 1, count_include_pad=False), conv_bn(inside, 4, 1), nn.ReLU())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -117,9 +121,14 @@ class VggLrn(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.LocalResponseNorm(5, 0.1, 0.75, 2.0), nn.MaxPool2d(4, 4),
-            nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2, 2),
-        )  # fmt: skip
+            nn.Conv2d(3, 8, 3, 1, 1),
+            nn.ReLU(),
+            nn.LocalResponseNorm(5, 0.1, 0.75, 2.0),
+            nn.MaxPool2d(4, 4),
+            nn.Conv2d(8, 8, 3, 1, 1),
+            nn.ReLU(),
+            nn.MaxPool2d(2, 2),
+        )
         self.classifier = nn.Sequential(nn.Linear(8 * 16, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, CLASSES))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -145,9 +154,13 @@ class Inverted(nn.Module):
         super().__init__()
         wide = inside * 2
         self.body = nn.Sequential(
-            conv_bn(inside, wide, 1), nn.Hardswish(), conv_bn(wide, wide, 5, stride, wide), nn.Hardswish(),
-            SqueezeExcite(wide), conv_bn(wide, out, 1),
-        )  # fmt: skip
+            conv_bn(inside, wide, 1),
+            nn.Hardswish(),
+            conv_bn(wide, wide, 5, stride, wide),
+            nn.Hardswish(),
+            SqueezeExcite(wide),
+            conv_bn(wide, out, 1),
+        )
         self.same = stride == 1 and inside == out
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -162,8 +175,14 @@ class MobileNetV3(nn.Module):
         self.stem = nn.Sequential(conv_bn(3, 8, 3, 2), nn.Hardswish())
         self.blocks = nn.Sequential(Inverted(8, 8, 1), Inverted(8, 12, 2), Inverted(12, 12, 1))
         self.last = nn.Sequential(conv_bn(12, 24, 1), nn.Hardswish())
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 16), nn.Hardswish(),
-                                  nn.Dropout(), nn.Linear(16, CLASSES))  # fmt: skip
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(24, 16),
+            nn.Hardswish(),
+            nn.Dropout(),
+            nn.Linear(16, CLASSES),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.last(self.blocks(self.stem(x))))

@@ -68,9 +68,15 @@ def summary(rows: list[Row]) -> str:
     lines = [f"{'':34}{'':44}{'batch':>6} {'precision':10}{'ms':>10}{'img/s':>10}{'GB/s':>9}{'share':>8}"]
     for row in rows:
         cells = [f"{row.subject[:32]:34}{row.implementation[:42]:44}{row.batch or '':>6} {row.precision:10}"]
-        cells += [f"{'' if v is None else format(v, f):>{w}}" for v, f, w in (
-            (row.milliseconds, ".3f", 10), (row.images_per_second, ".0f", 10), (row.gigabytes_per_second, ".0f", 9),
-            (row.share, ".3f", 8))]  # fmt: skip
+        cells += [
+            f"{'' if v is None else format(v, f):>{w}}"
+            for v, f, w in (
+                (row.milliseconds, ".3f", 10),
+                (row.images_per_second, ".0f", 10),
+                (row.gigabytes_per_second, ".0f", 9),
+                (row.share, ".3f", 8),
+            )
+        ]
         lines.append("".join(cells) + (f"  {row.note}" if row.part == "roofline" else f"  {row.size}"))
     return "\n".join(lines)
 

@@ -81,8 +81,10 @@ def _of_batch(bench: Bench, device: Device, n: int) -> Iterator[Case]:
             return make(n, c, h, w, dtype=dtype), make(n, 1, c)
 
         for method, inputs, theirs in (
-            ("gradcam", pair, _gradcam), ("weights", weights, _weighted), ("layercam", pair, _layercam)
-        ):  # fmt: skip
+            ("gradcam", pair, _gradcam),
+            ("weights", weights, _weighted),
+            ("layercam", pair, _layercam),
+        ):
 
             def ours(a: torch.Tensor, g: torch.Tensor, method: str = method) -> Any:
                 return cam.weighted_sum(device, of_torch(a), of_torch(g), method=method)[0]
@@ -96,16 +98,22 @@ def _of_batch(bench: Bench, device: Device, n: int) -> Iterator[Case]:
     def normalised(m: torch.Tensor) -> Any:
         return upsample.upsample(device, Upsampling(of_torch(m), (side, side)))[0]
 
-    yield Case("upsample.minmax", f"{n}x{side}x{side}", "float32", maps, normalised,
-               lambda m: _minmax(_wide(m, (side, side))))  # fmt: skip
+    yield Case(
+        "upsample.minmax", f"{n}x{side}x{side}", "float32", maps, normalised, lambda m: _minmax(_wide(m, (side, side)))
+    )
     for dtype in (torch.float32, half):
 
         def product(n: int = n, dtype: Any = dtype, small: tuple[int, int] = small) -> tuple[torch.Tensor, ...]:
             return make(n, 1, 3, side, side, dtype=dtype), make(n, 1, *small)
 
-        yield Case("guided_product", f"{n}x3x{side}x{side}", str(dtype).removeprefix("torch."), product,
-                   lambda g, m: guided.guided_product(device, of_torch(g), Upsampling(of_torch(m), (side, side))),
-                   lambda g, m: g.float() * _wide(m, (side, side))[:, :, None])  # fmt: skip
+        yield Case(
+            "guided_product",
+            f"{n}x3x{side}x{side}",
+            str(dtype).removeprefix("torch."),
+            product,
+            lambda g, m: guided.guided_product(device, of_torch(g), Upsampling(of_torch(m), (side, side))),
+            lambda g, m: g.float() * _wide(m, (side, side))[:, :, None],
+        )
 
     def pictures(n: int = n) -> tuple[torch.Tensor, ...]:
         return (
@@ -114,17 +122,27 @@ def _of_batch(bench: Bench, device: Device, n: int) -> Iterator[Case]:
             torch.randint(0, 256, (n, side, side, 3), device=bench.device, dtype=torch.uint8),
         )
 
-    yield Case("overlay", f"{n}x{side}x{side}x3", "uint8", pictures,
-               lambda m, p, x: overlay.overlay(device, of_torch(m), of_torch(p), of_torch(x)),
-               lambda m, p, x: (0.5 * x[:, None] + 0.5 * p[(m * 255).round().long()]).round().to(torch.uint8),
-               tolerance=1.0)  # fmt: skip
+    yield Case(
+        "overlay",
+        f"{n}x{side}x{side}x3",
+        "uint8",
+        pictures,
+        lambda m, p, x: overlay.overlay(device, of_torch(m), of_torch(p), of_torch(x)),
+        lambda m, p, x: (0.5 * x[:, None] + 0.5 * p[(m * 255).round().long()]).round().to(torch.uint8),
+        tolerance=1.0,
+    )
 
     def rows(n: int = n) -> tuple[torch.Tensor, ...]:
         return (make(n, 3 * side * side),)
 
-    yield Case("row_statistics", f"{n}x{3 * side * side}", "float32", rows,
-               lambda x: moments.row_statistics(device, of_torch(x)),
-               lambda x: torch.stack([x.mean(1), x.var(1, correction=0), x.amin(1), x.amax(1)], 1))  # fmt: skip
+    yield Case(
+        "row_statistics",
+        f"{n}x{3 * side * side}",
+        "float32",
+        rows,
+        lambda x: moments.row_statistics(device, of_torch(x)),
+        lambda x: torch.stack([x.mean(1), x.var(1, correction=0), x.amin(1), x.amax(1)], 1),
+    )
 
 
 def copy_bandwidth(bench: Bench) -> float:
@@ -133,8 +151,11 @@ def copy_bandwidth(bench: Bench) -> float:
     target = torch.empty_like(source)
     times = bench.time({"copy": lambda: target.copy_(source)})["copy"]
     found = 2 * source.nbytes / median_and_spread(times)[0] / 1e9
-    bench.add(Row("copy", "copy", "torch", size=f"{source.nbytes} bytes", gigabytes_per_second=round(found, 1),
-                  **timed(times)))  # fmt: skip
+    bench.add(
+        Row(
+            "copy", "copy", "torch", size=f"{source.nbytes} bytes", gigabytes_per_second=round(found, 1), **timed(times)
+        )
+    )
     return found
 
 
@@ -171,9 +192,20 @@ def _measure(bench: Bench, case: Case, bandwidth: float) -> None:
     cached = ", in the cache" if len(sets) * moved < 1e8 else ""
     for name, times in bench.time(runs).items():
         rate = moved / median_and_spread(times)[0] / 1e9
-        bench.add(Row("kernel", case.name, name, batch, case.size, case.precision,
-                      gigabytes_per_second=round(rate, 1), share=round(rate / bandwidth, 3),
-                      note=f"bytes in and out, each once{cached}", **timed(times)))  # fmt: skip
+        bench.add(
+            Row(
+                "kernel",
+                case.name,
+                name,
+                batch,
+                case.size,
+                case.precision,
+                gigabytes_per_second=round(rate, 1),
+                share=round(rate / bandwidth, 3),
+                note=f"bytes in and out, each once{cached}",
+                **timed(times),
+            )
+        )
 
 
 def _rotate(function: Callable[..., Any], sets: list[tuple[torch.Tensor, ...]]) -> Callable[[], Any]:
@@ -195,8 +227,9 @@ def launches(bench: Bench, device: Device) -> None:
     runs: dict[str, Callable[[], Any]] = {name: _launch(way, maps) for name, way in ways.items()}
     runs["torch operator"] = maps.relu
     for name, times in bench.time(runs).items():
-        bench.add(Row("launch", "finish_maps", name, 1, "4x4", "float32", note="as fast as the host can",
-                      **timed(times)))  # fmt: skip
+        bench.add(
+            Row("launch", "finish_maps", name, 1, "4x4", "float32", note="as fast as the host can", **timed(times))
+        )
 
 
 def _launch(device: Device, maps: torch.Tensor) -> Callable[[], Any]:
@@ -206,6 +239,7 @@ def _launch(device: Device, maps: torch.Tensor) -> Callable[[], Any]:
 
     raw, ranges = of_torch(torch.empty_like(maps)), of_torch(maps.new_empty(1, 1, 2))
     arguments: list[Array | int | float] = [of_torch(maps), raw, ranges, 1, 16, 1.0]
-    variant = Variant("cam.finish_maps", ("*fp32", "*fp32", "*fp32", "i32", "i32", "fp32"),
-                      (("RELU", True), ("BLOCK_P", 256)))  # fmt: skip
+    variant = Variant(
+        "cam.finish_maps", ("*fp32", "*fp32", "*fp32", "i32", "i32", "fp32"), (("RELU", True), ("BLOCK_P", 256))
+    )
     return lambda: device.launch(variant, (1,), arguments)

@@ -155,11 +155,14 @@ def machine(device: str) -> dict[str, str]:
         driver = output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
     changed = bool(output("git", "status", "--porcelain", "--untracked-files=no"))
     return {
-        "date": date.today().isoformat(), "device": name, "driver": driver,
-        "cuda": str(torch.version.cuda), "python": platform.python_version(),
+        "date": date.today().isoformat(),
+        "device": name,
+        "driver": driver,
+        "cuda": str(torch.version.cuda),
+        "python": platform.python_version(),
         "commit": output("git", "rev-parse", "--short", "HEAD") + ("+changes" if changed else ""),
         **{package: _version(package) for package in PACKAGES},
-    }  # fmt: skip
+    }
 
 
 def _version(package: str) -> str:

@@ -90,9 +90,7 @@ def _free(bench: Bench) -> None:
         torch.cuda.empty_cache()
 
 
-def _rooflines(
-    bench: Bench, name: str, proto: onnx.ModelProto, precisions: list[str], rates: dict[str, Any]
-) -> None:  # fmt: skip
+def _rooflines(bench: Bench, name: str, proto: onnx.ModelProto, precisions: list[str], rates: dict[str, Any]) -> None:
     """The bounds of each graph, which is counted once for all precisions."""
     graphs = {
         f"{method}: portable_cam": build_explanation(proto, METHODS[method], targets_per_image=1) for method in METHODS
@@ -127,9 +125,15 @@ def _options(bench: Bench, precision: str, **further: Any) -> Common:
 
 
 def _one(
-    bench: Bench, name: str, module: nn.Module, proto: onnx.ModelProto, precision: str, method: str,
-    batches: list[int], side: int,
-) -> None:  # fmt: skip
+    bench: Bench,
+    name: str,
+    module: nn.Module,
+    proto: onnx.ModelProto,
+    precision: str,
+    method: str,
+    batches: list[int],
+    side: int,
+) -> None:
     """One method on one network in one precision. Its sessions live no longer: ONNX Runtime's arenas never shrink."""
     layer = module.get_submodule(NETWORKS[name].layer)
     dtype = torch.float16 if precision == "float16" else torch.float32
@@ -169,12 +173,20 @@ def _one(
         for label, found in times.items():
             what = label if label == "inference" else f"{method}: {label}"
             memory = held.get(label, grown.get(label)) if bench.on_gpu else None
-            bench.add(Row(
-                "model", name, what, batch, f"{side}x{side}", precision,
-                images_per_second=round(batch / median_and_spread(found)[0], 1),
-                share=round(ratio(found, times["inference"]), 4),
-                memory_mb=None if memory is None else round(memory, 1), **timed(found),
-            ))  # fmt: skip
+            bench.add(
+                Row(
+                    "model",
+                    name,
+                    what,
+                    batch,
+                    f"{side}x{side}",
+                    precision,
+                    images_per_second=round(batch / median_and_spread(found)[0], 1),
+                    share=round(ratio(found, times["inference"]), 4),
+                    memory_mb=None if memory is None else round(memory, 1),
+                    **timed(found),
+                )
+            )
         bench.keep()
 
 
@@ -199,8 +211,14 @@ def _heads_alone(explainer: Explainer, x: torch.Tensor, targets: np.ndarray) -> 
 
     def run() -> Any:
         if not values:
-            values.update(pipeline.bound.run({explainer.image_name: pipeline.take(explainer.image_name, x),
-                                              "targets": targets[:, None].astype(np.int64)}))  # fmt: skip
+            values.update(
+                pipeline.bound.run(
+                    {
+                        explainer.image_name: pipeline.take(explainer.image_name, x),
+                        "targets": targets[:, None].astype(np.int64),
+                    }
+                )
+            )
         assert pipeline.heads is not None
         return pipeline.heads(values, (x.shape[2], x.shape[3]))
 

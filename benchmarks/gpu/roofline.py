@@ -69,8 +69,17 @@ def matmul_rates(bench: Bench) -> dict[str, float]:
         a, b = (torch.randn(side, side, device=bench.device).to(dtype) for _ in range(2))
         times = bench.time({precision: lambda a=a, b=b: a @ b})[precision]
         found[precision] = 2 * side**3 / median_and_spread(times)[0] / 1e12
-        bench.add(Row("matmul", "matmul", "torch", size=f"{side}x{side}x{side}", precision=precision,
-                      teraflops=round(found[precision], 2), **timed(times)))  # fmt: skip
+        bench.add(
+            Row(
+                "matmul",
+                "matmul",
+                "torch",
+                size=f"{side}x{side}x{side}",
+                precision=precision,
+                teraflops=round(found[precision], 2),
+                **timed(times),
+            )
+        )
     torch.backends.cuda.matmul.allow_tf32 = False
     return found
 
@@ -86,10 +95,20 @@ def add(
         "memory bound, convolutions and products only": bandwidth * 1e9 / max(counted.bytes_fused, 1),
     }
     rates = [
-        row.images_per_second for row in bench.rows
+        row.images_per_second
+        for row in bench.rows
         if (row.part, row.subject, row.implementation, row.precision) == ("model", name, method, precision)
         and row.images_per_second is not None
-    ]  # fmt: skip
+    ]
     for kind, bound in bounds.items():
-        bench.add(Row("roofline", name, method, precision=precision, images_per_second=round(bound, 1), note=kind,
-                      share=round(max(rates) / bound, 4) if rates else None))  # fmt: skip
+        bench.add(
+            Row(
+                "roofline",
+                name,
+                method,
+                precision=precision,
+                images_per_second=round(bound, 1),
+                note=kind,
+                share=round(max(rates) / bound, 4) if rates else None,
+            )
+        )

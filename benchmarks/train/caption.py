@@ -99,8 +99,9 @@ def main(steps: int = 1600) -> None:
     encoder = networks.Encoder()
     lstm = networks.LstmDecoder(len(VOCABULARY))
     decoders: dict[str, nn.Module] = {
-        "lstm": lstm, "transformer": networks.TransformerDecoder(len(VOCABULARY), LONGEST),
-    }  # fmt: skip
+        "lstm": lstm,
+        "transformer": networks.TransformerDecoder(len(VOCABULARY), LONGEST),
+    }
     train(encoder, decoders, steps)
     for module in (encoder, *decoders.values()):
         module.eval()
@@ -123,19 +124,28 @@ def write(encoder: nn.Module, lstm: networks.LstmDecoder, transformer: nn.Module
     files.write_preprocessing("caption_encoder")
     for name, decoder in (("lstm", lstm), ("transformer", transformer)):
         files.write_model(
-            f"caption_{name}_decoder", decoder, {"features": features, "tokens": captions[:, :7]}, ["logits"],
+            f"caption_{name}_decoder",
+            decoder,
+            {"features": features, "tokens": captions[:, :7]},
+            ["logits"],
             {"features": batch, "tokens": sequence},
-        )  # fmt: skip
+        )
     files.write_model(
-        "caption_lstm", Whole(encoder, lstm), {"image": images, "tokens": captions[:, :7]}, ["logits"],
+        "caption_lstm",
+        Whole(encoder, lstm),
+        {"image": images, "tokens": captions[:, :7]},
+        ["logits"],
         {"image": batch, "tokens": sequence},
-    )  # fmt: skip
+    )
     files.write_preprocessing("caption_lstm")
     h, c = torch.zeros(1, 2, 96), torch.zeros(1, 2, 96)  # one tensor for both would become one input
     files.write_model(
-        "caption_lstm_step", Step(lstm), {"features": features, "tokens": captions[:, :1], "h": h, "c": c},
-        ["logits", "h_next", "c_next"], {"features": batch, "tokens": batch, "h": {1: "N"}, "c": {1: "N"}},
-    )  # fmt: skip
+        "caption_lstm_step",
+        Step(lstm),
+        {"features": features, "tokens": captions[:, :1], "h": h, "c": c},
+        ["logits", "h_next", "c_next"],
+        {"features": batch, "tokens": batch, "h": {1: "N"}, "c": {1: "N"}},
+    )
 
 
 if __name__ == "__main__":

@@ -25,9 +25,16 @@ def write_model(
     """Export with the named inputs and outputs; ``axes`` names the open dimensions of each input."""
     open_axes = tuple({i: torch.export.Dim(label) for i, label in axes[key].items()} for key in inputs)
     program = torch.onnx.export(
-        module.eval(), tuple(inputs.values()), dynamo=True, dynamic_shapes=open_axes, input_names=list(inputs),
-        output_names=list(outputs), opset_version=18, optimize=False, verbose=False,
-    )  # fmt: skip
+        module.eval(),
+        tuple(inputs.values()),
+        dynamo=True,
+        dynamic_shapes=open_axes,
+        input_names=list(inputs),
+        output_names=list(outputs),
+        opset_version=18,
+        optimize=False,
+        verbose=False,
+    )
     assert program is not None
     model = ir.from_proto(program.model_proto)
     # large limits: the weights in ONNX's order of gates are to be stored, not computed

@@ -41,9 +41,12 @@ def captions(count: int) -> None:
     scenes = [draw_scene(random) for _ in range(count)]
     for decoder in ("lstm", "transformer"):
         task = CaptionExplainer(
-            FOLDER / "caption_encoder.onnx", FOLDER / f"caption_{decoder}_decoder.onnx",
-            vocabulary=FOLDER / "caption_words.txt", methods=METHODS, threads=1,
-        )  # fmt: skip
+            FOLDER / "caption_encoder.onnx",
+            FOLDER / f"caption_{decoder}_decoder.onnx",
+            vocabulary=FOLDER / "caption_words.txt",
+            methods=METHODS,
+            threads=1,
+        )
         marks: Marks = defaultdict(list)
         for scene in scenes:
             result = task(scene.pixels, scene.words).result
@@ -62,9 +65,13 @@ def answers(count: int) -> None:
     chosen = np.random.default_rng(0).choice(len(questions), count, replace=False)
     for name in ("vqa_recurrent", "vqa_attention"):
         task = QuestionExplainer(
-            FOLDER / f"{name}.onnx", vocabulary=FOLDER / "vqa_words.txt", answers=FOLDER / "vqa_answers.txt",
-            methods=METHODS, explain="image", threads=1,
-        )  # fmt: skip
+            FOLDER / f"{name}.onnx",
+            vocabulary=FOLDER / "vqa_words.txt",
+            answers=FOLDER / "vqa_answers.txt",
+            methods=METHODS,
+            explain="image",
+            threads=1,
+        )
         marks: Marks = defaultdict(list)
         for i in chosen:
             pixels = np.asarray(Image.open(paths[owners[i]]).convert("RGB"))

@@ -92,16 +92,21 @@ class Recurrent(nn.Module):
         w, r, bw, br = (
             torch.cat([weight[i * self.width : (i + 1) * self.width] for i in order])
             for weight in (
-                self.layer.weight_ih_l0, self.layer.weight_hh_l0, self.layer.bias_ih_l0, self.layer.bias_hh_l0
+                self.layer.weight_ih_l0,
+                self.layer.weight_hh_l0,
+                self.layer.bias_ih_l0,
+                self.layer.bias_hh_l0,
             )
-        )  # fmt: skip
+        )
         last = (1, x.shape[0], self.width)
         states, *rest = torch.onnx.ops.symbolic_multi_out(
-            self.kind, (x.transpose(0, 1), w[None], r[None], torch.cat([bw, br])[None], None, *state),
+            self.kind,
+            (x.transpose(0, 1), w[None], r[None], torch.cat([bw, br])[None], None, *state),
             attrs={"hidden_size": self.width, **({"linear_before_reset": 1} if self.kind == "GRU" else {})},
             dtypes=(x.dtype,) * (3 if self.kind == "LSTM" else 2),
-            shapes=((x.shape[1], 1, x.shape[0], self.width), *[last] * (2 if self.kind == "LSTM" else 1)), version=18,
-        )  # fmt: skip
+            shapes=((x.shape[1], 1, x.shape[0], self.width), *[last] * (2 if self.kind == "LSTM" else 1)),
+            version=18,
+        )
         return (states.squeeze(1).transpose(0, 1), *rest)
 
 

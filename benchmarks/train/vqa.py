@@ -100,9 +100,12 @@ def main(epochs: int = 10) -> None:
         train(model.train(), epochs, images, rows)
         print(f"  {accuracy(model, test_images, test_rows):.2%} of the test questions answered rightly", flush=True)
         files.write_model(
-            name, model, {"image": test_images[:2], "question": test_rows[0][0][:2]}, ["answer"],
+            name,
+            model,
+            {"image": test_images[:2], "question": test_rows[0][0][:2]},
+            ["answer"],
             {"image": {0: "N"}, "question": {0: "N"}},
-        )  # fmt: skip
+        )
         files.write_preprocessing(name)
 
 

@@ -17,12 +17,21 @@ HERE = Path(__file__).parent
 COFFEE, ASTRONAUT = assets.path("coffee.jpg"), assets.path("astronaut.jpg")
 #: Name: width of the picture, then the command; the model's first word is looked for in the zoo.
 SHEETS = {
-    "contrast.jpg": (922, assets.model(), assets.photo(), "--why", "coffee mug", "--rather-than", "tiger cat",
-                     "--methods", "gradcam,layercam"),
+    "contrast.jpg": (
+        922,
+        assets.model(),
+        assets.photo(),
+        "--why",
+        "coffee mug",
+        "--rather-than",
+        "tiger cat",
+        "--methods",
+        "gradcam,layercam",
+    ),
     "detect.jpg": (922, "det_yolox_nano_coco_416", COFFEE, "--task", "detect", "--methods", "layercam,gradcam"),
     "missed.jpg": (922, "det_yolox_nano_coco_416", COFFEE, "--task", "detect", "--target", "spoon"),
     "segment.jpg": (652, "seg_deeplabv3_mnv2_voc_fp32_logits", ASTRONAUT, "--task", "segment", "--preset", "tf"),
-}  # fmt: skip
+}
 
 
 def main(zoo: Path) -> None:

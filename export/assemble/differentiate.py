@@ -12,7 +12,8 @@ from portable_cam.errors import LayerError, OptionError, TargetError
 from portable_cam.export.autodiff.backward import ReluRule, Saturation, backward, check_saturation, depends_on
 from portable_cam.export.autodiff.relu_policy import ReluPolicy, guided_nodes
 from portable_cam.export.deploy.ort_workarounds import shield
-from portable_cam.export.graph.builder import FLOATS, Builder
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.read.load import ModelLike
 

@@ -14,9 +14,9 @@ import onnx_ir.passes.common as passes
 from portable_cam.errors import LayerError, ModelError
 from portable_cam.export.assemble.write import Plan, cam_end, write
 from portable_cam.export.autodiff.backward import Saturation, check_saturation
+from portable_cam.export.autodiff.dequantized import input_quantization
 from portable_cam.export.autodiff.loss_scale import SEED_SCALE
 from portable_cam.export.autodiff.relu_policy import ReluPolicy, guided_nodes
-from portable_cam.export.autodiff.residuals import input_quantization
 from portable_cam.export.deploy.ort_workarounds import shield
 from portable_cam.export.deploy.strip_shapes import forget_inner_shapes
 from portable_cam.export.format import Facts
@@ -94,10 +94,22 @@ def build_explanation(
             explanation is larger than one protobuf can be: see :func:`save_explanation`.
     """
     built = explanation_model(
-        model, methods, layer, target, output=output, profile=profile, relu_policy=relu_policy,
-        saturation=saturation, sign=sign, targets_per_image=targets_per_image, details=details, words=words,
-        heads_in_graph=heads_in_graph, preprocessing=preprocessing, precision=precision,
-    )  # fmt: skip
+        model,
+        methods,
+        layer,
+        target,
+        output=output,
+        profile=profile,
+        relu_policy=relu_policy,
+        saturation=saturation,
+        sign=sign,
+        targets_per_image=targets_per_image,
+        details=details,
+        words=words,
+        heads_in_graph=heads_in_graph,
+        preprocessing=preprocessing,
+        precision=precision,
+    )
     forget_inner_shapes(built)
     return to_proto(built)
 
@@ -163,10 +175,22 @@ def explanation_model(
     explained, score_names = [str(value.name) for value in layers], ", ".join(str(value.name) for value in scores)
     renamed = _free_our_names(graph, [extra.name for extra in target.inputs(scores)])
     plan = Plan(
-        graph, Builder(graph), chosen, layers, layer_places(graph, layers), target, scores, image, profile,
-        -1 if sign == "negative" else 1, guided, saturation, details, embeddings(graph) if words else {},
+        graph,
+        Builder(graph),
+        chosen,
+        layers,
+        layer_places(graph, layers),
+        target,
+        scores,
+        image,
+        profile,
+        -1 if sign == "negative" else 1,
+        guided,
+        saturation,
+        details,
+        embeddings(graph) if words else {},
         not heads_in_graph,
-    )  # fmt: skip
+    )
     graph.outputs.clear()
     write(plan, targets_per_image)
     graph.outputs.extend(own_outputs)
@@ -202,9 +226,12 @@ def explanation_model(
 
 
 def _choose_layers(
-    graph: ir.Graph, target: Target, scores: Sequence[ir.Value], methods: Sequence[str],
+    graph: ir.Graph,
+    target: Target,
+    scores: Sequence[ir.Value],
+    methods: Sequence[str],
     layer: str | Sequence[str] | None,
-) -> list[ir.Value]:  # fmt: skip
+) -> list[ir.Value]:
     """The layers of the maps; none if no map is asked for. CAM has its layer in the graph's structure."""
     cam_layer = [cam_end(target, scores).activation] if "cam" in methods else []
     if not wants_layers(methods):

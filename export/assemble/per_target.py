@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import Builder, reads
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.values import reads
 
 
 def scan_targets(
@@ -50,17 +51,24 @@ def scan_targets(
         kept.insert(0, node)
         body_outputs.append(node.outputs[0])
     body = ir.Graph(
-        [each for _, each in given], body_outputs, nodes=list(reversed(kept)),
-        opset_imports=graph.opset_imports.copy(), name="each_target",
-    )  # fmt: skip
+        [each for _, each in given],
+        body_outputs,
+        nodes=list(reversed(kept)),
+        opset_imports=graph.opset_imports.copy(),
+        name="each_target",
+    )
     scan = ir.node(
-        "Scan", [every for every, _ in given],
+        "Scan",
+        [every for every, _ in given],
         attributes={
-            "body": body, "num_scan_inputs": len(given), "scan_input_axes": [1] * len(given),
+            "body": body,
+            "num_scan_inputs": len(given),
+            "scan_input_axes": [1] * len(given),
             "scan_output_axes": [1] * len(results),
         },
-        num_outputs=len(results), name="each_target",
-    )  # fmt: skip
+        num_outputs=len(results),
+        name="each_target",
+    )
     graph.append(scan)
     for value, output in zip(results, scan.outputs, strict=True):
         output.name, output.type = f"{value.name}/all", value.type

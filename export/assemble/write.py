@@ -12,8 +12,9 @@ from portable_cam.export.assemble.differentiate import add_output
 from portable_cam.export.assemble.per_target import scan_targets, single_target
 from portable_cam.export.autodiff.backward import Saturation, backward
 from portable_cam.export.autodiff.loss_scale import seed_of, seed_scale, unscaled
-from portable_cam.export.graph.builder import Builder, known_dims
+from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.shapes import infer_shapes
+from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.candidates import channel_axis
 from portable_cam.export.layers.spatial import Places, picture_dims, to_picture
 from portable_cam.export.methods import heat_map as heads
@@ -58,9 +59,10 @@ def write(plan: Plan, targets_per_image: int | None) -> None:
     graph, b = plan.graph, plan.builder
     batch = plan.image.shape[0] if plan.image.shape is not None else None
     targets = ir.Value(
-        name="targets", type=ir.TensorType(ir.DataType.INT64),
+        name="targets",
+        type=ir.TensorType(ir.DataType.INT64),
         shape=ir.Shape([batch, "K" if targets_per_image is None else targets_per_image]),
-    )  # fmt: skip
+    )
     graph.inputs.append(targets)
     resolved = _resolve(plan, targets)
     extras = plan.target.inputs(plan.scores)
@@ -103,9 +105,11 @@ def _resolve(plan: Plan, targets: ir.Value) -> ir.Value:
     ranking = plan.target.ranking(b, plan.scores)
     if ranking is None:
         return targets
-    depth = b.ints([min(_TOP, count)]) if count is not None else b.op(
-        "Min", b.ints([_TOP]), b.op("Shape", ranking, start=1)
-    )  # fmt: skip
+    depth = (
+        b.ints([min(_TOP, count)])
+        if count is not None
+        else b.op("Min", b.ints([_TOP]), b.op("Shape", ranking, start=1))
+    )
     _, order = b.op_multi("TopK", [ranking, depth], 2, axis=1)
     order.dtype = ir.DataType.INT64
     place = b.op("Max", b.op("Sub", b.op("Neg", targets), 1), 0)

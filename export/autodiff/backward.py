@@ -16,12 +16,15 @@ from typing import Literal, TypeAlias, get_args
 import onnx_ir as ir
 
 from portable_cam.errors import ModelError, OptionError, UnsupportedOperatorError
-from portable_cam.export.autodiff.residuals import Residuals, differentiable_outputs
+from portable_cam.export.autodiff.dequantized import differentiable_outputs
+from portable_cam.export.autodiff.residuals import Residuals
 from portable_cam.export.autodiff.rules import Entry, Gradient, Vjp, differentiable_inputs, has_no_gradient, rule_for
 from portable_cam.export.autodiff.rules.relu import OWN_RELU_RULES
-from portable_cam.export.graph.builder import FLOATS, Builder, reads
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.refusals import refusal
 from portable_cam.export.graph.subgraph import captures
+from portable_cam.export.graph.values import reads
 
 ReluRule: TypeAlias = Literal["standard", "guided", "deconvnet"]
 Saturation: TypeAlias = Literal["mask", "pass"]
@@ -79,9 +82,12 @@ class _Rules:
 
 
 def _walk(
-    nodes: Sequence[ir.Node], builder: Builder, seeds: Mapping[ir.Value, ir.Value], wrt: Sequence[ir.Value],
+    nodes: Sequence[ir.Node],
+    builder: Builder,
+    seeds: Mapping[ir.Value, ir.Value],
+    wrt: Sequence[ir.Value],
     rules: _Rules,
-) -> list[Gradient]:  # fmt: skip
+) -> list[Gradient]:
     """As :func:`backward` for the nodes of one graph or subgraph; None for what is not reached."""
     affected = depends_on(nodes, wrt)
     residuals = Residuals(builder, nodes, affected)
@@ -116,9 +122,11 @@ def _walk(
             grads = [None if g is None else builder.op("Relu", g) for g in grads]
 
         def inside(
-            copies: Mapping[ir.Node, ir.Node], inner: Builder, ends: Mapping[ir.Value, ir.Value],
+            copies: Mapping[ir.Node, ir.Node],
+            inner: Builder,
+            ends: Mapping[ir.Value, ir.Value],
             sources: Sequence[ir.Value],
-        ) -> list[Gradient]:  # fmt: skip
+        ) -> list[Gradient]:
             also = {copy for copy, original in copies.items() if original in rules.guided}
             return _walk(list(copies), inner, ends, sources, replace(rules, guided=rules.guided | also))
 

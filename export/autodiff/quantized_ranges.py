@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import ONNX_DOMAINS, constant_of
+from portable_cam.export.graph.operators import ONNX_DOMAINS
+from portable_cam.export.graph.values import constant_of
 
 _INTEGERS = {
     ir.DataType.UINT8: (0, 255), ir.DataType.INT8: (-128, 127), ir.DataType.UINT16: (0, 65535),
@@ -142,8 +143,14 @@ def activations(nodes: Iterable[ir.Node]) -> dict[ir.Node, str]:
     A range that begins at 0 is a ReLU. One that also ends at 6 is a ReLU6; where the calibration did not reach the 6,
     nothing tells the two apart, so that a graph with ranges that end at 6 and none beyond is taken to have ReLU6 only.
     """
-    found = {node: known for node in nodes if node.op_type == "QuantizeLinear" and node.domain in ONNX_DOMAINS
-             and saturation_of(node).is_relu and (known := range_of(node)) is not None}  # fmt: skip
+    found = {
+        node: known
+        for node in nodes
+        if node.op_type == "QuantizeLinear"
+        and node.domain in ONNX_DOMAINS
+        and saturation_of(node).is_relu
+        and (known := range_of(node)) is not None
+    }
     six = any(abs(known.high - 6) <= known.step for known in found.values())
     beyond = any(known.high > 6 + known.step for known in found.values())
     return dict.fromkeys(found, "Clip" if six and not beyond else "Relu")

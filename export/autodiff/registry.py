@@ -11,7 +11,9 @@ import onnx_ir as ir
 from portable_cam.errors import UnsupportedOperatorError
 from portable_cam.export.autodiff.residuals import Residuals
 from portable_cam.export.graph.attributes import HasNode
-from portable_cam.export.graph.builder import ONNX_DOMAINS, Builder, constant_of, reads
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.operators import key_of
+from portable_cam.export.graph.values import constant_of, reads
 
 Gradient: TypeAlias = ir.Value | None
 Inside: TypeAlias = Callable[
@@ -121,11 +123,6 @@ NO_GRADIENT = frozenset(
 )
 
 
-def key_of(domain: str, op_type: str) -> str:
-    """What an operator is called in :data:`RULES` and :data:`NO_GRADIENT`: ``Conv``, ``com.microsoft::QLinearAdd``."""
-    return op_type if domain in ONNX_DOMAINS else f"{domain}::{op_type}"
-
-
 def rule_for(node: ir.Node) -> Entry | None:
     """The rule of a node's operator, if there is one."""
     return RULES.get(key_of(node.domain, node.op_type))
@@ -153,9 +150,12 @@ def register(
     *op_types: str, broadcasts: bool = False, inputs: Sequence[int] | None = None, domain: str = ""
 ) -> Callable[[Rule], Rule]: ...
 def register(
-    *op_types: str, rule: Rule | None = None, broadcasts: bool = False, inputs: Sequence[int] | None = None,
+    *op_types: str,
+    rule: Rule | None = None,
+    broadcasts: bool = False,
+    inputs: Sequence[int] | None = None,
     domain: str = "",
-) -> Callable[[Rule], Rule] | None:  # fmt: skip
+) -> Callable[[Rule], Rule] | None:
     """Register a rule for one or several operators of a domain, the ONNX standard's if none is named, as a call or as
     a decorator."""
 

@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from portable_cam.errors import OptionError
 from portable_cam.export.autodiff.quantized_ranges import activations, clip_bounds
-from portable_cam.export.graph.builder import constant_of
+from portable_cam.export.graph.values import constant_of
 
 ReluPolicy: TypeAlias = Literal["relu", "relu+clip", "all"]
 _SMOOTH = frozenset({"LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Celu", "Selu", "Gelu", "HardSwish", "Mish"})

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from portable_cam.errors import ModelError
-from portable_cam.export.graph.builder import FLOATS
+from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.read.load import ModelLike
 
@@ -94,9 +94,11 @@ def _resolve(
     if same:
         return same
     fitting = [
-        (target, source) for target, value in inputs.items() for source, output in outputs.items()
+        (target, source)
+        for target, value in inputs.items()
+        for source, output in outputs.items()
         if value.dtype in FLOATS and _misfit(output, value) is None
-    ]  # fmt: skip
+    ]
     if len(fitting) == 1:
         return dict(fitting)
     sides = [", ".join(f"'{v.name}' {_text(v)}" for v in side.values()) for side in (outputs, inputs)]
@@ -105,8 +107,10 @@ def _resolve(
             f"the decoder does not fit the encoder: none of the encoder's outputs ({sides[0]}) can go into one of the "
             f"decoder's inputs ({sides[1]})"
         )
-    raise ModelError(f"several outputs of the encoder ({sides[0]}) and inputs of the decoder ({sides[1]}) fit each "
-                     "other: give a mapping")  # fmt: skip
+    raise ModelError(
+        f"several outputs of the encoder ({sides[0]}) and inputs of the decoder ({sides[1]}) fit each "
+        "other: give a mapping"
+    )
 
 
 def _misfit(output: ir.Value, given: ir.Value) -> str | None:
@@ -137,10 +141,11 @@ def take_over(graph: ir.Graph, other: ir.Graph, joined: Mapping[ir.Value, ir.Val
     """
     dims = {
         str(theirs.value): ours
-        for given, output in joined.items() if given.shape is not None and output.shape is not None
+        for given, output in joined.items()
+        if given.shape is not None and output.shape is not None
         for theirs, ours in zip(given.shape.dims, output.shape.dims, strict=False)
         if isinstance(theirs, ir.SymbolicDim) and theirs.value is not None
-    }  # fmt: skip
+    }
     initializers, nodes = list(other.initializers.values()), list(other)
     made = [value for node in ir.traversal.RecursiveGraphIterator(other) for value in node.outputs]
     values = [value for value in (*other.inputs, *initializers, *made) if value not in joined]

@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from portable_cam.errors import ModelError
 from portable_cam.export.compose.link import take_over
-from portable_cam.export.graph.builder import Builder, known_dims
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.values import known_dims
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.read.load import ModelLike
 

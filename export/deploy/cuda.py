@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import ONNX_DOMAINS
+from portable_cam.export.graph.operators import ONNX_DOMAINS
 
 _DEFAULTS: dict[str, Any] = {"ceil_mode": 0, "storage_order": 0, "auto_pad": "NOTSET"}
 
@@ -47,9 +47,10 @@ def _attributes(node: ir.Node) -> dict[str, Any]:
     given = {name: attribute.value for name, attribute in node.attributes.items()}
     idle = {"strides": 1, "dilations": 1, "pads": 0}
     return {
-        name: value for name, value in given.items()
+        name: value
+        for name, value in given.items()
         if _DEFAULTS.get(name) != value and not (name in idle and set(value) == {idle[name]})
-    }  # fmt: skip
+    }
 
 
 def _with_indices(graph: ir.Graph, pool: ir.Node) -> ir.Node:

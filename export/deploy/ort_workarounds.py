@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import ONNX_DOMAINS
+from portable_cam.export.graph.operators import ONNX_DOMAINS
 
 _MOVED_BEFORE = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 # What an earlier optimisation may find to do nothing and remove, so that its neighbours meet.

@@ -20,10 +20,11 @@ import onnx_ir as ir
 from onnxscript import optimizer
 
 from portable_cam.export.autodiff.backward import depends_on
-from portable_cam.export.autodiff.residuals import is_constant
+from portable_cam.export.autodiff.dequantized import is_constant
 from portable_cam.export.autodiff.rules import has_no_gradient
-from portable_cam.export.graph.builder import FLOATS, ONNX_DOMAINS, constant_of, element_count, known_dims, reads
+from portable_cam.export.graph.operators import FLOATS, ONNX_DOMAINS
 from portable_cam.export.graph.shapes import complete_shapes
+from portable_cam.export.graph.values import constant_of, element_count, known_dims, reads
 from portable_cam.export.methods.registry import INPUT_METHODS, METHODS
 from portable_cam.export.read.untrusted import may_fold
 
@@ -80,9 +81,13 @@ class Cost:
 
 
 def estimate(
-    model: ir.Model, image: str | None, scores: Sequence[str], layers: Sequence[str], methods: Collection[str],
+    model: ir.Model,
+    image: str | None,
+    scores: Sequence[str],
+    layers: Sequence[str],
+    methods: Collection[str],
     size_axes: Sequence[int] = (2, 3),
-) -> Cost | None:  # fmt: skip
+) -> Cost | None:
     """Estimate what explanations of a normalised model cost. The model is left as it is.
 
     Args:
@@ -134,12 +139,17 @@ def estimate(
     megabyte = batch * 1e6
     reached = source is not None and bool(set(ends) & depends_on(nodes, [source]))
     return Cost(
-        macs=forward // batch, parameters=parameters, multiples=multiples,
+        macs=forward // batch,
+        parameters=parameters,
+        multiples=multiples,
         forward_mb=round(walk.forward(graph.inputs) / megabyte, 6),
         gradient_mb=round(walk.gradient(graph.inputs, source, ends) / megabyte, 6)
-        if source is not None and reached else None,
-        assumed=assumed, uncounted=dict(sorted(uncounted.items())), unknown=walk.unknown,
-    )  # fmt: skip
+        if source is not None and reached
+        else None,
+        assumed=assumed,
+        uncounted=dict(sorted(uncounted.items())),
+        unknown=walk.unknown,
+    )
 
 
 def macs_of(node: ir.Node) -> int | None:
@@ -268,22 +278,25 @@ class _Walk:
         steps = [self._forward_step(node) for node in self._nodes]
         steps += [
             _Step(
-                [*(("gradient", o) for o in node.outputs if o in affected),
-                 *(("value", self._of(v)) for v in _residuals(node, affected))],
+                [
+                    *(("gradient", o) for o in node.outputs if o in affected),
+                    *(("value", self._of(v)) for v in _residuals(node, affected)),
+                ],
                 [("gradient", v) for v in node.inputs if v is not None and v in affected],
                 node.op_type in _IN_PLACE or node.op_type in _VIEWS,
             )
             for node in reversed(path_between(self._nodes, [source], ends))
-        ]  # fmt: skip
+        ]
         return self._peak(steps, inputs, [("gradient", source)])
 
     def _forward_step(self, node: ir.Node) -> _Step:
         values = [self._of(v) for v in reads(node) if not is_constant(v)]
         written = [] if all(is_constant(v) for v in reads(node)) else [self._of(o) for o in node.outputs if o.name]
         return _Step(
-            [("value", v) for v in values], [("value", o) for o in written if o not in values],
+            [("value", v) for v in values],
+            [("value", o) for o in written if o not in values],
             node.op_type in _IN_PLACE,
-        )  # fmt: skip
+        )
 
     def _peak(
         self, steps: Sequence[_Step], inputs: Iterable[ir.Value], ends: Iterable[tuple[str, ir.Value]] = ()
@@ -338,7 +351,9 @@ def _residuals(node: ir.Node, affected: Collection[ir.Value]) -> list[ir.Value]:
         return [node.outputs[0]]
     operands = [value for value in node.inputs if value is not None and not is_constant(value)]
     if macs_of(node) != 0 or node.op_type == "Mul":  # the gradient of one operand is read with the other
-        return operands if sum(value in affected for value in operands) > 1 else [
-            value for value in operands if value not in affected
-        ]  # fmt: skip
+        return (
+            operands
+            if sum(value in affected for value in operands) > 1
+            else [value for value in operands if value not in affected]
+        )
     return operands

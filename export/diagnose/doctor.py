@@ -17,7 +17,7 @@ from portable_cam.export.autodiff.relu_policy import ReluPolicy, guided_nodes
 from portable_cam.export.diagnose.cost import Cost, estimate
 from portable_cam.export.diagnose.element_types import ElementTypes, element_types
 from portable_cam.export.diagnose.obstacles import Obstacle, find_obstacles, obstacles_with_ways_out
-from portable_cam.export.graph.builder import OPSET
+from portable_cam.export.graph.operators import OPSET
 from portable_cam.export.layers.candidates import candidates, channel_axis, image_input
 from portable_cam.export.methods.registry import INPUT_METHODS, METHODS, PIXEL_METHODS
 from portable_cam.export.passes.dynamic_batch import free_batch
@@ -98,9 +98,11 @@ def doctor(model: ModelLike, output: str | None = None, target: Target | None = 
     batch = None
     if image is not None:
         freed = isinstance(fixed, int) and free_batch(normal)
-        batch = "symbolic" if not isinstance(fixed, int) else f"fixed at {fixed}" + (
-            ", made symbolic" if freed else ", run one by one"
-        )  # fmt: skip
+        batch = (
+            "symbolic"
+            if not isinstance(fixed, int)
+            else f"fixed at {fixed}" + (", made symbolic" if freed else ", run one by one")
+        )
     layers: list[ir.Value] = []
     obstacles: list[Obstacle] = []
     chosen: list[ir.Value] = []
@@ -113,22 +115,34 @@ def doctor(model: ModelLike, output: str | None = None, target: Target | None = 
     guided = {policy: [str(node.name) for node in guided_nodes(graph, policy)] for policy in get_args(ReluPolicy)}
     return Report(
         producer=f"{original.producer_name or 'unknown'} {original.producer_version or ''}".strip(),
-        opset=opset, normalized_opset=OPSET, precision=element_types(original),
+        opset=opset,
+        normalized_opset=OPSET,
+        precision=element_types(original),
         nodes=original.graph.num_nodes(),
-        inputs=[_text(v) for v in graph.inputs], outputs=[_text(v) for v in graph.outputs],
+        inputs=[_text(v) for v in graph.inputs],
+        outputs=[_text(v) for v in graph.outputs],
         image=None if image is None else str(image.name),
         layout=None if image is None else ("NCHW" if channel_axis(image) == 1 else "NHWC"),
-        batch=batch, target=target.name, scores=", ".join(str(v.name) for v in scores) or None, cut=cut,
+        batch=batch,
+        target=target.name,
+        scores=", ".join(str(v.name) for v in scores) or None,
+        cut=cut,
         layers=[str(v.name) for v in [*chosen, *(v for v in layers if v not in chosen)][:5]],
-        guided={policy: len(found) for policy, found in guided.items()}, guided_nodes=guided,
-        quantized=_quantized(graph), obstacles=obstacles,
-        methods=methods, problems=problems,
+        guided={policy: len(found) for policy, found in guided.items()},
+        guided_nodes=guided,
+        quantized=_quantized(graph),
+        obstacles=obstacles,
+        methods=methods,
+        problems=problems,
         cost=estimate(
-            normal, None if image is None else str(image.name), [str(score.name) for score in scores],
-            [str(layer.name) for layer in chosen], [name for name, answer in methods.items() if answer == "yes"],
+            normal,
+            None if image is None else str(image.name),
+            [str(score.name) for score in scores],
+            [str(layer.name) for layer in chosen],
+            [name for name, answer in methods.items() if answer == "yes"],
             (1, 2) if image is not None and channel_axis(image) == 3 else (2, 3),
         ),
-    )  # fmt: skip
+    )
 
 
 def _quantized(graph: ir.Graph) -> dict[str, int]:
@@ -139,9 +153,14 @@ def _quantized(graph: ir.Graph) -> dict[str, int]:
 
 
 def _methods(
-    graph: ir.Graph, image: ir.Value | None, target: Target, scores: list[ir.Value], layers: list[ir.Value],
-    obstacles: list[Obstacle], problems: list[str],
-) -> dict[str, str]:  # fmt: skip
+    graph: ir.Graph,
+    image: ir.Value | None,
+    target: Target,
+    scores: list[ir.Value],
+    layers: list[ir.Value],
+    obstacles: list[Obstacle],
+    problems: list[str],
+) -> dict[str, str]:
     """For each method "yes" or why not; ``layers`` are those that would be explained."""
     if image is None or not scores:
         return dict.fromkeys(METHODS, problems[0] if problems else "no image input")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import FLOATS
+from portable_cam.export.graph.operators import FLOATS
 
 _DYNAMIC = frozenset({"ConvInteger", "DynamicQuantizeLinear", "MatMulInteger"})
 #: Operators that hold weights as integers, and how the names of others begin that do.

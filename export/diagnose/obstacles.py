@@ -9,9 +9,10 @@ import onnx_ir as ir
 
 from portable_cam.export.autodiff.backward import depends_on, path_to
 from portable_cam.export.autodiff.rules import has_no_gradient, rule_for
-from portable_cam.export.graph.builder import FLOATS, ONNX_DOMAINS, reads, subgraphs
+from portable_cam.export.graph.operators import FLOATS, ONNX_DOMAINS
 from portable_cam.export.graph.refusals import refusal
 from portable_cam.export.graph.subgraph import captures
+from portable_cam.export.graph.values import reads, subgraphs
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,12 @@ def _ways_out(one: _Found, free: str | None, affected: set[ir.Value]) -> list[st
 
 
 def _in_the_way(
-    nodes: Sequence[ir.Node], sources: Sequence[ir.Value], ends: Iterable[ir.Value], before: str = "",
+    nodes: Sequence[ir.Node],
+    sources: Sequence[ir.Value],
+    ends: Iterable[ir.Value],
+    before: str = "",
     outermost: ir.Node | None = None,
-) -> list[_Found]:  # fmt: skip
+) -> list[_Found]:
     affected = depends_on(nodes, sources)
     behind = set(ends)
     found: list[_Found] = []

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
-from portable_cam.errors import ModelError
+from portable_cam.export.graph.operators import HALVES
+from portable_cam.export.graph.values import element_count, known_dims, rank_of, static_dim, static_shape
 
 Operand: TypeAlias = ir.Value | float | int | None
 Attribute: TypeAlias = int | float | str | Sequence[int] | Sequence[float]
@@ -19,12 +19,6 @@ Attribute: TypeAlias = int | float | str | Sequence[int] | Sequence[float]
 _BOOL = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "IsNaN", "IsInf"})
 _INT64 = frozenset({"Shape", "Size", "ArgMax", "ArgMin", "NonZero"})
 _SECOND_INPUT_DTYPE = frozenset({"Where"})
-#: The operator set that everything is written in: the newest for which ONNX Runtime's CUDA provider has all kernels.
-OPSET = 21
-FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
-#: Names under which the ONNX standard's own domain is imported.
-ONNX_DOMAINS = frozenset({"", "ai.onnx"})
-HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
 class Builder:
@@ -96,9 +90,11 @@ class Builder:
         if key not in self._constants:
             name = f"{self._prefix}/constant_{len(self._constants)}"
             value = ir.Value(
-                name=name, shape=ir.Shape(numpy_array.shape), type=ir.TensorType(dtype),
+                name=name,
+                shape=ir.Shape(numpy_array.shape),
+                type=ir.TensorType(dtype),
                 const_value=ir.Tensor(numpy_array, dtype=dtype, name=name),
-            )  # fmt: skip
+            )
             self._outermost.register_initializer(value)
             self._constants[key] = value
         return self._constants[key]
@@ -230,68 +226,6 @@ class Builder:
 
 
 # -- what is known of a value --------------------------------------------------------------------------------------
-
-
-def known_dims(value: ir.Value) -> list[int | None] | None:
-    """The dimensions, None for each that is symbolic; None if not even the rank is known."""
-    if value.shape is None:
-        return None
-    return [d if isinstance(d, int) else None for d in value.shape.dims]
-
-
-def static_shape(value: ir.Value) -> list[int] | None:
-    """The dimensions if all of them are known, else None."""
-    dims = known_dims(value)
-    if dims is None or any(d is None for d in dims):
-        return None
-    return [d for d in dims if d is not None]
-
-
-def static_dim(value: ir.Value, axis: int) -> int | None:
-    """One dimension if it is known, else None."""
-    dims = known_dims(value)
-    return None if dims is None else dims[axis]
-
-
-def rank_of(value: ir.Value) -> int:
-    """The rank; :class:`~portable_cam.errors.ModelError` if it is unknown."""
-    if value.shape is None:
-        raise ModelError(
-            f"tensor '{value.name}' has no known rank, even after shape inference: give the model's inputs their "
-            "shapes, or remove the operators whose output rank depends on data"
-        )
-    return len(value.shape)
-
-
-def constant_of(value: ir.Value | None) -> np.ndarray | None:
-    """The content of a constant value, else None."""
-    if value is None:
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
-
-
-def element_count(dims: Sequence[int | None]) -> int | None:
-    """How many elements, if all dimensions are known, else None."""
-    return None if any(d is None for d in dims) else math.prod(d for d in dims if d is not None)
-
-
-def reads(node: ir.Node) -> Iterator[ir.Value]:
-    """What a node reads: its inputs, and what its subgraphs read."""
-    yield from (value for value in node.inputs if value is not None)
-    for graph in subgraphs(node):
-        for inner in ir.traversal.RecursiveGraphIterator(graph):
-            yield from (value for value in inner.inputs if value is not None)
-        yield from graph.outputs
-
-
-def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    """The graphs among a node's attributes, as the body of a Scan."""
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
 
 
 def _result_dtype(

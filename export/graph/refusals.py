@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import ONNX_DOMAINS
+from portable_cam.export.graph.operators import ONNX_DOMAINS
 
 _REASON = "portable_cam.refused"
 _WRITTEN_BEFORE = "explain the model as it was exported, before ONNX Runtime optimised it"

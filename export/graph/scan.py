@@ -7,7 +7,8 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import Builder, static_dim
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.values import static_dim
 
 Values: TypeAlias = Sequence[ir.Value]
 #: (builder, states, what belongs to this step) -> (next states, what to collect); the builder writes into the body.

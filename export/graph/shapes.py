@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import onnx
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import OPSET, subgraphs
+from portable_cam.export.graph.operators import OPSET
 from portable_cam.export.graph.subgraph import give_shape
+from portable_cam.export.graph.values import subgraphs
 
 
 def infer_shapes(nodes: Iterable[ir.Node]) -> None:
@@ -49,9 +50,10 @@ def complete_shapes(graph: ir.Graph) -> None:
     """Fill in what ONNX's inference leaves open in a graph: the shapes behind GroupNormalization, for which it has no
     rule, and those behind branches and loops, whose constants it does not see where these lie outside. In place."""
     open_nodes = {
-        node for node in graph
+        node
+        for node in graph
         if (node.op_type in _AS_INPUT or any(subgraphs(node))) and any(o.shape is None for o in node.outputs if o.name)
-    }  # fmt: skip
+    }
     waiting: list[ir.Node] = []
     for node in graph:
         if node not in open_nodes:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import Builder, rank_of, subgraphs
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.values import rank_of, subgraphs
 
 
 def captures(node: ir.Node) -> list[ir.Value]:
@@ -40,9 +41,13 @@ def copy_nodes(
         inputs = [None if value is None else values.get(value, value) for value in node.inputs]
         name = f"{node.name}{suffix}" if suffix else b.fresh(node.op_type)
         copy = ir.node(
-            node.op_type, inputs, {a.name: a for a in attributes}, domain=node.domain,
-            num_outputs=len(node.outputs), name=name,
-        )  # fmt: skip
+            node.op_type,
+            inputs,
+            {a.name: a for a in attributes},
+            domain=node.domain,
+            num_outputs=len(node.outputs),
+            name=name,
+        )
         for original, output in zip(node.outputs, copy.outputs, strict=True):
             if original.name:
                 output.name = f"{original.name}{suffix}" if suffix else b.fresh(node.op_type)

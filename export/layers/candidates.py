@@ -14,8 +14,9 @@ import onnx_ir as ir
 
 from portable_cam.errors import InputError, LayerError
 from portable_cam.export.autodiff.backward import depends_on
-from portable_cam.export.autodiff.residuals import as_run, moves, quantizer_of
-from portable_cam.export.graph.builder import FLOATS, known_dims, reads
+from portable_cam.export.autodiff.dequantized import as_run, moves, quantizer_of
+from portable_cam.export.graph.operators import FLOATS
+from portable_cam.export.graph.values import known_dims, reads
 from portable_cam.export.layers.class_tokens import only_prefix
 from portable_cam.export.layers.spatial import Known, Places, guess_places, is_feature_map, map_of
 from portable_cam.export.layers.trace import places_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import constant_of, known_dims
+from portable_cam.export.graph.values import constant_of, known_dims
 from portable_cam.export.layers.spatial import Known, Places
 
 #: Operators that compute each place from the same place of their inputs, whatever their attributes.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from portable_cam.export.autodiff.backward import depends_on
-from portable_cam.export.graph.builder import known_dims, reads
+from portable_cam.export.graph.values import known_dims, reads
 from portable_cam.export.layers.candidates import candidates, image_input
 
 #: A gate over channels (squeeze and excite) reads a whole map and gives it back: it is no way out.

@@ -12,7 +12,8 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import Builder, known_dims
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.values import known_dims
 
 
 @dataclass(frozen=True)

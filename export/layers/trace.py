@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import constant_of, known_dims, reads
+from portable_cam.export.graph.values import constant_of, known_dims, reads
 from portable_cam.export.layers.axis_groups import groups, named_sizes
 from portable_cam.export.layers.class_tokens import tokens_read
 from portable_cam.export.layers.spatial import Known, Places, map_of

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from portable_cam.errors import LayerError
-from portable_cam.export.autodiff.residuals import Residuals, is_constant
-from portable_cam.export.graph.builder import Builder, constant_of, known_dims
+from portable_cam.export.autodiff.dequantized import is_constant
+from portable_cam.export.autodiff.residuals import Residuals
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.values import constant_of, known_dims
 from portable_cam.export.methods.heat_map import weighted_sum
 from portable_cam.export.targets.scores import PASS_THROUGH
 

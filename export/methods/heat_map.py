@@ -11,7 +11,9 @@ from typing import Literal, TypeAlias
 
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import HALVES, Builder, known_dims, static_dim
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.operators import HALVES
+from portable_cam.export.graph.values import known_dims, static_dim
 
 Profile: TypeAlias = Literal["paper", "pytorch_grad_cam", "captum"]
 _SPACE = (2, 3)
@@ -65,8 +67,11 @@ def range_of(b: Builder, maps: ir.Value) -> ir.Value:
     ends = [b.op(kind, maps, b.ints(_SPACE), keepdims=0) for kind in ("ReduceMin", "ReduceMax")]
     # a sum is NaN if any element is, whatever the provider's minimum makes of it
     poison = b.op("Mul", b.op("ReduceSum", maps, b.ints(_SPACE), keepdims=0), 0)
-    return b.op("Add", b.op("Concat", *(b.op("Unsqueeze", e, b.ints([2])) for e in ends), axis=2),
-                b.op("Unsqueeze", poison, b.ints([2])))  # fmt: skip
+    return b.op(
+        "Add",
+        b.op("Concat", *(b.op("Unsqueeze", e, b.ints([2])) for e in ends), axis=2),
+        b.op("Unsqueeze", poison, b.ints([2])),
+    )
 
 
 def upsample(b: Builder, maps: ir.Value, size: ir.Value, mode: str = "linear") -> ir.Value:
@@ -74,8 +79,16 @@ def upsample(b: Builder, maps: ir.Value, size: ir.Value, mode: str = "linear") -
     align_corners=False), or nearest (as torch's). ``size`` int64 (2,)."""
     sizes = b.op("Concat", b.op("Shape", maps, start=0, end=2), size, axis=0)
     if mode == "nearest":
-        return b.op("Resize", maps, None, None, sizes, mode="nearest",
-                    coordinate_transformation_mode="asymmetric", nearest_mode="floor")  # fmt: skip
+        return b.op(
+            "Resize",
+            maps,
+            None,
+            None,
+            sizes,
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
     return b.op("Resize", maps, None, None, sizes, mode="linear", coordinate_transformation_mode="half_pixel")
 
 

@@ -19,9 +19,14 @@ METHODS = (*MAP_METHODS, *INPUT_METHODS, "guided_gradcam")
 
 
 def check_options(
-    methods: Sequence[str], profile: str, sign: str, targets_per_image: int | None = None, precision: str = "model", *,
+    methods: Sequence[str],
+    profile: str,
+    sign: str,
+    targets_per_image: int | None = None,
+    precision: str = "model",
+    *,
     words: bool = False,
-) -> tuple[str, ...]:  # fmt: skip
+) -> tuple[str, ...]:
     """The methods as a tuple, each once, none only where ``words`` are scored; :class:`OptionError` where an option is
     not one of those allowed."""
     names = (methods,) if isinstance(methods, str) else tuple(dict.fromkeys(methods))

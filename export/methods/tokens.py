@@ -6,7 +6,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from portable_cam.errors import OptionError
-from portable_cam.export.graph.builder import FLOATS, Builder, known_dims
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.operators import FLOATS
+from portable_cam.export.graph.values import known_dims
 
 _INTEGERS = frozenset({ir.DataType.INT64, ir.DataType.INT32})
 

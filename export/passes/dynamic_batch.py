@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from portable_cam.export.graph.builder import constant_of, known_dims, reads
+from portable_cam.export.graph.values import constant_of, known_dims, reads
 
 _ELEMENTWISE = frozenset(
     """
@@ -93,9 +93,11 @@ def _keeps_images_apart(
     if op == "Gather":
         return axis % rank != 0 and len(ranks) == 1
     if op == "Gemm":
-        return not node.attributes.get_int("transA", 0) and len(ranks) == 1 and all(
-            _broadcasts_over_batch(bias, rank) for bias in others[1:]
-        )  # fmt: skip
+        return (
+            not node.attributes.get_int("transA", 0)
+            and len(ranks) == 1
+            and all(_broadcasts_over_batch(bias, rank) for bias in others[1:])
+        )
     if op == "MatMul":
         by_constant = len(ranks) == 1 and len(known_dims(others[0]) or []) <= 2
         return rank >= 2 and (by_constant or (ranks == [rank, rank] and rank > 2))

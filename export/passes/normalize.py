@@ -14,7 +14,7 @@ from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule
 
 from portable_cam.errors import ModelError
 from portable_cam.export.autodiff.rules import NO_GRADIENT, RULES
-from portable_cam.export.graph.builder import ONNX_DOMAINS, OPSET
+from portable_cam.export.graph.operators import ONNX_DOMAINS, OPSET
 from portable_cam.export.graph.shapes import complete_shapes
 from portable_cam.export.passes.contrib import adopt, decompose
 from portable_cam.export.passes.opset import add_defaults, to_opset

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import FLOATS
+from portable_cam.export.graph.operators import FLOATS
 
 #: Attributes that name an element type.
 _TYPE_ATTRIBUTES = ("to", "dtype")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import ONNX_DOMAINS, Builder
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.graph.subgraph import take_place
 
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})

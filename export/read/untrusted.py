@@ -15,7 +15,8 @@ import onnx
 import onnx_ir as ir
 
 from portable_cam.errors import ModelError
-from portable_cam.export.graph.builder import ONNX_DOMAINS, constant_of, known_dims, subgraphs
+from portable_cam.export.graph.operators import ONNX_DOMAINS
+from portable_cam.export.graph.values import constant_of, known_dims, subgraphs
 
 _MOST_NODES = 100_000  # of a model, its functions inlined: twenty times a large vision transformer, minutes to build
 _MOST_ROUNDS = 1 << 20  # of a loop whose number of rounds is written in the model

@@ -13,5 +13,15 @@ from portable_cam.export.targets.protocol import Extra, Target
 from portable_cam.export.targets.sequence import Tokens
 
 __all__ = [
-    "AXES", "Boxes", "Class", "ClassSet", "Columns", "Contrast", "Dense", "Extra", "Similarity", "Target", "Tokens",
-]  # fmt: skip
+    "AXES",
+    "Boxes",
+    "Class",
+    "ClassSet",
+    "Columns",
+    "Contrast",
+    "Dense",
+    "Extra",
+    "Similarity",
+    "Target",
+    "Tokens",
+]

@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from portable_cam.errors import TargetError
-from portable_cam.export.graph.builder import Builder, known_dims
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.pyramid import pyramid
 from portable_cam.export.targets.classes import pick
 from portable_cam.export.targets.protocol import Extra, Target

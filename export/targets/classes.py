@@ -9,7 +9,8 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from portable_cam.errors import TargetError
-from portable_cam.export.graph.builder import Builder, known_dims
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.values import known_dims
 from portable_cam.export.targets.protocol import Extra, Target
 from portable_cam.export.targets.scores import Scores
 

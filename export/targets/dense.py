@@ -9,7 +9,9 @@ from typing import Literal
 import onnx_ir as ir
 
 from portable_cam.errors import TargetError
-from portable_cam.export.graph.builder import FLOATS, Builder, known_dims
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.operators import FLOATS
+from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.candidates import candidates
 from portable_cam.export.targets.classes import pick
 from portable_cam.export.targets.protocol import Extra, Target, single_output
@@ -94,9 +96,11 @@ class Dense(Target):
         if classes == 1:
             members = b.op("Greater", flat, 0)
         else:
-            many = b.ints(range(classes)) if classes is not None else b.op(
-                "Range", b.ints(0), b.op("Squeeze", b.op("Shape", flat, start=1, end=2)), b.ints(1)
-            )  # fmt: skip
+            many = (
+                b.ints(range(classes))
+                if classes is not None
+                else b.op("Range", b.ints(0), b.op("Squeeze", b.op("Shape", flat, start=1, end=2)), b.ints(1))
+            )
             winner = b.op("ArgMax", flat, axis=1, keepdims=1)
             members = b.op("Equal", winner, b.op("Unsqueeze", many, b.ints([1])))
         area = b.op("ReduceSum", b.op("Cast", members, to=int(ir.DataType.FLOAT)), b.ints([2]), keepdims=0)

@@ -9,7 +9,8 @@ from typing import Literal
 import onnx_ir as ir
 
 from portable_cam.errors import TargetError
-from portable_cam.export.graph.builder import Builder, known_dims, static_dim
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.values import known_dims, static_dim
 from portable_cam.export.targets.protocol import Extra, Target
 
 _TINY = 1e-12  # keeps the norm of a zero vector from dividing by zero

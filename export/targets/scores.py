@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from portable_cam.errors import TargetError
-from portable_cam.export.autodiff.residuals import as_run
-from portable_cam.export.graph.builder import FLOATS, known_dims
+from portable_cam.export.autodiff.dequantized import as_run
+from portable_cam.export.graph.operators import FLOATS
+from portable_cam.export.graph.values import known_dims
 
 #: Operators that only rearrange or rename what they get: looked through when the end of a model is read.
 PASS_THROUGH = frozenset(

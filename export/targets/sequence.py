@@ -11,7 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from portable_cam.errors import TargetError
-from portable_cam.export.graph.builder import FLOATS, Builder, known_dims
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.operators import FLOATS
+from portable_cam.export.graph.values import known_dims
 from portable_cam.export.targets.protocol import Extra, Target, single_output
 from portable_cam.export.targets.scores import Scores, cut_before, find_scores
 
@@ -59,8 +61,14 @@ class Tokens(Target):
     def inputs(self, scores: Sequence[ir.Value]) -> tuple[Extra, ...]:
         dims = known_dims(scores[0])
         steps = dims[self.time_axis] if dims is not None else None
-        return (Extra("said", ir.DataType.INT64, ("T" if steps is None else steps,),
-                      "the token to explain at each step, -1 where none"),)  # fmt: skip
+        return (
+            Extra(
+                "said",
+                ir.DataType.INT64,
+                ("T" if steps is None else steps,),
+                "the token to explain at each step, -1 where none",
+            ),
+        )
 
     def count(self, scores: Sequence[ir.Value]) -> int | None:
         """One: what is asked for is in ``said``."""

@@ -26,12 +26,25 @@ def _plus_plus(g, total):
 
 @triton.jit
 def weighted_sum(
-    a_ptr, g_ptr, partial_ptr,  # (N, C, P); (N, K, C) or (N, K, C, P); (N, K, splits, P)
-    K, C, P, a_stride_n, a_stride, g_stride_n, g_stride_k, g_stride,
-    split_size, scale,
-    METHOD: tl.constexpr, CHANNELS_LAST: tl.constexpr, ALIGNED: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
-):  # fmt: skip
+    a_ptr,
+    g_ptr,
+    partial_ptr,  # (N, C, P); (N, K, C) or (N, K, C, P); (N, K, splits, P)
+    K,
+    C,
+    P,
+    a_stride_n,
+    a_stride,
+    g_stride_n,
+    g_stride_k,
+    g_stride,
+    split_size,
+    scale,
+    METHOD: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
     """The sum over a range of channels; one program for each map, range and block of pixels."""
     if ALIGNED:
         a_stride = whole_16(a_stride)
@@ -79,9 +92,15 @@ def weighted_sum(
 
 @triton.jit
 def finish_maps(
-    partial_ptr, raw_ptr, range_ptr,  # (N, K, splits, P), (N, K, P), (N, K, 2)
-    splits, P, scale, RELU: tl.constexpr, BLOCK_P: tl.constexpr,
-):  # fmt: skip
+    partial_ptr,
+    raw_ptr,
+    range_ptr,  # (N, K, splits, P), (N, K, P), (N, K, 2)
+    splits,
+    P,
+    scale,
+    RELU: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
     """Adds the ranges of channels up, in their order; one program for each map."""
     row = tl.program_id(0).to(tl.int64)
     low, high = float("inf"), float("-inf")
@@ -103,11 +122,24 @@ def finish_maps(
 
 @triton.jit
 def channel_weights(
-    a_ptr, g_ptr, weight_ptr,  # (N, C, P), (N, K, C, P), (N, K, C)
-    K, C, P, a_stride_n, a_stride, g_stride_n, g_stride_k, g_stride, scale,
-    METHOD: tl.constexpr, CHANNELS_LAST: tl.constexpr, ALIGNED: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
-):  # fmt: skip
+    a_ptr,
+    g_ptr,
+    weight_ptr,  # (N, C, P), (N, K, C, P), (N, K, C)
+    K,
+    C,
+    P,
+    a_stride_n,
+    a_stride,
+    g_stride_n,
+    g_stride_k,
+    g_stride,
+    scale,
+    METHOD: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
     """One weight per channel from maps too large for one tile; one program for each map and block of channels."""
     if ALIGNED:
         a_stride = whole_16(a_stride)

@@ -9,12 +9,28 @@ from portable_cam.kernels.jit.upsample import low_and_spread, range_of_tiles, sa
 
 @triton.jit
 def guided_product(
-    g_ptr, map_ptr, range_ptr, partial_ptr, out_ptr,
+    g_ptr,
+    map_ptr,
+    range_ptr,
+    partial_ptr,
+    out_ptr,
     # (M, C, H, W) or (M, H, W, C), (M, h, w), (M, 2), (M, tiles, 2), as the first
-    C, h, w, H, W, tiles, scale,
-    NORM: tl.constexpr, NEAREST: tl.constexpr, SCALED: tl.constexpr, RELU: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, ALIGNED: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    C,
+    h,
+    w,
+    H,
+    W,
+    tiles,
+    scale,
+    NORM: tl.constexpr,
+    NEAREST: tl.constexpr,
+    SCALED: tl.constexpr,
+    RELU: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    TILES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """The gradient times the upsampled map, computed where it is used; one program for each map and tile."""
     block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     low, spread = low_and_spread(range_ptr, row, SCALED, RELU)

@@ -20,9 +20,14 @@ def _merge(n, mean, m2, n_b, mean_b, m2_b):
 
 @triton.jit
 def row_statistics(
-    x_ptr, partial_ptr,  # (R, L), (R, tiles, 5)
-    L, x_stride, steps, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    partial_ptr,  # (R, L), (R, tiles, 5)
+    L,
+    x_stride,
+    steps,
+    ALIGNED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Count, mean, squared deviations, least and greatest of a tile of each row."""
     row, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     if ALIGNED:
@@ -48,9 +53,11 @@ def row_statistics(
 
 @triton.jit
 def merge_tiles(
-    partial_ptr, out_ptr,  # (R, tiles, 5), (R, 4)
-    tiles, correction,
-):  # fmt: skip
+    partial_ptr,
+    out_ptr,  # (R, tiles, 5), (R, 4)
+    tiles,
+    correction,
+):
     """Mean, variance, least and greatest of each row from those of its tiles, in their order."""
     row = tl.program_id(0).to(tl.int64)
     n, mean, m2, low, high = 0.0, 0.0, 0.0, float("inf"), float("-inf")
@@ -66,10 +73,18 @@ def merge_tiles(
 
 @triton.jit
 def update_moments(
-    x_ptr, mean_ptr, m2_ptr,  # (S, L), (L,), (L,)
-    S, L, x_stride, seen, divisor,
-    FIRST: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    mean_ptr,
+    m2_ptr,  # (S, L), (L,), (L,)
+    S,
+    L,
+    x_stride,
+    seen,
+    divisor,
+    FIRST: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Adds S samples to running means and squared deviations over samples; one program for each block of elements."""
     if ALIGNED:
         x_stride, L = whole_16(x_stride), whole_16(L)

@@ -16,9 +16,16 @@ def _rint(x):
 
 @triton.jit
 def overlay(
-    map_ptr, palette_ptr, photo_ptr, out_ptr,  # (N, K, P), (257, 3), (N, P, 3), (N, K, P, 3)
-    K, P, alpha, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    map_ptr,
+    palette_ptr,
+    photo_ptr,
+    out_ptr,  # (N, K, P), (257, 3), (N, P, 3), (N, K, P, 3)
+    K,
+    P,
+    alpha,
+    ALIGNED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """One program for each map and block of picture bytes, which are read and written in their own order."""
     row = tl.program_id(1).to(tl.int64)
     size = P * 3

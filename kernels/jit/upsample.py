@@ -26,10 +26,7 @@ def _value(pointer, at, mask, low, spread, SCALED: tl.constexpr):
 
 
 @triton.jit
-def sample(
-    map_ptr, y, x, mask, h, w, H, W, low, spread,
-    NEAREST: tl.constexpr, SCALED: tl.constexpr,
-):  # fmt: skip
+def sample(map_ptr, y, x, mask, h, w, H, W, low, spread, NEAREST: tl.constexpr, SCALED: tl.constexpr):
     """The map (h, w), its values scaled if asked for, at the rows ``y`` and columns ``x`` of (H, W): [y, x].
 
     Rows and columns are vectors, so that the whole-number divisions are done for each of them and not for each pixel.
@@ -72,10 +69,18 @@ def low_and_spread(range_ptr, row, SCALED: tl.constexpr, RELU: tl.constexpr):
 
 @triton.jit
 def upsampled_range(
-    map_ptr, range_ptr, partial_ptr,  # (M, h, w), (M, 2), (M, tiles, 2)
-    h, w, H, W, steps,
-    SCALED: tl.constexpr, RELU: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    map_ptr,
+    range_ptr,
+    partial_ptr,  # (M, h, w), (M, 2), (M, tiles, 2)
+    h,
+    w,
+    H,
+    W,
+    steps,
+    SCALED: tl.constexpr,
+    RELU: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """The range of the upsampled map, which is not written; one program for each map and ``steps`` of its tiles."""
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     low, spread = low_and_spread(range_ptr, row, SCALED, RELU)
@@ -104,12 +109,27 @@ def range_of_tiles(partial_ptr, row, tiles, TILES: tl.constexpr):
 
 @triton.jit
 def upsample(
-    map_ptr, range_ptr, partial_ptr, out_ptr, extent_ptr,
+    map_ptr,
+    range_ptr,
+    partial_ptr,
+    out_ptr,
+    extent_ptr,
     # (M, h, w), (M, 2), (M, tiles, 2), (M, H, W), (M, 2)
-    h, w, H, W, tiles, factor,
-    NORM: tl.constexpr, NEAREST: tl.constexpr, SCALED: tl.constexpr, RELU: tl.constexpr, ADD: tl.constexpr,
-    ALIGNED: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    h,
+    w,
+    H,
+    W,
+    tiles,
+    factor,
+    NORM: tl.constexpr,
+    NEAREST: tl.constexpr,
+    SCALED: tl.constexpr,
+    RELU: tl.constexpr,
+    ADD: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    TILES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Upsamples, normalises by the range and writes ``factor`` times the result, or adds it to what is there."""
     block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     if ALIGNED:

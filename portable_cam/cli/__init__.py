@@ -38,9 +38,11 @@ from portable_cam.cli.explain import explain
 from portable_cam.errors import Error
 
 app = typer.Typer(
-    help="Explain what a vision model saw, from its ONNX file alone.", no_args_is_help=True, add_completion=False,
+    help="Explain what a vision model saw, from its ONNX file alone.",
+    no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
-)  # fmt: skip
+)
 
 
 def _version(value: bool) -> None:
@@ -76,10 +78,12 @@ app.command()(explain)
 
 @app.command()
 def layers(
-    model: ModelArgument, output: OutputOption = None, task: TaskOption = None,
+    model: ModelArgument,
+    output: OutputOption = None,
+    task: TaskOption = None,
     every: Annotated[bool, typer.Option("--all", help="All of them, not the first ten.")] = False,
     as_json: JsonOption = False,
-) -> None:  # fmt: skip
+) -> None:
     """The layers that can be explained, best first."""
     from dataclasses import asdict
 
@@ -195,8 +199,12 @@ def main() -> None:
     except OSError as error:
         if error.filename is None:
             raise
-        err.print(f"error: cannot write {error.filename}: {error.strerror}; choose another place with -o",
-                   style="red", highlight=False, markup=False)  # fmt: skip
+        err.print(
+            f"error: cannot write {error.filename}: {error.strerror}; choose another place with -o",
+            style="red",
+            highlight=False,
+            markup=False,
+        )
         sys.exit(2)
 
 

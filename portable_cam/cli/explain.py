@@ -105,23 +105,49 @@ def explain(
 
     chosen = check_formats(formats)
     given = {
-        "preset": preset, "mean": numbers("--mean", mean), "std": numbers("--std", std), "scale": scale,
-        "color": color, "size": size_of(size), "resize": resize,
+        "preset": preset,
+        "mean": numbers("--mean", mean),
+        "std": numbers("--std", std),
+        "scale": scale,
+        "color": color,
+        "size": size_of(size),
+        "resize": resize,
         "quantization": numbers("--quantization", quantization, 2),
-    }  # fmt: skip
+    }
     options = {
-        "layer": layer, "output": output, "profile": profile, "relu_policy": relu_policy, "saturation": saturation,
-        "precision": precision, "sign": sign, "device": device,
-    }  # fmt: skip
+        "layer": layer,
+        "output": output,
+        "profile": profile,
+        "relu_policy": relu_policy,
+        "saturation": saturation,
+        "precision": precision,
+        "sign": sign,
+        "device": device,
+    }
     own = {
-        "labels": labels, "rather_than": rather_than, "sets": _sets(class_set), "head": head, "part": part,
-        "threshold": threshold, "region": numbers("--region", region, 4), "pixel": numbers("--pixel", pixel, 2),
-        "mask": mask, "decoder": decoder, "vocabulary": vocabulary, "question": question, "caption": caption,
-    }  # fmt: skip
+        "labels": labels,
+        "rather_than": rather_than,
+        "sets": _sets(class_set),
+        "head": head,
+        "part": part,
+        "threshold": threshold,
+        "region": numbers("--region", region, 4),
+        "pixel": numbers("--pixel", pixel, 2),
+        "mask": mask,
+        "decoder": decoder,
+        "vocabulary": vocabulary,
+        "question": question,
+        "caption": caption,
+    }
     job = job_for(
-        task, model, None if methods is None else names(methods), {k: v for k, v in given.items() if v is not None},
-        target, options, own,
-    )  # fmt: skip
+        task,
+        model,
+        None if methods is None else names(methods),
+        {k: v for k, v in given.items() if v is not None},
+        target,
+        options,
+        own,
+    )
     prepared = job.preprocessing
     err.print(f"preprocessing: {prepared.describe()}", highlight=False, markup=False)
     if prepared.guessed:
@@ -148,8 +174,15 @@ def explain(
             for line in record["explained"]:
                 out.print(f"{path.name}: {describe(line)}", highlight=False, markup=False)
     if as_json:
-        print_json({"model": str(model), "preprocessing": prepared.to_json(), "layer": job.explainer.layer,
-                    "images": records, "failed": failed})  # fmt: skip
+        print_json(
+            {
+                "model": str(model),
+                "preprocessing": prepared.to_json(),
+                "layer": job.explainer.layer,
+                "images": records,
+                "failed": failed,
+            }
+        )
     elif records:
         err.print(f"written to {folder}", highlight=False, markup=False)
     if failed:

@@ -3,19 +3,12 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from portable_cam.errors import InputError, OptionError
 
@@ -29,11 +22,6 @@ COLORMAP = "inferno"
 #: Neither end of the colour map: a value that is not a number must not look like an unimportant one.
 NOT_A_NUMBER = (0, 170, 190)
 
-FORMATS = ("png", "npy", "json")
-
-#: zlib's level for PNG. On photos under maps and sheets, 0.2 to 2.3 megapixels, Pillow's default of 6 takes 2.2 to 2.8
-#: times as long for files 1 to 5 % smaller; level 1 saves another 40 %, but its files are 9 to 15 % larger.
-PNG_LEVEL = 4
 
 # beyond this quantile gradients are outliers, a few pixels that would leave the rest of the picture grey
 _ROBUST = 99.5
@@ -112,72 +100,6 @@ def signed_picture(
     return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
 
 
-def save(
-    folder: str | Path,
-    stem: str,
-    *,
-    pictures: Mapping[str, Picture] | None = None,
-    arrays: Mapping[str, NDArray[Any]] | None = None,
-    document: Mapping[str, Any] | None = None,
-    formats: Sequence[str] = FORMATS,
-) -> list[Path]:
-    """Save one image's results: ``stem.<name>.png`` per picture, ``stem.<name>.npy`` per array, and ``stem.json``.
-
-    Args:
-        folder: Made if it is not there.
-        stem: What all file names begin with, as the photo's name without suffix.
-        pictures: uint8 (H, W, 3), by name.
-        arrays: By name, saved as they are.
-        document: Everything else; numpy numbers and arrays in it are written as lists, NaN as null.
-        formats: Which of :data:`FORMATS` to write.
-
-    Returns:
-        The files written.
-
-    Raises:
-        OptionError: A format is unknown, or a file cannot be written.
-    """
-    unknown = sorted(set(formats) - set(FORMATS))
-    if unknown:
-        raise OptionError(f"format {unknown[0]!r} is unknown: choose from {', '.join(FORMATS)}")
-    folder, written = Path(folder), []
-
-    def file(name: str, suffix: str) -> Path:
-        # names come from classes and tensors, which may hold separators
-        parts = [re.sub(r"[^\w.+-]+", "_", part).strip(".") for part in (stem, name) if part]
-        written.append(folder / (".".join(parts) + suffix))
-        return written[-1]
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, picture in (pictures or {}).items() if "png" in formats else ():
-            Image.fromarray(picture).save(file(name, ".png"), compress_level=PNG_LEVEL)
-        for name, array in (arrays or {}).items() if "npy" in formats else ():
-            np.save(file(name, ".npy"), array, allow_pickle=False)
-        if document is not None and "json" in formats:
-            text = json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
-            file("", ".json").write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OptionError(f"cannot write to {folder}: {error}; choose another folder") from None
-    return written
-
-
-def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure; the suffix says the format (PNG, JPEG, PDF, SVG).
-
-    Raises:
-        OptionError: The file cannot be written.
-    """
-    path = Path(path)
-    options: dict[str, Any] = {"pil_kwargs": {"compress_level": PNG_LEVEL}} if path.suffix.lower() == ".png" else {}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, **options)
-    except (OSError, ValueError) as error:
-        raise OptionError(f"cannot write the picture {path}: {error}; choose another place or format") from None
-    return path
-
-
 @cache
 def _palette() -> Picture:
     colours: NDArray[np.float64] = matplotlib.colormaps[COLORMAP](np.arange(256))[:, :3]
@@ -187,16 +109,3 @@ def _palette() -> Picture:
 def _check_map(map01: NDArray[Any]) -> None:
     if map01.ndim != 2:
         raise InputError(f"a map has shape (H, W), not {map01.shape}")
-
-
-def _plain(value: Any) -> Any:
-    """numpy to what JSON has; JSON has no NaN and no infinity."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int | bool) else str(value)

@@ -70,9 +70,11 @@ class Geometry:
         x, y = (right - left) / self.size[1], (bottom - top) / self.size[0]
         (height, width), (x0, y0, x1, y1) = self.photo, box
         return (
-            min(max(left + x0 * x, 0), width), min(max(top + y0 * y, 0), height),
-            min(max(left + x1 * x, 0), width), min(max(top + y1 * y, 0), height),
-        )  # fmt: skip
+            min(max(left + x0 * x, 0), width),
+            min(max(top + y0 * y, 0), height),
+            min(max(left + x1 * x, 0), width),
+            min(max(top + y1 * y, 0), height),
+        )
 
     def to_input(self, box: Box) -> Box:
         """A box in pixels of the photo in those of the input; it may reach beyond what a crop leaves."""
@@ -95,9 +97,12 @@ class Geometry:
         source = Image.fromarray(np.ascontiguousarray(map01, dtype=np.float32))
         # the affine map takes photo to input coordinates; Pillow takes care of the half pixel between edge and centre
         laid = source.transform(
-            (self.photo[1], self.photo[0]), Image.Transform.AFFINE, (x, 0, -left * x, 0, y, -top * y),
-            Image.Resampling.BILINEAR, fillcolor=fill,
-        )  # fmt: skip
+            (self.photo[1], self.photo[0]),
+            Image.Transform.AFFINE,
+            (x, 0, -left * x, 0, y, -top * y),
+            Image.Resampling.BILINEAR,
+            fillcolor=fill,
+        )
         return np.asarray(laid, dtype=np.float32)
 
 

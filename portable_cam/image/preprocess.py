@@ -38,6 +38,7 @@ from portable_cam.image.model_input import (
     per_channel,
     read_shape,
 )
+from portable_cam.image.presets import PRESET_FIELDS, PRESETS
 from portable_cam.image.sidecar import find_sidecar, parse_json, read_sidecar
 
 __all__ = ["METADATA_KEY", "PRESETS", "Geometry", "Preprocessing", "find_sidecar", "resolve"]
@@ -47,28 +48,7 @@ Values: TypeAlias = float | Sequence[float]
 #: Where a model's ``metadata_props`` may hold its preprocessing, as JSON.
 METADATA_KEY = "portable_cam.preprocessing"
 
-#: ``imagenet`` as torchvision does it, ``tf`` -1 to 1, ``caffe`` BGR minus the mean pixel, ``unit`` 0 to 1, ``raw``
-#: 0 to 255; then those of families of detectors. A mean or std that is one number holds for every channel.
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "imagenet": {"color": "rgb", "scale": 1 / 255, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225),
-                 "resize": "shortest+crop", "interpolation": "bilinear"},
-    "tf": {"color": "rgb", "scale": 1 / 127.5, "mean": 1.0, "std": 1.0, "resize": "stretch"},
-    "caffe": {"color": "bgr", "scale": 1.0, "mean": (104.0, 117.0, 123.0), "std": 1.0, "resize": "stretch"},
-    "unit": {"color": "rgb", "scale": 1 / 255, "mean": 0.0, "std": 1.0, "resize": "stretch"},
-    "raw": {"color": "rgb", "scale": 1.0, "mean": 0.0, "std": 1.0, "resize": "stretch"},
-    "yolox": {"color": "bgr", "scale": 1.0, "mean": 0.0, "std": 1.0, "resize": "letterbox", "pad_value": 114,
-              "pad_position": "top-left"},
-    "yolo": {"color": "rgb", "scale": 1 / 255, "mean": 0.0, "std": 1.0, "resize": "letterbox", "pad_value": 114,
-             "pad_position": "center"},
-    "nanodet": {"color": "bgr", "scale": 1.0, "mean": (103.53, 116.28, 123.675), "std": (57.375, 57.12, 58.395),
-                "resize": "stretch"},
-    "fastestdet": {"color": "bgr", "scale": 1 / 255, "mean": 0.0, "std": 1.0, "resize": "stretch"},
-    "ultraface": {"color": "rgb", "scale": 1.0, "mean": 127.0, "std": 128.0, "resize": "stretch"},
-}  # fmt: skip
 
-_PRESET_FIELDS = frozenset({
-    "color", "scale", "mean", "std", "resize", "resize_to", "interpolation", "pad_value", "pad_position",
-})  # fmt: skip
 _VALUES = frozenset({"scale", "mean", "std"})
 
 # fewer steps of brightness than this in an integer input mean that the values were meant for a float model
@@ -117,11 +97,14 @@ class Preprocessing:
     def __post_init__(self) -> None:
         channels = 1 if self.color == "gray" else 3
         normal: dict[str, Any] = {
-            "size": parse_size(self.size), "scale": per_channel("scale", self.scale, 1)[0],
-            "mean": per_channel("mean", self.mean, channels), "std": per_channel("std", self.std, channels),
-            "dtype": dtype_name(self.dtype), "guessed": tuple(self.guessed),
+            "size": parse_size(self.size),
+            "scale": per_channel("scale", self.scale, 1)[0],
+            "mean": per_channel("mean", self.mean, channels),
+            "std": per_channel("std", self.std, channels),
+            "dtype": dtype_name(self.dtype),
+            "guessed": tuple(self.guessed),
             "quantization": _quantization(self.quantization, self.dtype),
-        }  # fmt: skip
+        }
         if self.resize == "shortest+crop" and self.resize_to is None:
             normal["resize_to"] = round(min(normal["size"]) * 256 / 224)
         for name, value in normal.items():
@@ -173,8 +156,11 @@ class Preprocessing:
 
     def describe(self) -> str:
         """One line for people."""
-        how = {"stretch": "stretched", "letterbox": f"letterboxed on {self.pad_value} ({self.pad_position})",
-               "shortest+crop": f"resize {self.resize_to} + centre crop"}[self.resize]  # fmt: skip
+        how = {
+            "stretch": "stretched",
+            "letterbox": f"letterboxed on {self.pad_value} ({self.pad_position})",
+            "shortest+crop": f"resize {self.resize_to} + centre crop",
+        }[self.resize]
         parts = [f"{'grey' if self.color == 'gray' else self.color.upper()} {self.size[0]}x{self.size[1]}", how]
         if self.interpolation != "bilinear":
             parts.append(self.interpolation)
@@ -203,8 +189,11 @@ class Preprocessing:
         given = dict(parse_json(content, "the preprocessing") if isinstance(content, str) else content)
         unknown = sorted(set(given) - {field.name for field in fields(cls)})
         if unknown or "size" not in given:
-            raise PreprocessError(f"the preprocessing has unknown keys: {', '.join(unknown)}" if unknown
-                                  else "the preprocessing lacks 'size', the (H, W) of the model's input")  # fmt: skip
+            raise PreprocessError(
+                f"the preprocessing has unknown keys: {', '.join(unknown)}"
+                if unknown
+                else "the preprocessing lacks 'size', the (H, W) of the model's input"
+            )
         return cls(**read_sidecar(given, "the preprocessing"))
 
 
@@ -254,15 +243,21 @@ def resolve(
         where = f"the model's metadata {METADATA_KEY}"
         known = read_sidecar(parse_json(metadata[METADATA_KEY], where), where)
     chosen = {
-        "mean": mean, "std": std, "scale": scale, "color": color, "layout": layout, "size": size, "resize": resize,
+        "mean": mean,
+        "std": std,
+        "scale": scale,
+        "color": color,
+        "layout": layout,
+        "size": size,
+        "resize": resize,
         "quantization": quantization,
-    }  # fmt: skip
+    }
     options = {name: value for name, value in chosen.items() if value is not None}
     name = known.pop("preset", None)
     guessed = set(known.pop("guessed", ())) - options.keys()
     if preset is not None:
-        name, guessed = preset, guessed - _PRESET_FIELDS
-        known = {field: value for field, value in known.items() if field not in _PRESET_FIELDS}
+        name, guessed = preset, guessed - PRESET_FIELDS
+        known = {field: value for field, value in known.items() if field not in PRESET_FIELDS}
     if "resize" in options:
         known.pop("resize_to", None)
     known |= options
@@ -365,8 +360,13 @@ def _listed(values: tuple[float, ...]) -> str:
 
 
 def _check(p: Preprocessing) -> None:
-    choices = (("resize", RESIZES), ("interpolation", INTERPOLATIONS), ("pad_position", PAD_POSITIONS),
-               ("color", ("rgb", "bgr", "gray")), ("layout", ("nchw", "nhwc")))  # fmt: skip
+    choices = (
+        ("resize", RESIZES),
+        ("interpolation", INTERPOLATIONS),
+        ("pad_position", PAD_POSITIONS),
+        ("color", ("rgb", "bgr", "gray")),
+        ("layout", ("nchw", "nhwc")),
+    )
     for name, allowed in choices:
         if getattr(p, name) not in allowed:
             raise PreprocessError(f"{name} {getattr(p, name)!r} is unknown: choose one of {', '.join(allowed)}")

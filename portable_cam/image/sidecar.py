@@ -15,20 +15,64 @@ from typing import Any
 
 from portable_cam.errors import PreprocessError
 
-FIELDS = frozenset({
-    "size", "resize", "resize_to", "pad_value", "pad_position", "interpolation",
-    "color", "scale", "mean", "std", "layout", "dtype", "quantization", "guessed", "preset",
-})  # fmt: skip
+FIELDS = frozenset(
+    {
+        "size",
+        "resize",
+        "resize_to",
+        "pad_value",
+        "pad_position",
+        "interpolation",
+        "color",
+        "scale",
+        "mean",
+        "std",
+        "layout",
+        "dtype",
+        "quantization",
+        "guessed",
+        "preset",
+    }
+)
 
 _WORDS = ("resize", "pad_position", "interpolation", "color", "layout", "dtype", "preset")
 
-_HF_MARKS = frozenset({"image_mean", "image_std", "do_rescale", "rescale_factor", "crop_size", "do_center_crop",
-                       "do_resize", "do_normalize", "image_processor_type", "feature_extractor_type"})  # fmt: skip
-_HF_ALSO = frozenset({
-    "size", "resample", "crop_pct", "do_convert_rgb", "processor_class", "default_to_square", "data_format",
-    "input_data_format", "return_tensors", "device", "disable_grouping", "image_seq_length", "do_pad", "pad_size",
-    "size_divisor", "_valid_processor_keys", "use_fast", "auto_map",
-})  # fmt: skip
+_HF_MARKS = frozenset(
+    {
+        "image_mean",
+        "image_std",
+        "do_rescale",
+        "rescale_factor",
+        "crop_size",
+        "do_center_crop",
+        "do_resize",
+        "do_normalize",
+        "image_processor_type",
+        "feature_extractor_type",
+    }
+)
+_HF_ALSO = frozenset(
+    {
+        "size",
+        "resample",
+        "crop_pct",
+        "do_convert_rgb",
+        "processor_class",
+        "default_to_square",
+        "data_format",
+        "input_data_format",
+        "return_tensors",
+        "device",
+        "disable_grouping",
+        "image_seq_length",
+        "do_pad",
+        "pad_size",
+        "size_divisor",
+        "_valid_processor_keys",
+        "use_fast",
+        "auto_map",
+    }
+)
 _PIL_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box")
 # a sidecar is some hundred bytes; anything much larger is another kind of file
 _MAX_BYTES = 1 << 20
@@ -40,8 +84,11 @@ def find_sidecar(model: str | Path) -> Path | None:
     ``model.json`` is a common name; it counts only if it holds one of our keys.
     """
     model = Path(model)
-    sure, maybe, shared = (model.with_suffix(".preprocess.json"), model.with_suffix(".json"),
-                           model.with_name("preprocessor_config.json"))  # fmt: skip
+    sure, maybe, shared = (
+        model.with_suffix(".preprocess.json"),
+        model.with_suffix(".json"),
+        model.with_name("preprocessor_config.json"),
+    )
     if sure.is_file():
         return sure
     if maybe.is_file():
@@ -124,8 +171,10 @@ def _from_hugging_face(content: Mapping[str, Any], name: str) -> dict[str, Any]:
             raise PreprocessError(f"{name}: resample {resample!r} is not one of Pillow's filters 0 to 4")
         fields["interpolation"] = _PIL_FILTERS[resample]
     if content.get("do_pad"):
-        raise PreprocessError(f"{name} pads (do_pad), which is not understood here: write resize, size and "
-                              "pad_value in a .preprocess.json")  # fmt: skip
+        raise PreprocessError(
+            f"{name} pads (do_pad), which is not understood here: write resize, size and "
+            "pad_value in a .preprocess.json"
+        )
     return fields | _hf_size(content, name)
 
 
@@ -140,16 +189,21 @@ def _hf_size(content: Mapping[str, Any], name: str) -> dict[str, Any]:
         raise PreprocessError(f"{name}: size {size!r} or crop_pct {crop_pct!r} is not what transformers writes")
     if cropped and crop is not None:
         if isinstance(size, Mapping) and shortest is None and _square(size, name) != _square(crop, name):
-            raise PreprocessError(f"{name} stretches to {dict(size)} and then crops, which is not understood here: "
-                                  "give size as shortest_edge")  # fmt: skip
+            raise PreprocessError(
+                f"{name} stretches to {dict(size)} and then crops, which is not understood here: "
+                "give size as shortest_edge"
+            )
         fields: dict[str, Any] = {"size": _square(crop, name), "resize": "shortest+crop"}
         return fields | ({"resize_to": shortest} if shortest is not None else {})
     if isinstance(size, Mapping) and shortest is not None:
         # ConvNeXt: below 384 pixels the photo is resized to size / crop_pct and cropped, from there on stretched
         if shortest < 384 and "crop_pct" in content:
             return {"size": shortest, "resize": "shortest+crop", "resize_to": int(shortest / crop_pct)}
-        return {"size": shortest, "resize": "stretch" if "crop_pct" in content else "shortest+crop",
-                **({} if "crop_pct" in content else {"resize_to": shortest})}  # fmt: skip
+        return {
+            "size": shortest,
+            "resize": "stretch" if "crop_pct" in content else "shortest+crop",
+            **({} if "crop_pct" in content else {"resize_to": shortest}),
+        }
     return {} if size is None else {"size": _square(size, name), "resize": "stretch"}
 
 

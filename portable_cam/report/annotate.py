@@ -94,9 +94,10 @@ def place_labels(wanted: Sequence[Box], size: tuple[int, int], taken: Sequence[B
         y = max(0.0, min(y0, size[1] - 1 - tall))
         edges = [y, *(other[3] + 1 for other in placed), *(other[1] - 1 - tall for other in placed)]
         free = [
-            edge for edge in edges
+            edge
+            for edge in edges
             if 0 <= edge <= size[1] - 1 - tall and not any(_meet((x, edge, x + wide, edge + tall), o) for o in placed)
-        ]  # fmt: skip
+        ]
         y = min(free, key=lambda edge: abs(edge - y0)) if free else y
         placed.append((x, y, x + wide, y + tall))
     return placed[len(taken) :]

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from portable_cam.errors import OptionError
-from portable_cam.image.colormap import Picture, overlay, save_figure
+from portable_cam.image.colormap import Picture, overlay
+from portable_cam.report.files import save_figure
 from portable_cam.report.wording import number
 
 #: Methods by the names that papers use.
@@ -197,9 +198,9 @@ def wrap(text: str, room: float, **style: Any) -> tuple[str, ...]:
     lines = [text]
     while characters > 1 and not all(map(fits, lines)):
         characters = min(characters, max(map(len, lines))) - 1
-        lines = textwrap.wrap(
-            text, characters, max_lines=_MOST_LINES, placeholder="…", break_on_hyphens=False
-        ) or [text]  # fmt: skip
+        lines = textwrap.wrap(text, characters, max_lines=_MOST_LINES, placeholder="…", break_on_hyphens=False) or [
+            text
+        ]
     return tuple(lines)
 
 
@@ -246,8 +247,16 @@ def _bars(axes: Axes, top: Sequence[tuple[str, float]], explained: set[str]) -> 
     for i, ((name, score), length) in enumerate(zip(top, bar_lengths([score for _, score in top]), strict=True)):
         here = name in explained
         axes.barh(i, length, height=0.82, color=_BAR_HERE if here else _BAR, alpha=0.38 if here else 0.6)
-        label = axes.text(0.015, i, name, va="center", fontsize=8.5, color=_INK,
-                          fontweight="bold" if here else "normal", parse_math=False)  # fmt: skip
+        label = axes.text(
+            0.015,
+            i,
+            name,
+            va="center",
+            fontsize=8.5,
+            color=_INK,
+            fontweight="bold" if here else "normal",
+            parse_math=False,
+        )
         _fit(label, 0.78 * axes.get_window_extent().width)
         axes.text(1.0, i, number(score, 2), va="center", ha="right", fontsize=8.5, color=_INK if here else _FAINT)
     axes.set_xlim(0, 1)

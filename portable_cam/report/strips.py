@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from portable_cam.errors import OptionError
-from portable_cam.image.colormap import Picture, save_figure
+from portable_cam.image.colormap import Picture
+from portable_cam.report.files import save_figure
 
 _INK, _FAINT, _FOR, _AGAINST = "#1a1a1a", "#6b6b6b", "#b5367a", "#4c72b0"
 _MARGIN, _GAP = 0.2, 0.12  # inches, as everything here
@@ -65,9 +66,13 @@ def strip(photo: Picture, panels: Sequence[Panel], path: str | Path, heading: st
 
 
 def answer_sheet(
-    photo: Picture, panels: Sequence[Panel], path: str | Path, heading: str = "", words: Sequence[str] = (),
+    photo: Picture,
+    panels: Sequence[Panel],
+    path: str | Path,
+    heading: str = "",
+    words: Sequence[str] = (),
     word_scores: NDArray[np.floating] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """The photo, then for each answer a row: its picture, and what each word of the question adds to its score.
 
     Args:
@@ -98,8 +103,12 @@ def answer_sheet(
             scale = float(np.abs(word_scores[k]).max()) or 1.0
             step = tall / max(len(words), 1)
             axes = place(x + side + _GAP + 0.9, y + line, bars - 0.9, tall)
-            axes.barh(range(len(words)), word_scores[k] / scale, height=0.6,
-                      color=[_FOR if s > 0 else _AGAINST for s in word_scores[k]])  # fmt: skip
+            axes.barh(
+                range(len(words)),
+                word_scores[k] / scale,
+                height=0.6,
+                color=[_FOR if s > 0 else _AGAINST for s in word_scores[k]],
+            )
             axes.set(xlim=(-1, 1), ylim=(len(words) - 0.5, -0.5))
             axes.axvline(0, color=_FAINT, linewidth=0.6)
             axes.set_axis_off()

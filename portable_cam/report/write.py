@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from portable_cam.errors import OptionError
 from portable_cam.export.methods.registry import MAP_METHODS
 from portable_cam.image import colormap as report
-from portable_cam.image.colormap import FORMATS, Picture
+from portable_cam.image.colormap import Picture
 from portable_cam.kernels.reference import minmax, upsample_bilinear
+from portable_cam.report import files
 from portable_cam.report.annotate import Mark, draw
+from portable_cam.report.files import FORMATS
 from portable_cam.report.sheet import TITLES, Panel, Row, sheet
 from portable_cam.report.wording import how_much, part_explained, score_is
 from portable_cam.result import AGAINST
@@ -43,11 +45,16 @@ def write_explanation(
                 pictures[f"{label}.{name}"] = picture_of(explained, method, k, whole_photo=True)
         view = draw(explained.view, explained.marks, result.labels[0]) if explained.marks else explained.view
         sheet(
-            view, rows_of(explained), Path(folder) / f"{stem}.sheet.png", heading, explained.top,
-            scale=explained.scale, explained={line.get("name", line["label"]) for line in record["explained"]},
-        )  # fmt: skip
+            view,
+            rows_of(explained),
+            Path(folder) / f"{stem}.sheet.png",
+            heading,
+            explained.top,
+            scale=explained.scale,
+            explained={line.get("name", line["label"]) for line in record["explained"]},
+        )
     arrays: dict[str, NDArray[Any]] = {method: result[method][0] for method in result}
-    report.save(folder, stem, pictures=pictures, arrays=arrays, document=record, formats=formats)
+    files.save(folder, stem, pictures=pictures, arrays=arrays, document=record, formats=formats)
     return record
 
 

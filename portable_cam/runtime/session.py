@@ -68,11 +68,18 @@ class Session:
     """
 
     def __init__(
-        self, model: onnx.ModelProto | ir.Model | bytes, *, device: str = "cpu",
+        self,
+        model: onnx.ModelProto | ir.Model | bytes,
+        *,
+        device: str = "cpu",
         providers: Sequence[Provider] | None = None,
-        threads: int | None = None, optimize: bool = True, spin: bool = True, as_written: bool = False,
-        record_placement: bool = False, time_limit: float | None = None,
-    ) -> None:  # fmt: skip
+        threads: int | None = None,
+        optimize: bool = True,
+        spin: bool = True,
+        as_written: bool = False,
+        record_placement: bool = False,
+        time_limit: float | None = None,
+    ) -> None:
         wanted = list(providers) if providers is not None else _providers_of(device)
         names = [p if isinstance(p, str) else p[0] for p in wanted]
         check_available(names)
@@ -147,8 +154,9 @@ class Session:
             return []
         return [
             Placed(node.name, node.op_type, part.ep_name)
-            for part in self._session.get_provider_graph_assignment_info() for node in part.get_nodes()
-        ]  # fmt: skip
+            for part in self._session.get_provider_graph_assignment_info()
+            for node in part.get_nodes()
+        ]
 
     def _spec(self, name: str) -> Any:
         if name not in self.inputs:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from portable_cam.errors import OptionError, TargetError
 from portable_cam.explainer import Explainer
-from portable_cam.export.autodiff.residuals import input_quantization
+from portable_cam.export.autodiff.dequantized import input_quantization
 from portable_cam.export.deploy.ort_workarounds import shield
-from portable_cam.export.graph.builder import known_dims
+from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.targets import Class, ClassSet, Contrast
@@ -107,9 +107,13 @@ def preprocessing_of(
     if usual is not None and silent and explainer.input_dtype().startswith("float"):
         options.setdefault("preset", usual)
     return resolve(
-        explainer.input_shape(), explainer.input_dtype(), sidecar=sidecar, metadata=explainer.metadata,
-        stands_for=explainer.input_quantization, **options,
-    )  # fmt: skip
+        explainer.input_shape(),
+        explainer.input_dtype(),
+        sidecar=sidecar,
+        metadata=explainer.metadata,
+        stands_for=explainer.input_quantization,
+        **options,
+    )
 
 
 class PhotoExplainer:
@@ -168,9 +172,17 @@ class PhotoExplainer:
         answer = self._answer(self.preprocessing(photo), geometry, asked, **where)
         view = self.preprocessing.view(photo)
         return PhotoExplanation(
-            answer.result, photo, view, geometry, answer.top, self.preprocessing.color, answer.marks, answer.facts,
-            answer.scale, self.explainer.sign,
-        )  # fmt: skip
+            answer.result,
+            photo,
+            view,
+            geometry,
+            answer.top,
+            self.preprocessing.color,
+            answer.marks,
+            answer.facts,
+            answer.scale,
+            self.explainer.sign,
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -89,9 +89,11 @@ class Labels:
         the same behind "background" for one with 1001, as TensorFlow's have, COCO's for a detector with 80, Pascal
         VOC's for a segmentation with 21, else None."""
         usual = {
-            ("classify", 1000): ("ImageNet", assets.imagenet_labels), ("detect", 80): ("COCO", assets.coco_labels),
-            ("classify", 1001): ("ImageNet", assets.imagenet_labels), ("segment", 21): ("VOC", assets.voc_labels),
-        }  # fmt: skip
+            ("classify", 1000): ("ImageNet", assets.imagenet_labels),
+            ("detect", 80): ("COCO", assets.coco_labels),
+            ("classify", 1001): ("ImageNet", assets.imagenet_labels),
+            ("segment", 21): ("VOC", assets.voc_labels),
+        }
         found = usual.get((task, classes or 0))
         if found is None:
             return None

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from portable_cam.errors import Error, OptionError
-from portable_cam.export.graph.builder import known_dims
+from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.candidates import channel_axis, image_input
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.read.load import ModelLike

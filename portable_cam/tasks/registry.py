@@ -49,9 +49,14 @@ class Job(Protocol):
 
 
 def job_for(
-    task: str, model: Path, methods: Sequence[str] | None, preprocessing: Mapping[str, Any], target: str | None,
-    options: Mapping[str, Any], own: Mapping[str, Any],
-) -> Job:  # fmt: skip
+    task: str,
+    model: Path,
+    methods: Sequence[str] | None,
+    preprocessing: Mapping[str, Any],
+    target: str | None,
+    options: Mapping[str, Any],
+    own: Mapping[str, Any],
+) -> Job:
     """The job for a task.
 
     Args:
@@ -90,9 +95,14 @@ class PhotoJob:
     marks: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
-        self, model: Path, methods: Sequence[str] | None, preprocessing: Mapping[str, Any], *,
-        target: str | None = None, **options: Any,
-    ) -> None:  # fmt: skip
+        self,
+        model: Path,
+        methods: Sequence[str] | None,
+        preprocessing: Mapping[str, Any],
+        *,
+        target: str | None = None,
+        **options: Any,
+    ) -> None:
         self._where = {name: options.pop(name) for name in self.marks if name in options}
         given: dict[str, Any] = {} if methods is None else {"methods": methods}
         self._task = self.kind()(model, **given, preprocessing=preprocessing, **options)

@@ -67,9 +67,14 @@ def plain_model(model: ModelLike) -> ir.Model:
 
 
 def bench(
-    model: ModelLike, batch: int = 1, *, device: str = "cpu", threads: int | None = None, seconds: float = 8.0,
+    model: ModelLike,
+    batch: int = 1,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    seconds: float = 8.0,
     output: str | None = None,
-) -> list[Row]:  # fmt: skip
+) -> list[Row]:
     """Time the methods on random pixels.
 
     Args:

@@ -32,8 +32,11 @@ from portable_cam.runtime.session import Session
 from portable_cam.testing import Array, directional_derivative
 
 _EPSILON = {
-    TensorProto.DOUBLE: 2**-52, TensorProto.FLOAT: 2**-23, TensorProto.FLOAT16: 2**-10, TensorProto.BFLOAT16: 2**-7,
-}  # fmt: skip
+    TensorProto.DOUBLE: 2**-52,
+    TensorProto.FLOAT: 2**-23,
+    TensorProto.FLOAT16: 2**-10,
+    TensorProto.BFLOAT16: 2**-7,
+}
 _CONSTANT = OpSchema.DifferentiationCategory.NonDifferentiable
 
 #: Tests that are not checked: a pattern of names, and the reason.
@@ -56,8 +59,11 @@ LEFT_OUT: dict[str, str] = {
 
 #: Inputs that only say how an operator works, though the schema does not say that they have no gradient.
 _SETTINGS = {
-    "Dropout": {"ratio", "training_mode", "r", "t"}, "Range": {"limit"}, "RoiAlign": {"rois"}, "Upsample": {"scales"},
-}  # fmt: skip
+    "Dropout": {"ratio", "training_mode", "r", "t"},
+    "Range": {"limit"},
+    "RoiAlign": {"rois"},
+    "Upsample": {"scales"},
+}
 
 
 def _away_from(*kinks: float, distance: float = 0.2) -> Callable[[Array], Array]:

@@ -16,7 +16,7 @@ import onnx
 
 from portable_cam.export.autodiff.rules import NO_GRADIENT, RULES
 from portable_cam.export.graph import refusals
-from portable_cam.export.graph.builder import OPSET
+from portable_cam.export.graph.operators import OPSET
 from portable_cam.export.passes import contrib
 from portable_cam.export.passes.opset import BODIES
 from portable_cam.export.passes.quantized.qoperator import REWRITES
@@ -103,9 +103,13 @@ def table() -> str:
         for everything in (True, False)
     )
     text = _HEADER.format(
-        version=onnx.__version__, opset=onnx.defs.onnx_opset_version(), target=OPSET,
-        passed=checked.total(), total=every.total(), operators=len(every),
-    )  # fmt: skip
+        version=onnx.__version__,
+        opset=onnx.defs.onnx_opset_version(),
+        target=OPSET,
+        passed=checked.total(),
+        total=every.total(),
+        operators=len(every),
+    )
     rows = []
     for name, schema in sorted(newest.items()):
         word, remark = state(schema)

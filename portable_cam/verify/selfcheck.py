@@ -64,9 +64,12 @@ class Proof:
 
 
 def self_check(
-    model: ModelLike, explanation: onnx.ModelProto | ir.Model, output: str | None = None,
-    target: Target | None = None, seed: int = 0,
-) -> Proof:  # fmt: skip
+    model: ModelLike,
+    explanation: onnx.ModelProto | ir.Model,
+    output: str | None = None,
+    target: Target | None = None,
+    seed: int = 0,
+) -> Proof:
     """Run the explanation next to the original on random pixels.
 
     Args:

@@ -58,9 +58,11 @@ def any_node(model: onnx.ModelProto, random: Random) -> tuple[onnx.GraphProto, i
 
 
 def names(graph: onnx.GraphProto) -> list[str]:
-    found = [v.name for v in graph.input] + [t.name for t in graph.initializer] + [
-        o for node in graph.node for o in node.output
-    ]  # fmt: skip
+    found = (
+        [v.name for v in graph.input]
+        + [t.name for t in graph.initializer]
+        + [o for node in graph.node for o in node.output]
+    )
     return [*found, ""]
 
 
@@ -478,9 +480,11 @@ def nested_branches(model: onnx.ModelProto, random: Random) -> None:
     graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "always_true"))
     helper = onnx.helper
     branch = helper.make_graph(
-        [helper.make_node("Neg", ["before_if"], ["n_0"])], "leaf", [],
+        [helper.make_node("Neg", ["before_if"], ["n_0"])],
+        "leaf",
+        [],
         [helper.make_tensor_value_info("n_0", TensorProto.FLOAT, None)],
-    )  # fmt: skip
+    )
     for i in range(1, int(random.integers(2, 22))):  # protobuf's own limit in writing is near
         node = helper.make_node(
             "If", ["always_true"], [f"n_{i}"], then_branch=branch, else_branch=branch if i < 7 else None
@@ -541,9 +545,22 @@ def shadow_standard_operator(model: onnx.ModelProto, random: Random) -> None:
 # -- external data -----------------------------------------------------------------------------------------------------
 
 _LOCATIONS = (
-    "/dev/zero", "/dev/stdin", "/etc/passwd", "../secret.bin", "weights.bin", ".", "", "a" * 5000, "nul\0byte", "pipe",
-    "link.bin", "loop.bin", "file:///etc/passwd", "model.onnx", "folder/../weights.bin",
-)  # fmt: skip
+    "/dev/zero",
+    "/dev/stdin",
+    "/etc/passwd",
+    "../secret.bin",
+    "weights.bin",
+    ".",
+    "",
+    "a" * 5000,
+    "nul\0byte",
+    "pipe",
+    "link.bin",
+    "loop.bin",
+    "file:///etc/passwd",
+    "model.onnx",
+    "folder/../weights.bin",
+)
 
 
 @mutation

@@ -95,9 +95,14 @@ def near(x: torch.Tensor, kink: int) -> list[tuple[int, ...]]:
 
 
 def strongest(
-    network: nn.Module, relus: dict[str, nn.Module], image: torch.Tensor, inputs: dict[str, torch.Tensor],
-    flowing: dict[str, torch.Tensor], rest: np.ndarray, found: Any,
-) -> list[tuple[tuple[str, tuple[int, ...]], int]]:  # fmt: skip
+    network: nn.Module,
+    relus: dict[str, nn.Module],
+    image: torch.Tensor,
+    inputs: dict[str, torch.Tensor],
+    flowing: dict[str, torch.Tensor],
+    rest: np.ndarray,
+    found: Any,
+) -> list[tuple[tuple[str, tuple[int, ...]], int]]:
     """The 40 units whose flip would go furthest along the rest, with the sign of the flip."""
     with torch.no_grad(), forward_ad.dual_level():
         along = run(network, relus, forward_ad.make_dual(image.detach(), torch.tensor(rest)))[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: E501 - one record, one line: the table is read down its columns
+
 """Convolutions and their transposes."""
 
 from __future__ import annotations
@@ -38,15 +38,19 @@ def conv(
 
 
 CASES += [
-    conv((2, 3, 9), (4, 3, 3), bias=True), conv((2, 3, 10), (4, 3, 4), strides=[3], pads=[2, 1]),
+    conv((2, 3, 9), (4, 3, 3), bias=True),
+    conv((2, 3, 10), (4, 3, 4), strides=[3], pads=[2, 1]),
     conv((2, 4, 11), (6, 2, 3), group=2, dilations=[2], strides=[2], pads=[1, 0], bias=True),
-    conv((2, 3, 6, 7), (4, 3, 3, 3), bias=True), conv((2, 3, 6, 7), (4, 3, 1, 1)),
+    conv((2, 3, 6, 7), (4, 3, 3, 3), bias=True),
+    conv((2, 3, 6, 7), (4, 3, 1, 1)),
     conv((2, 3, 6, 7), (4, 3, 3, 3), pads=[1, 1, 1, 1]),
     conv((2, 3, 6, 7), (4, 3, 2, 3), pads=[2, 0, 1, 3]),
     conv((2, 3, 7, 8), (4, 3, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1], bias=True),
     conv((2, 3, 8, 8), (4, 3, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1]),
-    conv((2, 3, 8, 8), (4, 3, 2, 2), strides=[2, 2]), conv((1, 3, 11, 10), (4, 3, 2, 1), strides=[3, 4]),
-    conv((2, 4, 9, 8), (8, 1, 3, 3), group=4, pads=[1, 1, 1, 1]), conv((2, 4, 9, 8), (4, 1, 3, 3), group=4, strides=[2, 2], pads=[1, 1, 1, 1]),
+    conv((2, 3, 8, 8), (4, 3, 2, 2), strides=[2, 2]),
+    conv((1, 3, 11, 10), (4, 3, 2, 1), strides=[3, 4]),
+    conv((2, 4, 9, 8), (8, 1, 3, 3), group=4, pads=[1, 1, 1, 1]),
+    conv((2, 4, 9, 8), (4, 1, 3, 3), group=4, strides=[2, 2], pads=[1, 1, 1, 1]),
     conv((2, 4, 9, 8), (6, 2, 3, 2), group=2, dilations=[2, 3], pads=[2, 1, 0, 2]),
     conv((2, 3, 9, 8), (3, 1, 3, 3), group=3, strides=[2, 2]),
     conv((2, 3, 9, 10), (3, 1, 5, 4), group=3, strides=[2, 3], pads=[1, 2, 2, 1]),
@@ -55,14 +59,24 @@ CASES += [
     conv((2, 3, 7, 9), (3, 1, 3, 3), group=3, strides=[3, 1], pads=[1, 1, 1, 1]),
     conv((2, 3, 8, 8), (3, 1, 3, 3), group=3, strides=[2, 2], pads=[3, 0, 0, 2]),
     conv((2, 4, 12, 13), (6, 2, 3, 2), group=2, dilations=[2, 3], strides=[3, 2], pads=[2, 1, 0, 2], bias=True),
-    conv((1, 2, 5, 6, 7), (3, 2, 2, 3, 2), bias=True), conv((1, 4, 5, 6, 7), (4, 2, 2, 3, 2), group=2, strides=[2, 1, 3], pads=[1, 0, 1, 0, 1, 2], dilations=[1, 2, 1]),
-    conv((2, 3, 7, 8), (4, 3, 3, 3), auto_pad="VALID", same=[0] * 4), conv((2, 3, 7, 8), (4, 3, 3, 2), auto_pad="SAME_UPPER", same=[1, 0, 1, 1]),
+    conv((1, 2, 5, 6, 7), (3, 2, 2, 3, 2), bias=True),
+    conv((1, 4, 5, 6, 7), (4, 2, 2, 3, 2), group=2, strides=[2, 1, 3], pads=[1, 0, 1, 0, 1, 2], dilations=[1, 2, 1]),
+    conv((2, 3, 7, 8), (4, 3, 3, 3), auto_pad="VALID", same=[0] * 4),
+    conv((2, 3, 7, 8), (4, 3, 3, 2), auto_pad="SAME_UPPER", same=[1, 0, 1, 1]),
     conv((2, 3, 7, 8), (4, 3, 3, 2), auto_pad="SAME_LOWER", same=[1, 1, 1, 0]),
     conv((2, 3, 7, 8), (4, 3, 3, 3), auto_pad="SAME_UPPER", strides=[2, 2], same=[1, 0, 1, 1]),
     conv((2, 3, 7, 8), (4, 3, 3, 3), auto_pad="SAME_LOWER", strides=[2, 2], same=[1, 1, 1, 0]),
     conv((2, 3, 7, 8), (4, 3, 1, 2), auto_pad="SAME_UPPER", strides=[3, 3], same=[0, 0, 0, 0]),
-    conv((2, 2, 9, 10), (2, 1, 3, 3), auto_pad="SAME_LOWER", strides=[2, 3], group=2, kernel_shape=[3, 3], same=[1, 1, 1, 1]),
-]  # fmt: skip
+    conv(
+        (2, 2, 9, 10),
+        (2, 1, 3, 3),
+        auto_pad="SAME_LOWER",
+        strides=[2, 3],
+        group=2,
+        kernel_shape=[3, 3],
+        same=[1, 1, 1, 1],
+    ),
+]
 
 
 def torch_deconv(
@@ -100,17 +114,28 @@ def deconv(
 
 
 CASES += [
-    deconv((2, 3, 5), (3, 4, 3), bias=True), deconv((2, 3, 5), (3, 4, 3), strides=[2], pads=[1, 0], output_padding=[1]),
-    deconv((2, 3, 4, 5), (3, 4, 3, 2), bias=True), deconv((2, 4, 4, 5), (4, 3, 3, 2), group=2, strides=[2, 3], pads=[1, 0, 0, 1]),
+    deconv((2, 3, 5), (3, 4, 3), bias=True),
+    deconv((2, 3, 5), (3, 4, 3), strides=[2], pads=[1, 0], output_padding=[1]),
+    deconv((2, 3, 4, 5), (3, 4, 3, 2), bias=True),
+    deconv((2, 4, 4, 5), (4, 3, 3, 2), group=2, strides=[2, 3], pads=[1, 0, 0, 1]),
     deconv((2, 3, 4, 5), (3, 4, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1], bias=True),
-    deconv((2, 3, 4, 5), (3, 2, 2, 2), strides=[2, 2]), deconv((2, 3, 4, 5), (3, 2, 2, 2), strides=[3, 3]),
+    deconv((2, 3, 4, 5), (3, 2, 2, 2), strides=[2, 2]),
+    deconv((2, 3, 4, 5), (3, 2, 2, 2), strides=[3, 3]),
     deconv((2, 3, 4, 5), (3, 2, 3, 3), strides=[3, 2], dilations=[4, 3], output_padding=[2, 1], pads=[1, 2, 0, 1]),
     deconv((1, 2, 3, 4, 3), (2, 2, 2, 3, 2), strides=[2, 1, 2], pads=[0, 1, 0, 1, 0, 1], bias=True),
     deconv((2, 4, 4, 5), (4, 1, 3, 3), group=4, strides=[2, 2], dilations=[2, 1]),
     # total = 2 * 3 + 3 - 8 = 1, and 2 * 4 + 3 - 9 = 2; without auto_pad the odd one is at the begin
     deconv((2, 3, 4, 5), (3, 2, 3, 3), strides=[2, 2], output_shape=[8, 9], pads_are=[1, 1, 0, 1], dynamic="no"),
-    deconv((2, 3, 4, 5), (3, 2, 3, 3), strides=[2, 2], output_shape=[8, 8], auto_pad="SAME_UPPER", pads_are=[0, 1, 1, 2], dynamic="no"),
+    deconv(
+        (2, 3, 4, 5),
+        (3, 2, 3, 3),
+        strides=[2, 2],
+        output_shape=[8, 8],
+        auto_pad="SAME_UPPER",
+        pads_are=[0, 1, 1, 2],
+        dynamic="no",
+    ),
     deconv((2, 3, 4, 5), (3, 2, 3, 3), strides=[2, 2], auto_pad="SAME_UPPER", pads_are=[0, 0, 1, 1], dynamic="no"),
     deconv((2, 3, 4, 5), (3, 2, 3, 3), strides=[2, 2], auto_pad="SAME_LOWER", pads_are=[1, 1, 0, 0], dynamic="no"),
     deconv((2, 3, 4, 5), (3, 2, 3, 3), auto_pad="VALID"),
-]  # fmt: skip
+]

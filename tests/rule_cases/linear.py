@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: E501 - one record, one line: the table is read down its columns
+
 """Matrix products and Einsum."""
 
 from __future__ import annotations
@@ -15,10 +15,19 @@ CASES: list[Case] = []
 add = CASES.append
 
 for left, right in [
-    ((2, 3), (3, 4)), ((3,), (3,)), ((3,), (3, 4)), ((2, 3), (3,)), ((5, 2, 3), (3, 4)), ((2, 3), (5, 3, 4)),
-    ((5, 2, 3), (5, 3, 4)), ((1, 2, 3), (5, 3, 4)), ((6, 1, 2, 3), (5, 3, 4)), ((3,), (5, 3, 4)), ((5, 2, 3), (3,)),
+    ((2, 3), (3, 4)),
+    ((3,), (3,)),
+    ((3,), (3, 4)),
+    ((2, 3), (3,)),
+    ((5, 2, 3), (3, 4)),
+    ((2, 3), (5, 3, 4)),
+    ((5, 2, 3), (5, 3, 4)),
+    ((1, 2, 3), (5, 3, 4)),
+    ((6, 1, 2, 3), (5, 3, 4)),
+    ((3,), (5, 3, 4)),
+    ((5, 2, 3), (3,)),
     ((2, 5, 4, 2, 3), (1, 4, 3, 2)),
-]:  # fmt: skip
+]:
     add(Case("MatMul", [x(*left), x(*right)], {}, torch.matmul, linear=[0, 1]))
     add(Case("MatMul", [x(*left), w(*right)], {}, torch.matmul, linear=[0, 1], note="weights"))
 for ta, tb in itertools.product((0, 1), repeat=2):
@@ -34,13 +43,35 @@ for ta, tb in itertools.product((0, 1), repeat=2):
         inputs = [x(*a), w(*bb), *([w(*c)] if c is not None else [])]
         add(Case("Gemm", inputs, attributes, torch_gemm, linear=range(len(inputs))))
 for equation, shapes in [
-    ("ij,jk->ik", ((2, 3), (3, 4))), ("bij,bjk->bik", ((5, 2, 3), (5, 3, 4))), ("ij,jk", ((2, 3), (3, 4))),
-    ("ba,cb", ((2, 3), (4, 2))), ("ij->ji", ((2, 3),)), ("ijk->i", ((2, 3, 4),)), ("ij,kl->il", ((2, 3), (4, 5))),
-    ("ij,j,k->ik", ((2, 3), (3,), (4,))), ("i,i->", ((3,), (3,))), ("bhid,bhjd->bhij", ((2, 3, 4, 5), (2, 3, 6, 5))),
-    ("...ij,...jk->...ik", ((5, 2, 3), (5, 3, 4))), ("...ij,jk->...ik", ((5, 2, 3), (3, 4))), ("...i,...i", ((2, 3), (2, 3))),
-    ("ii->i", ((3, 3),)), ("bii->b", ((2, 3, 3),)), ("bii,bi->bi", ((2, 3, 3), (2, 3))), ("ii,jj->ij", ((3, 3), (2, 2))), ("iii->", ((3, 3, 3),)),
-    ("...ij->...", ((5, 2, 3),)), ("...ij,...jk->...ik", ((1, 2, 3), (5, 3, 4))),
-]:  # fmt: skip
+    ("ij,jk->ik", ((2, 3), (3, 4))),
+    ("bij,bjk->bik", ((5, 2, 3), (5, 3, 4))),
+    ("ij,jk", ((2, 3), (3, 4))),
+    ("ba,cb", ((2, 3), (4, 2))),
+    ("ij->ji", ((2, 3),)),
+    ("ijk->i", ((2, 3, 4),)),
+    ("ij,kl->il", ((2, 3), (4, 5))),
+    ("ij,j,k->ik", ((2, 3), (3,), (4,))),
+    ("i,i->", ((3,), (3,))),
+    ("bhid,bhjd->bhij", ((2, 3, 4, 5), (2, 3, 6, 5))),
+    ("...ij,...jk->...ik", ((5, 2, 3), (5, 3, 4))),
+    ("...ij,jk->...ik", ((5, 2, 3), (3, 4))),
+    ("...i,...i", ((2, 3), (2, 3))),
+    ("ii->i", ((3, 3),)),
+    ("bii->b", ((2, 3, 3),)),
+    ("bii,bi->bi", ((2, 3, 3), (2, 3))),
+    ("ii,jj->ij", ((3, 3), (2, 2))),
+    ("iii->", ((3, 3, 3),)),
+    ("...ij->...", ((5, 2, 3),)),
+    ("...ij,...jk->...ik", ((1, 2, 3), (5, 3, 4))),
+]:
     broadcasts = len(shapes) > 1 and shapes[0][0] == 1
-    add(Case("Einsum", [x(*s) for s in shapes], {"equation": equation},
-             lambda *t, e=equation: torch.einsum(e, *t), linear=range(len(shapes)), dynamic="static" if broadcasts else "all"))  # fmt: skip
+    add(
+        Case(
+            "Einsum",
+            [x(*s) for s in shapes],
+            {"equation": equation},
+            lambda *t, e=equation: torch.einsum(e, *t),
+            linear=range(len(shapes)),
+            dynamic="static" if broadcasts else "all",
+        )
+    )

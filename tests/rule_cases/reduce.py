@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: E501 - one record, one line: the table is read down its columns
+
 """Reductions."""
 
 from __future__ import annotations
@@ -54,10 +54,43 @@ for op, (reduction, draw, linear) in REDUCTIONS.items():
     )
 CASES += [
     Case("ReduceSum", [x(2, 3)], {"noop_with_empty_axes": 1}, lambda t: t.clone(), linear=[0]),
-    Case("ReduceMean", [x(2, 3), const([])], {"noop_with_empty_axes": 1, "keepdims": 0}, lambda t, a: t.clone(), linear=[0]),
+    Case(
+        "ReduceMean",
+        [x(2, 3), const([])],
+        {"noop_with_empty_axes": 1, "keepdims": 0},
+        lambda t, a: t.clone(),
+        linear=[0],
+    ),
     Case("ReduceMean", [x(2, 3), const([])], {"keepdims": 0}, lambda t, a: t.mean(), linear=[0]),
-    Case("ReduceMax", [at([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]), const([1])], {}, lambda t, a: t.amax(1, keepdim=True), fd=False, note="ties"),
-    Case("ReduceMin", [at([[1.0, 1.0, 3.0], [2.0, 2.0, 2.0]]), const([1])], {"keepdims": 0}, lambda t, a: t.amin(1), fd=False, note="ties"),
-    Case("ReduceProd", [at([[0.0, 2.0, 3.0], [0.0, 0.0, 4.0], [1.0, 5.0, 2.0]]), const([1])], {}, lambda t, a: t.prod(1, keepdim=True), note="zeros"),
-    Case("ReduceL2", [at([[0.0, 0.0], [3.0, 4.0]]), const([1])], {}, lambda t, a: torch.linalg.vector_norm(t, dim=1, keepdim=True), fd=False, note="at 0"),
-]  # fmt: skip
+    Case(
+        "ReduceMax",
+        [at([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]), const([1])],
+        {},
+        lambda t, a: t.amax(1, keepdim=True),
+        fd=False,
+        note="ties",
+    ),
+    Case(
+        "ReduceMin",
+        [at([[1.0, 1.0, 3.0], [2.0, 2.0, 2.0]]), const([1])],
+        {"keepdims": 0},
+        lambda t, a: t.amin(1),
+        fd=False,
+        note="ties",
+    ),
+    Case(
+        "ReduceProd",
+        [at([[0.0, 2.0, 3.0], [0.0, 0.0, 4.0], [1.0, 5.0, 2.0]]), const([1])],
+        {},
+        lambda t, a: t.prod(1, keepdim=True),
+        note="zeros",
+    ),
+    Case(
+        "ReduceL2",
+        [at([[0.0, 0.0], [3.0, 4.0]]), const([1])],
+        {},
+        lambda t, a: torch.linalg.vector_norm(t, dim=1, keepdim=True),
+        fd=False,
+        note="at 0",
+    ),
+]

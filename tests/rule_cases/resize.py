@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: E501 - one record, one line: the table is read down its columns
+
 """Resizing."""
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def resize(
 for mode, coordinates in itertools.product(
     ("nearest", "linear", "cubic"),
     ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"),
-):  # fmt: skip
+):
     oracle = None
     if mode != "nearest" and coordinates in {"half_pixel", "align_corners"}:
         oracle = {
@@ -65,25 +65,96 @@ for rounding in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"):
         )
     )
 CASES += [
-    resize((2, 3, 4, 5), [1, 1, 2, 2], {"mode": "nearest"}, "scales", mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
-    resize((2, 3, 4, 5), [1, 1, 2, 2], {"mode": "bilinear"}, "scales", mode="linear"), resize((2, 3, 8, 7), [2, 3, 4, 3], {"mode": "bilinear", "antialias": True}, mode="linear", antialias=1, exclude_outside=1),
-    resize((2, 3, 8, 7), [2, 3, 3, 5], {"mode": "bicubic", "antialias": True}, mode="cubic", antialias=1, cubic_coeff_a=-0.5, exclude_outside=1),
-    resize((2, 3, 4, 5), [2, 3, 7, 3], None, mode="cubic", exclude_outside=1), resize((2, 3, 4, 5), [2, 3, 7, 3], None, mode="cubic", cubic_coeff_a=-0.5),
-    resize((1, 2, 2, 2), [1, 1, 0.5, 1.3], None, "scales", mode="cubic"), resize((1, 1, 4, 4), [1, 1, 1.1, 2.0], None, "scales", mode="linear"),
-    Case("Resize", [x(1, 1, 2, 2), NONE, const([1, 1, 1.3, 1.3], np.float32)], {"mode": "linear"}, linear=[0], note="copied, scales near 1"),
-    Case("Resize", [x(1, 1, 2, 2), NONE, late([1, 1, 1.0, 1.3], np.float32)], {"mode": "linear"}, linear=[0], note="copied, late"),
-    Case("Resize", [x(1, 1, 2, 3), NONE, late([1, 1, 1.3, 1.4], np.float32)], {"mode": "linear"}, linear=[0], note="not copied, late"),
-    resize((2, 3, 6), [2, 3, 9], {"mode": "linear"}, mode="linear"), resize((2, 3, 4, 5), [7, 9], {"mode": "bilinear"}, mode="linear", axes=[2, 3]),
+    resize(
+        (2, 3, 4, 5),
+        [1, 1, 2, 2],
+        {"mode": "nearest"},
+        "scales",
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    ),
+    resize((2, 3, 4, 5), [1, 1, 2, 2], {"mode": "bilinear"}, "scales", mode="linear"),
+    resize(
+        (2, 3, 8, 7),
+        [2, 3, 4, 3],
+        {"mode": "bilinear", "antialias": True},
+        mode="linear",
+        antialias=1,
+        exclude_outside=1,
+    ),
+    resize(
+        (2, 3, 8, 7),
+        [2, 3, 3, 5],
+        {"mode": "bicubic", "antialias": True},
+        mode="cubic",
+        antialias=1,
+        cubic_coeff_a=-0.5,
+        exclude_outside=1,
+    ),
+    resize((2, 3, 4, 5), [2, 3, 7, 3], None, mode="cubic", exclude_outside=1),
+    resize((2, 3, 4, 5), [2, 3, 7, 3], None, mode="cubic", cubic_coeff_a=-0.5),
+    resize((1, 2, 2, 2), [1, 1, 0.5, 1.3], None, "scales", mode="cubic"),
+    resize((1, 1, 4, 4), [1, 1, 1.1, 2.0], None, "scales", mode="linear"),
+    Case(
+        "Resize",
+        [x(1, 1, 2, 2), NONE, const([1, 1, 1.3, 1.3], np.float32)],
+        {"mode": "linear"},
+        linear=[0],
+        note="copied, scales near 1",
+    ),
+    Case(
+        "Resize",
+        [x(1, 1, 2, 2), NONE, late([1, 1, 1.0, 1.3], np.float32)],
+        {"mode": "linear"},
+        linear=[0],
+        note="copied, late",
+    ),
+    Case(
+        "Resize",
+        [x(1, 1, 2, 3), NONE, late([1, 1, 1.3, 1.4], np.float32)],
+        {"mode": "linear"},
+        linear=[0],
+        note="not copied, late",
+    ),
+    resize((2, 3, 6), [2, 3, 9], {"mode": "linear"}, mode="linear"),
+    resize((2, 3, 4, 5), [7, 9], {"mode": "bilinear"}, mode="linear", axes=[2, 3]),
     resize((2, 3, 4, 5), [1.5, 2], {"mode": "bilinear"}, "scales", mode="linear", axes=[-2, -1]),
-    resize((2, 4, 5, 3), [2, 7, 9, 3], None, mode="linear"), resize((2, 4, 5, 3), [1, 2, 1.5, 1], None, "scales", mode="nearest", coordinate_transformation_mode="asymmetric"),
-    resize((2, 4, 5, 3), [7, 9], None, mode="nearest", axes=[1, 2]), resize((2, 4, 5, 3), [2, 7, 9, 3], None, late_bounds=True, mode="linear"),
-    resize((2, 3, 4, 5), [2, 3, 8, 9], {"mode": "bilinear"}, late_bounds=True, mode="linear"), resize((2, 3, 4, 5), [1, 1, 2, 1.5], None, "scales", late_bounds=True, mode="linear"),
-    resize((2, 3, 2, 3, 4), [2, 3, 4, 5, 3], {"mode": "trilinear"}, mode="linear"), resize((4, 5), [6, 3], None, mode="linear"), resize((4, 5, 3), [8, 9, 3], None, late_bounds=True, mode="nearest"),
-]  # fmt: skip
+    resize((2, 4, 5, 3), [2, 7, 9, 3], None, mode="linear"),
+    resize((2, 4, 5, 3), [1, 2, 1.5, 1], None, "scales", mode="nearest", coordinate_transformation_mode="asymmetric"),
+    resize((2, 4, 5, 3), [7, 9], None, mode="nearest", axes=[1, 2]),
+    resize((2, 4, 5, 3), [2, 7, 9, 3], None, late_bounds=True, mode="linear"),
+    resize((2, 3, 4, 5), [2, 3, 8, 9], {"mode": "bilinear"}, late_bounds=True, mode="linear"),
+    resize((2, 3, 4, 5), [1, 1, 2, 1.5], None, "scales", late_bounds=True, mode="linear"),
+    resize((2, 3, 2, 3, 4), [2, 3, 4, 5, 3], {"mode": "trilinear"}, mode="linear"),
+    resize((4, 5), [6, 3], None, mode="linear"),
+    resize((4, 5, 3), [8, 9, 3], None, late_bounds=True, mode="nearest"),
+]
 
 CASES += [
-    *[Case("Resize", [x(2, 3, 5, 6), const([*begin, *end], np.float32), NONE, const([2, 3, 4, 3])], {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 2.0}, fd=False, linear=[0], note=f"crop {begin[2]}")
-      for begin, end in (([0, 0, 0.2, 0.3], [1, 1, 0.7, 0.9]), ([0, 0, -0.2, 0.3], [1, 1, 0.7, 1.4]))],
-    *[Case("Resize", [x(2, 3, 4, 6), NONE, NONE, const(sizes)], {"mode": mode, "axes": [2, 3], "keep_aspect_ratio_policy": policy}, linear=[0], note=f"{policy} {sizes}", dynamic="all" if mode == "nearest" else "no", why="known before it runs")
-      for policy in ("not_larger", "not_smaller") for mode in ("nearest", "linear", "cubic") for sizes in ([7, 9], [3, 2])],
-]  # fmt: skip
+    *[
+        Case(
+            "Resize",
+            [x(2, 3, 5, 6), const([*begin, *end], np.float32), NONE, const([2, 3, 4, 3])],
+            {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 2.0},
+            fd=False,
+            linear=[0],
+            note=f"crop {begin[2]}",
+        )
+        for begin, end in (([0, 0, 0.2, 0.3], [1, 1, 0.7, 0.9]), ([0, 0, -0.2, 0.3], [1, 1, 0.7, 1.4]))
+    ],
+    *[
+        Case(
+            "Resize",
+            [x(2, 3, 4, 6), NONE, NONE, const(sizes)],
+            {"mode": mode, "axes": [2, 3], "keep_aspect_ratio_policy": policy},
+            linear=[0],
+            note=f"{policy} {sizes}",
+            dynamic="all" if mode == "nearest" else "no",
+            why="known before it runs",
+        )
+        for policy in ("not_larger", "not_smaller")
+        for mode in ("nearest", "linear", "cubic")
+        for sizes in ([7, 9], [3, 2])
+    ],
+]

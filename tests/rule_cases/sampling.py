@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: E501 - one record, one line: the table is read down its columns
+
 """Sampling at computed places, and determinants."""
 
 from __future__ import annotations
@@ -22,25 +22,47 @@ INNER = uniform(-0.93, 0.93)  # over 5 and 7 elements, hardly ever near one: the
 
 
 def grid_sample(shape: Sequence[int], out: Sequence[int], draw: Any = INNER, **kw: Any) -> Case:
-    options = {"mode": {"linear": "bilinear", "cubic": "bicubic"}.get(kw.get("mode", "linear"), "nearest"), "padding_mode": kw.get("padding_mode", "zeros"),
-               "align_corners": bool(kw.get("align_corners", 0))}  # fmt: skip
+    options = {
+        "mode": {"linear": "bilinear", "cubic": "bicubic"}.get(kw.get("mode", "linear"), "nearest"),
+        "padding_mode": kw.get("padding_mode", "zeros"),
+        "align_corners": bool(kw.get("align_corners", 0)),
+    }
     oracle = len(shape) == 4
     return Case(
-        "GridSample", [x(*shape), x(shape[0], *out, len(shape) - 2, draw=draw)], kw,
-        (lambda t, g: F.grid_sample(t, g, **options)) if oracle else None, linear=[0], fd=not oracle,
-    )  # fmt: skip
+        "GridSample",
+        [x(*shape), x(shape[0], *out, len(shape) - 2, draw=draw)],
+        kw,
+        (lambda t, g: F.grid_sample(t, g, **options)) if oracle else None,
+        linear=[0],
+        fd=not oracle,
+    )
 
 
 CASES += [
     grid_sample((2, 3, 5, 7), (4, 3), draw, mode=mode, padding_mode=padding, align_corners=corners)
-    for mode in ("linear", "nearest", "cubic") for padding in ("zeros", "border", "reflection") for corners in (0, 1) for draw in (INNER, uniform(-2.7, 2.7))
-] + [grid_sample((1, 2, 3, 4, 5), (2, 3, 2), mode="nearest"), grid_sample((2, 1, 1, 1), (2, 2), padding_mode="reflection", align_corners=1)]  # fmt: skip
+    for mode in ("linear", "nearest", "cubic")
+    for padding in ("zeros", "border", "reflection")
+    for corners in (0, 1)
+    for draw in (INNER, uniform(-2.7, 2.7))
+] + [
+    grid_sample((1, 2, 3, 4, 5), (2, 3, 2), mode="nearest"),
+    grid_sample((2, 1, 1, 1), (2, 2), padding_mode="reflection", align_corners=1),
+]
 
 
 CASES += [
-    Case("AffineGrid", [x(2, d, d + 1), kind([2, 3, 4, 5, 3][: d + 2])], {"align_corners": corners}, lambda t, s, c=corners, d=d: F.affine_grid(t, [2, 3, 4, 5, 3][: d + 2], align_corners=bool(c)), linear=[0], note="late" * (kind is late))
-    for d in (2, 3) for corners in (0, 1) for kind in (const, late)
-]  # fmt: skip
+    Case(
+        "AffineGrid",
+        [x(2, d, d + 1), kind([2, 3, 4, 5, 3][: d + 2])],
+        {"align_corners": corners},
+        lambda t, s, c=corners, d=d: F.affine_grid(t, [2, 3, 4, 5, 3][: d + 2], align_corners=bool(c)),
+        linear=[0],
+        note="late" * (kind is late),
+    )
+    for d in (2, 3)
+    for corners in (0, 1)
+    for kind in (const, late)
+]
 
 
 def torch_deform(
@@ -82,17 +104,30 @@ def deform(shape: Sequence[int], weight: Sequence[int], bias: bool = True, mask:
     group, og = kw.get("group", 1), kw.get("offset_group", 1)
     out = [(s + 2 * pads - dilations * (k - 1) - 1) // strides + 1 for s, k in zip(shape[2:], weight[2:], strict=True)]
     k = math.prod(weight[2:])
-    inputs = [x(*shape), w(*weight), x(shape[0], og * 2 * k, *out, draw=lambda s: lambda rng: rng.integers(-2, 2, s) + rng.uniform(0.1, 0.9, s)),
-              w(weight[0]) if bias else NONE, *([x(shape[0], og * k, *out)] if mask else [])]  # fmt: skip
+    inputs = [
+        x(*shape),
+        w(*weight),
+        x(shape[0], og * 2 * k, *out, draw=lambda s: lambda rng: rng.integers(-2, 2, s) + rng.uniform(0.1, 0.9, s)),
+        w(weight[0]) if bias else NONE,
+        *([x(shape[0], og * k, *out)] if mask else []),
+    ]
     attributes = {"strides": [strides] * 2, "pads": [pads] * 4, "dilations": [dilations] * 2, **kw}
     settings = {"strides": strides, "pads": pads, "dilations": dilations, "group": group, "offset_group": og}
-    return Case("DeformConv", inputs, attributes, lambda t, w_, o, b, m=None: torch_deform(t, w_, o, b, m, **settings),
-                linear=[0, 1, 3, 4], tolerance=2e-5)  # fmt: skip
+    return Case(
+        "DeformConv",
+        inputs,
+        attributes,
+        lambda t, w_, o, b, m=None: torch_deform(t, w_, o, b, m, **settings),
+        linear=[0, 1, 3, 4],
+        tolerance=2e-5,
+    )
 
 
 CASES += [
-    deform((2, 4, 6, 7), (3, 4, 3, 2), pads=1), deform((1, 4, 6, 7), (4, 2, 2, 2), False, False, group=2, offset_group=2, strides=2, pads=1), deform((2, 2, 7, 6), (2, 2, 3, 3), True, False, dilations=2, pads=2),
-]  # fmt: skip
+    deform((2, 4, 6, 7), (3, 4, 3, 2), pads=1),
+    deform((1, 4, 6, 7), (4, 2, 2, 2), False, False, group=2, offset_group=2, strides=2, pads=1),
+    deform((2, 2, 7, 6), (2, 2, 3, 3), True, False, dilations=2, pads=2),
+]
 
 
 def torch_roi_align(
@@ -122,18 +157,46 @@ def torch_roi_align(
 
 BOXES = [[1.3, 2.1, 9.2, 13.7], [-3.0, -2.0, 8.0, 4.0], [4.0, 6.0, 4.2, 6.1], [2.0, 3.0, 30.0, 20.0]]
 for ratio, half, kind in itertools.product((0, 2), (True, False), (const, late)):
-    add(Case("RoiAlign", [x(2, 3, 8, 9), kind(BOXES, np.float32), kind([0, 1, 1, 0])],
-             {"output_height": 3, "output_width": 2, "spatial_scale": 0.5, "sampling_ratio": ratio, "coordinate_transformation_mode": "half_pixel" if half else "output_half_pixel"},
-             lambda t, r, n, a=ratio, h=half: torch_roi_align(t, r, n, cells=(3, 2), scale=0.5, ratio=a, half=h), linear=[0], note="late" * (kind is late)))  # fmt: skip
+    add(
+        Case(
+            "RoiAlign",
+            [x(2, 3, 8, 9), kind(BOXES, np.float32), kind([0, 1, 1, 0])],
+            {
+                "output_height": 3,
+                "output_width": 2,
+                "spatial_scale": 0.5,
+                "sampling_ratio": ratio,
+                "coordinate_transformation_mode": "half_pixel" if half else "output_half_pixel",
+            },
+            lambda t, r, n, a=ratio, h=half: torch_roi_align(t, r, n, cells=(3, 2), scale=0.5, ratio=a, half=h),
+            linear=[0],
+            note="late" * (kind is late),
+        )
+    )
 
 for kind in (const, late):
     CASES += [
-        Case("Col2Im", [x(2, 12, 12), kind([4, 5]), kind([2, 2])], {}, lambda t, s, b: F.fold(t, (4, 5), 2), linear=[0], note="late" * (kind is late)),
-        Case("Col2Im", [x(1, 12, 6), kind([6, 7]), kind([2, 3])], {"strides": [2, 3], "pads": [1, 0, 1, 0], "dilations": [2, 1]}, lambda t, s, b: F.fold(t, (6, 7), (2, 3), (2, 1), (1, 0), (2, 3)), linear=[0], note="late" * (kind is late)),
-    ]  # fmt: skip
+        Case(
+            "Col2Im",
+            [x(2, 12, 12), kind([4, 5]), kind([2, 2])],
+            {},
+            lambda t, s, b: F.fold(t, (4, 5), 2),
+            linear=[0],
+            note="late" * (kind is late),
+        ),
+        Case(
+            "Col2Im",
+            [x(1, 12, 6), kind([6, 7]), kind([2, 3])],
+            {"strides": [2, 3], "pads": [1, 0, 1, 0], "dilations": [2, 1]},
+            lambda t, s, b: F.fold(t, (6, 7), (2, 3), (2, 1), (1, 0), (2, 3)),
+            linear=[0],
+            note="late" * (kind is late),
+        ),
+    ]
 CASES += [
     Case("Col2Im", [x(1, 6, 4), const([6]), const([3])], {}, linear=[0], note="1-D"),
     Case("Col2Im", [x(1, 8, 4), const([2, 3, 3]), const([2, 2, 2])], {}, linear=[0], note="3-D"),
-    Case("Det", [x(3, 3)], {}, torch.linalg.det), Case("Det", [x(2, 3, 4, 4)], {}, torch.linalg.det),
+    Case("Det", [x(3, 3)], {}, torch.linalg.det),
+    Case("Det", [x(2, 3, 4, 4)], {}, torch.linalg.det),
     Case("Det", [at([[1.0, 2.0], [2.0, 4.0]])], {}, lambda t: t[0, 0] * t[1, 1] - t[0, 1] * t[1, 0], note="singular"),
-]  # fmt: skip
+]

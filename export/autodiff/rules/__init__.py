@@ -9,7 +9,6 @@ from portable_cam.export.autodiff.registry import (
     Vjp,
     differentiable_inputs,
     has_no_gradient,
-    key_of,
     register,
     rule_for,
 )
@@ -31,9 +30,33 @@ from portable_cam.export.autodiff.rules import (  # imported for their registrat
     scatter,
     shape,
 )
+from portable_cam.export.graph.operators import key_of
 
 __all__ = [
-    "NO_GRADIENT", "RULES", "Entry", "Gradient", "Vjp", "control", "conv", "differentiable_inputs", "elementwise",
-    "has_no_gradient", "index", "key_of", "linear", "loops", "norm", "pool", "quant", "recurrent", "reduce", "register",
-    "relu", "resize", "rule_for", "sampling", "scatter", "shape",
-]  # fmt: skip
+    "NO_GRADIENT",
+    "RULES",
+    "Entry",
+    "Gradient",
+    "Vjp",
+    "control",
+    "conv",
+    "differentiable_inputs",
+    "elementwise",
+    "has_no_gradient",
+    "index",
+    "key_of",
+    "linear",
+    "loops",
+    "norm",
+    "pool",
+    "quant",
+    "recurrent",
+    "reduce",
+    "register",
+    "relu",
+    "resize",
+    "rule_for",
+    "sampling",
+    "scatter",
+    "shape",
+]

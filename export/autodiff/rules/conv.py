@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
-from portable_cam.export.graph.builder import Attribute, known_dims, rank_of, static_dim
+from portable_cam.export.graph.builder import Attribute
+from portable_cam.export.graph.values import known_dims, rank_of, static_dim
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,11 @@ def transposed_conv(v: Vjp, g: ir.Value, weight: ir.Value, window: Window) -> ir
     """The adjoint of the convolution that made ``g``'s shape from the shape of ``v.x``."""
     b, dims, spatial = v.b, known_dims(v.x), len(window.kernel)
     attributes: dict[str, Attribute] = {
-        "kernel_shape": window.kernel, "strides": window.strides, "dilations": window.dilations, "group": window.group,
-    }  # fmt: skip
+        "kernel_shape": window.kernel,
+        "strides": window.strides,
+        "dilations": window.dilations,
+        "group": window.group,
+    }
     if window.begin is None or window.end is None:
         return _crop_same(v, b.op("ConvTranspose", g, weight, **attributes), window)
     if all(s == 1 for s in window.strides):
@@ -168,16 +172,22 @@ def _depthwise_transposed(v: Vjp, g: ir.Value, weight: ir.Value, window: Window,
     if min([*before, *after]) < 0:
         return None
     scales = b.constant(np.asarray([1, 1, *window.strides]), ir.DataType.FLOAT)
-    spread = b.op("Resize", g, None, scales, mode="nearest", coordinate_transformation_mode="asymmetric",
-                  nearest_mode="floor")  # fmt: skip
+    spread = b.op(
+        "Resize", g, None, scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+    )
     rows, columns = (
         b.constant((np.arange((size or 0) * s) % s == 0).reshape(shape), ir.DataType.FLOAT)
         for size, s, shape in zip(out[2:], window.strides, ((-1, 1), (1, -1)), strict=True)
     )
     return b.op(
-        "Conv", b.op("Mul", spread, b.op("Mul", rows, columns)), _flipped(v, weight, window), group=window.group,
-        kernel_shape=window.kernel, dilations=window.dilations, pads=[*before, *after],
-    )  # fmt: skip
+        "Conv",
+        b.op("Mul", spread, b.op("Mul", rows, columns)),
+        _flipped(v, weight, window),
+        group=window.group,
+        kernel_shape=window.kernel,
+        dilations=window.dilations,
+        pads=[*before, *after],
+    )
 
 
 def _flipped(v: Vjp, weight: ir.Value, window: Window) -> ir.Value:
@@ -213,9 +223,10 @@ def _weight_gradient(v: Vjp, x: ir.Value, g: ir.Value, window: Window) -> ir.Val
 
     def groups_first(value: ir.Value, count: int, perm: list[int]) -> ir.Value:
         split = b.op(
-            "Reshape", value,
+            "Reshape",
+            value,
             b.op("Concat", b.dim(value, 0), b.ints([group, count // group]), b.op("Shape", value, start=2), axis=0),
-        )  # fmt: skip
+        )
         return b.op("Transpose", split, perm=[*perm, *kernel_axes])
 
     # x: (C, group * N, *size), one channel of each group a sample; g: (group * M, N, *out), the kernels
@@ -237,8 +248,11 @@ def conv_transpose(v: Vjp) -> Sequence[Gradient]:
     b, weight = v.b, v.input(1)
     window = _transposed_window(v, read_window(v, weight))
     attributes: dict[str, Attribute] = {
-        "kernel_shape": window.kernel, "strides": window.strides, "dilations": window.dilations, "group": window.group,
-    }  # fmt: skip
+        "kernel_shape": window.kernel,
+        "strides": window.strides,
+        "dilations": window.dilations,
+        "group": window.group,
+    }
     to_x: Gradient = None
     if v.needed(0):
         to_x = b.op("Conv", v.g, weight, pads=window.pads, **attributes)

@@ -8,7 +8,8 @@ import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.autodiff.rules.quant import per_step
-from portable_cam.export.graph.builder import FLOATS, constant_of
+from portable_cam.export.graph.operators import FLOATS
+from portable_cam.export.graph.values import constant_of
 
 # -- arithmetic; the walker undoes the broadcasting ----------------------------------------------------------------
 

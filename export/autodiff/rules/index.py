@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from portable_cam.errors import ModelError
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
-from portable_cam.export.graph.builder import constant_of, rank_of, static_dim
+from portable_cam.export.graph.values import constant_of, rank_of, static_dim
 
 
 @register("Gather")

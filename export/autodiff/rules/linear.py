@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
-from portable_cam.export.graph.builder import known_dims, rank_of
+from portable_cam.export.graph.values import known_dims, rank_of
 
 _LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 

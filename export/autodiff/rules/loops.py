@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
-from portable_cam.export.graph.builder import FLOATS, Builder, reads
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.shapes import infer_shapes
 from portable_cam.export.graph.subgraph import copy_nodes, give_shape, like, summed_seeds
+from portable_cam.export.graph.values import reads
 
 _RESULTS = "portable_cam.results"  # how many a loop had before it was made to hand out its states
 
@@ -70,13 +72,16 @@ def scan(v: Vjp) -> Sequence[Gradient]:
         "scan_output_directions": [1 - turned[i] for i in body.wanted],
     }
     back = ir.node(
-        "Scan", [*_last_gradients(v, body, 0), *(b.zeros_like(value) for value in v.outer), *(r[0] for r in reading)],
+        "Scan",
+        [*_last_gradients(v, body, 0), *(b.zeros_like(value) for value in v.outer), *(r[0] for r in reading)],
         {
-            "body": inner_b.graph, "num_scan_inputs": len(reading),
+            "body": inner_b.graph,
+            "num_scan_inputs": len(reading),
             **{key: ir.AttrInt64s(key, numbers) for key, numbers in attributes.items()},
         },
-        num_outputs=len(inner_b.graph.outputs), name=name,
-    )  # fmt: skip
+        num_outputs=len(inner_b.graph.outputs),
+        name=name,
+    )
     outputs = _append(b, back, inner_b.graph.outputs)
     answer: list[Gradient] = [None] * len(node.inputs)
     for i, output in zip(body.carried, outputs, strict=False):
@@ -120,17 +125,24 @@ def loop(v: Vjp) -> Sequence[Gradient]:
         return value
 
     new_states, new_sums, _ = _step_back(
-        v, inner_b, body, gradients, sums,
+        v,
+        inner_b,
+        body,
+        gradients,
+        sums,
         [at_this_step(every, row) for every, row in zip(starts, body.states, strict=True)],
         [at_this_step(numbers, number)],
         [at_this_step(_present(v.grads[count + i]), body.results[i]) for i in body.used],
         {going: b.constant(True, ir.DataType.BOOL)},
-    )  # fmt: skip
+    )
     inner_b.graph.outputs.extend(inner_b.op("Identity", value) for value in (on, *new_states, *new_sums))
     back = ir.node(
-        "Loop", [steps, None, *_last_gradients(v, body, 2), *(b.zeros_like(value) for value in v.outer)],
-        {"body": inner_b.graph}, num_outputs=len(inner_b.graph.outputs) - 1, name=b.fresh("Loop"),
-    )  # fmt: skip
+        "Loop",
+        [steps, None, *_last_gradients(v, body, 2), *(b.zeros_like(value) for value in v.outer)],
+        {"body": inner_b.graph},
+        num_outputs=len(inner_b.graph.outputs) - 1,
+        name=b.fresh("Loop"),
+    )
     outputs = _append(b, back, inner_b.graph.outputs[1:])
     answer: list[Gradient] = [None] * len(node.inputs)
     for i, output in zip(body.carried, outputs, strict=False):
@@ -144,13 +156,17 @@ def _body(
     first = len(v.node.inputs) - count - (len(rows) if v.node.op_type == "Scan" else 0)
     is_loop = v.node.op_type == "Loop"
     return _Body(
-        v.node.attributes["body"].as_graph(), states, rows, outputs[:count], outputs[count:],
+        v.node.attributes["body"].as_graph(),
+        states,
+        rows,
+        outputs[:count],
+        outputs[count:],
         carried=[i for i, value in enumerate(states) if value.dtype in FLOATS],
         used=[i for i in range(len(outputs) - count) if v.grads[count + i] is not None],
-        wanted=[] if is_loop else [
-            i for i, row in enumerate(rows) if row.dtype in FLOATS and v.needed(first + count + i)
-        ],
-    )  # fmt: skip
+        wanted=[]
+        if is_loop
+        else [i for i, row in enumerate(rows) if row.dtype in FLOATS and v.needed(first + count + i)],
+    )
 
 
 def _hand_out(v: Vjp, inputs: Sequence[ir.Value], results: int) -> Sequence[ir.Value]:
@@ -178,16 +194,26 @@ def _holders(v: Vjp, body: _Body) -> tuple[list[ir.Value], ...]:
     """New inputs for a step of the gradient: gradients of the states, sums for what is outside, states, rows, and
     gradients of the results."""
     groups = (
-        [body.states[i] for i in body.carried], v.outer, body.states, body.rows, [body.results[i] for i in body.used],
-    )  # fmt: skip
+        [body.states[i] for i in body.carried],
+        v.outer,
+        body.states,
+        body.rows,
+        [body.results[i] for i in body.used],
+    )
     return tuple([like(v.b, value) for value in group] for group in groups)
 
 
 def _step_back(
-    v: Vjp, b: Builder, body: _Body, gradients: Sequence[ir.Value], sums: Sequence[ir.Value],
-    states: Sequence[ir.Value], rows: Sequence[ir.Value], results: Sequence[ir.Value],
+    v: Vjp,
+    b: Builder,
+    body: _Body,
+    gradients: Sequence[ir.Value],
+    sums: Sequence[ir.Value],
+    states: Sequence[ir.Value],
+    rows: Sequence[ir.Value],
+    results: Sequence[ir.Value],
     known: Mapping[ir.Value, ir.Value] | None = None,
-) -> tuple[list[ir.Value], list[ir.Value], list[ir.Value]]:  # fmt: skip
+) -> tuple[list[ir.Value], list[ir.Value], list[ir.Value]]:
     """Write one step's gradient: the new gradients of the states, the new sums, the gradients of the wanted rows."""
     assert v.inside is not None
     values = dict(zip((*body.states, *body.rows), (*states, *rows), strict=True)) | dict(known or {})

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
-from portable_cam.export.graph.builder import HALVES, rank_of, static_dim
+from portable_cam.export.graph.operators import HALVES
+from portable_cam.export.graph.values import rank_of, static_dim
 
 
 def _normalised(v: Vjp, x: ir.Value, axes: Sequence[int], epsilon: float) -> tuple[ir.Value, ir.Value]:

@@ -4,7 +4,8 @@ import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Vjp, register
 from portable_cam.export.autodiff.rules.separable import apply_adjoint
-from portable_cam.export.graph.builder import HALVES, element_count, known_dims, rank_of
+from portable_cam.export.graph.operators import HALVES
+from portable_cam.export.graph.values import element_count, known_dims, rank_of
 
 
 @register("MaxPool")
@@ -21,9 +22,13 @@ def max_pool(v: Vjp) -> ir.Value:
         if name in v.node.attributes
     }
     _, indices = b.op_multi(
-        "MaxPool", [v.x], 2, **attributes, ceil_mode=v.int_attr("ceil_mode", 0),
+        "MaxPool",
+        [v.x],
+        2,
+        **attributes,
+        ceil_mode=v.int_attr("ceil_mode", 0),
         auto_pad=v.str_attr("auto_pad", "NOTSET"),
-    )  # fmt: skip
+    )
     indices.dtype = ir.DataType.INT64
     assert v.x.dtype is not None
     dims = known_dims(v.x)
@@ -61,10 +66,15 @@ def _averaging_adjoint(v: Vjp, gradient: ir.Value, count_include_pad: int = 0, *
             place = {"pads": [pads[i], 0, pads[spatial + i], 0]} if auto_pad == "NOTSET" else {"auto_pad": auto_pad}
             counting = {"p": 1} if summing else {"count_include_pad": count_include_pad}
             pooled = b.op(
-                "LpPool" if summing else "AveragePool", column, kernel_shape=[kernel[i], 1],
-                strides=[strides[i], 1], dilations=[dilations[i], 1], ceil_mode=v.int_attr("ceil_mode", 0),
-                **counting, **place,
-            )  # fmt: skip
+                "LpPool" if summing else "AveragePool",
+                column,
+                kernel_shape=[kernel[i], 1],
+                strides=[strides[i], 1],
+                dilations=[dilations[i], 1],
+                ceil_mode=v.int_attr("ceil_mode", 0),
+                **counting,
+                **place,
+            )
             return b.op("Squeeze", pooled, b.ints([1, 3]))
 
         gradient = apply_adjoint(v, gradient, 2 + i, pool)

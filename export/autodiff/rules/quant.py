@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from portable_cam.export.autodiff.dequantized import dequantized, scale_of
 from portable_cam.export.autodiff.quantized_ranges import saturation_of
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
-from portable_cam.export.autodiff.residuals import dequantized, scale_of
 from portable_cam.export.autodiff.rules.conv import read_window, transposed_conv
 from portable_cam.export.autodiff.rules.relu import pass_below, pass_where_positive
-from portable_cam.export.graph.builder import constant_of, rank_of
+from portable_cam.export.graph.values import constant_of, rank_of
 
 
 @register("QuantizeLinear", inputs=[0])

@@ -137,14 +137,21 @@ def _direction(v: Vjp, index: int, count: int, backwards: bool) -> Direction:
         last = [b.op("Mul", grad, some) for grad in last]
     lstm = v.node.op_type == "LSTM"
     return Direction(
-        b, v.x, w, r, w_bias, r_bias,
+        b,
+        v.x,
+        w,
+        r,
+        w_bias,
+        r_bias,
         peepholes=own(v.optional(_P)) if lstm else None,
         before=_before(b, y, first, lengths, backwards),
         first_cell=(own(v.optional(_INITIAL_C)) if lstm else None) or zeros,
         dy=dy if dy is None or mask is None else b.op("Mul", dy, mask),
         last=last[: 2 if lstm else 1],
-        mask=mask, padding=padding, backwards=backwards,
-    )  # fmt: skip
+        mask=mask,
+        padding=padding,
+        backwards=backwards,
+    )
 
 
 def _before(b: Builder, y: ir.Value, first: ir.Value, lengths: Gradient, backwards: bool) -> ir.Value:

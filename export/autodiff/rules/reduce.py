@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
-from portable_cam.export.graph.builder import Builder, element_count, known_dims, rank_of
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.values import element_count, known_dims, rank_of
 
 
 def without_zeros(b: Builder, x: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -7,7 +7,8 @@ import onnx_ir as ir
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.autodiff.rules.scatter import by_position
 from portable_cam.export.autodiff.rules.separable import apply_adjoint
-from portable_cam.export.graph.builder import Attribute, constant_of, known_dims, rank_of
+from portable_cam.export.graph.builder import Attribute
+from portable_cam.export.graph.values import constant_of, known_dims, rank_of
 
 
 @register("Resize", inputs=[0])

@@ -16,7 +16,8 @@ import numpy as np
 import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
-from portable_cam.export.graph.builder import Builder, rank_of, static_shape
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.values import rank_of, static_shape
 
 _CUBIC = -0.75  # the coefficient of Keys' kernel that the standard prescribes for GridSample
 

@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.autodiff.rules.reduce import product_of_others, without_zeros
-from portable_cam.export.graph.builder import HALVES, element_count, known_dims
+from portable_cam.export.graph.operators import HALVES
+from portable_cam.export.graph.values import element_count, known_dims
 
 
 def by_position(v: Vjp, copy: Callable[[ir.Value], ir.Value]) -> ir.Value:

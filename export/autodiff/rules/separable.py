@@ -11,7 +11,8 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Vjp
-from portable_cam.export.graph.builder import HALVES, rank_of
+from portable_cam.export.graph.operators import HALVES
+from portable_cam.export.graph.values import rank_of
 
 
 def apply_adjoint(v: Vjp, g: ir.Value, axis: int, apply: Callable[[ir.Value], ir.Value]) -> ir.Value:

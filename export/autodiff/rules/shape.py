@@ -7,7 +7,7 @@ import onnx_ir as ir
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.autodiff.rules.scatter import by_position
 from portable_cam.export.autodiff.rules.separable import apply_adjoint
-from portable_cam.export.graph.builder import known_dims, rank_of, static_dim, static_shape
+from portable_cam.export.graph.values import known_dims, rank_of, static_dim, static_shape
 
 register("Reshape", "Flatten", "Squeeze", "Unsqueeze", rule=lambda v: [v.b.reshape_like(v.g, v.x)])
 register("Expand", rule=lambda v: [v.b.unbroadcast(v.g, v.x, v.y)])
@@ -127,10 +127,16 @@ def _interleave(v: Vjp, value: ir.Value, axis: int, step: int) -> ir.Value:
     pads[rank + 1 + axis + 1] = step - 1
     wide = b.op("Pad", b.op("Unsqueeze", value, b.ints([axis + 1])), b.ints(pads))
     joined = b.op(
-        "Reshape", wide,
-        b.op("Concat", *([b.op("Shape", value, end=axis)] if axis else []), b.ints([-1]),
-             *([b.op("Shape", value, start=axis + 1)] if axis < rank - 1 else []), axis=0),
-    )  # fmt: skip
+        "Reshape",
+        wide,
+        b.op(
+            "Concat",
+            *([b.op("Shape", value, end=axis)] if axis else []),
+            b.ints([-1]),
+            *([b.op("Shape", value, start=axis + 1)] if axis < rank - 1 else []),
+            axis=0,
+        ),
+    )
     return b.op("Slice", joined, b.ints([0]), b.ints([1 - step]), b.ints([axis]))
 
 
@@ -180,8 +186,9 @@ def pad(v: Vjp) -> Sequence[Gradient]:
 def tile(v: Vjp) -> Sequence[Gradient]:
     """Summed over the copies: (r0 d0, r1 d1, ...) -> (r0, d0, r1, d1, ...), summed over the r."""
     b, rank = v.b, rank_of(v.x)
-    pairs = b.op("Concat", b.op("Unsqueeze", v.input(1), b.ints([1])),
-                 b.op("Unsqueeze", b.shape(v.x), b.ints([1])), axis=1)  # fmt: skip
+    pairs = b.op(
+        "Concat", b.op("Unsqueeze", v.input(1), b.ints([1])), b.op("Unsqueeze", b.shape(v.x), b.ints([1])), axis=1
+    )
     blocks = b.op("Reshape", v.g, b.op("Reshape", pairs, b.ints([-1])))
     return [b.op("ReduceSum", blocks, b.ints(range(0, 2 * rank, 2)), keepdims=0)]
 

@@ -18,6 +18,15 @@ from portable_cam.export.passes.contrib.decompose import adopt, decompose
 from portable_cam.export.passes.contrib.registry import DECOMPOSITIONS, DOMAIN, Contrib, decomposes
 
 __all__ = [
-    "DECOMPOSITIONS", "DOMAIN", "Contrib", "activation", "adopt", "attention", "decompose", "decomposes",
-    "linear", "nhwc", "norm",
-]  # fmt: skip
+    "DECOMPOSITIONS",
+    "DOMAIN",
+    "Contrib",
+    "activation",
+    "adopt",
+    "attention",
+    "decompose",
+    "decomposes",
+    "linear",
+    "nhwc",
+    "norm",
+]

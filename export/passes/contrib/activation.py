@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import Builder, constant_of
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.values import constant_of
 from portable_cam.export.passes.contrib.registry import Contrib, decomposes
 
 
@@ -89,8 +90,16 @@ def activated(c: Contrib, x: ir.Value, parameters: Sequence[float]) -> ir.Value:
     if name == "Clip":
         low, high = (*parameters, 0.0, 0.0)[:2]
         return c.b.op("Clip", x, _like(c.b, x, low), _like(c.b, x, high))
-    known = {"Relu": (), "Tanh": (), "Sigmoid": (), "LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"),
-             "Elu": ("alpha",), "HardSwish": (), "Softplus": ()}  # fmt: skip
+    known = {
+        "Relu": (),
+        "Tanh": (),
+        "Sigmoid": (),
+        "LeakyRelu": ("alpha",),
+        "HardSigmoid": ("alpha", "beta"),
+        "Elu": ("alpha",),
+        "HardSwish": (),
+        "Softplus": (),
+    }
     if name not in known:
         raise c.refused(f"its activation is {name}, not one of {', '.join(sorted([*known, 'Clip']))}")
     return c.b.op(name, x, **dict(zip(known[name], parameters, strict=False)))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import known_dims, static_dim
+from portable_cam.export.graph.values import known_dims, static_dim
 from portable_cam.export.passes.contrib.registry import Contrib, decomposes
 
 
@@ -62,8 +62,10 @@ def multi_head_attention(c: Contrib) -> Sequence[ir.Value]:
         parts = [b.op("Add", part, own) if c.rank(part) == 3 else part for part, own in zip(parts, biases, strict=True)]
         for part in parts:
             part.shape = part.shape or ir.Shape([None] * 3)
-    query, key, value = (part if c.rank(given) == 4 else _heads(c, part) for part, given in zip(
-        parts, (c.input(0), key, value), strict=True))  # fmt: skip
+    query, key, value = (
+        part if c.rank(given) == 4 else _heads(c, part)
+        for part, given in zip(parts, (c.input(0), key, value), strict=True)
+    )
     for i in (6, 7):
         if (past := c.optional(i)) is not None:
             joined = b.op("Concat", past, key if i == 6 else value, axis=2)
@@ -79,9 +81,14 @@ def _heads(c: Contrib, value: ir.Value) -> ir.Value:
 
 
 def _attend(
-    c: Contrib, query: ir.Value, key: ir.Value, value: ir.Value, width: int | None, mask: Sequence[ir.Value],
+    c: Contrib,
+    query: ir.Value,
+    key: ir.Value,
+    value: ir.Value,
+    width: int | None,
+    mask: Sequence[ir.Value],
     bias: ir.Value | None,
-) -> ir.Value:  # fmt: skip
+) -> ir.Value:
     """softmax(query key^T scale + mask + bias) value, the heads side by side again: (N, S, h * D)."""
     b = c.b
     scale = c.float_attr("scale", 0.0)

@@ -6,8 +6,8 @@ import onnx
 import onnx_ir as ir
 
 from portable_cam.errors import UnsupportedOperatorError
-from portable_cam.export.autodiff.registry import key_of
-from portable_cam.export.graph.builder import ONNX_DOMAINS, Builder
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.operators import ONNX_DOMAINS, key_of
 from portable_cam.export.graph.refusals import refuse
 from portable_cam.export.graph.shapes import infer_shapes
 from portable_cam.export.graph.subgraph import take_place

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import static_dim
+from portable_cam.export.graph.values import static_dim
 from portable_cam.export.passes.contrib.nhwc import channels_first, channels_last
 from portable_cam.export.passes.contrib.registry import Contrib, decomposes
 
@@ -15,9 +15,12 @@ from portable_cam.export.passes.contrib.registry import Contrib, decomposes
 def layer_normalization(c: Contrib) -> Sequence[ir.Value]:
     """LayerNormalization as ONNX Runtime had it before the standard did."""
     return c.b.op_multi(
-        "LayerNormalization", c.node.inputs, len(c.node.outputs),
-        axis=c.int_attr("axis", -1), epsilon=c.float_attr("epsilon", 1e-5),
-    )  # fmt: skip
+        "LayerNormalization",
+        c.node.inputs,
+        len(c.node.outputs),
+        axis=c.int_attr("axis", -1),
+        epsilon=c.float_attr("epsilon", 1e-5),
+    )
 
 
 @decomposes("SkipLayerNormalization")
@@ -110,9 +113,13 @@ def _grouped(c: Contrib, x: ir.Value, last: bool) -> ir.Value:
     if static_dim(c.input(1), 0) is None:
         raise c.refused("the number of its channels is not known")
     y = b.op(
-        "GroupNormalization", x, c.input(1), c.input(2),
-        num_groups=c.int_attr("groups", 1), epsilon=c.float_attr("epsilon", 1e-5),
-    )  # fmt: skip
+        "GroupNormalization",
+        x,
+        c.input(1),
+        c.input(2),
+        num_groups=c.int_attr("groups", 1),
+        epsilon=c.float_attr("epsilon", 1e-5),
+    )
     y.shape = ir.Shape([None] * 4)  # for which the standard has no inference
     y = b.op("Mul", y, b.op("Sigmoid", y)) if c.int_attr("activation", 0) else y
     return channels_last(c, y, 4) if last else y

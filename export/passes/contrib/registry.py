@@ -10,8 +10,9 @@ import onnx_ir as ir
 
 from portable_cam.errors import UnsupportedOperatorError
 from portable_cam.export.graph.attributes import HasNode
-from portable_cam.export.graph.builder import Builder, known_dims
+from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.refusals import REFUSED
+from portable_cam.export.graph.values import known_dims
 
 DOMAIN = "com.microsoft"
 

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import constant_of
+from portable_cam.export.graph.values import constant_of
 from portable_cam.export.passes.contrib.registry import DOMAIN
 from portable_cam.export.passes.quantized.rewriter import Given, Rewriter
 
@@ -168,8 +168,12 @@ def _where(r: Rewriter, node: ir.Node) -> None:
 @_rewrites("QLinearReduceMean")
 def _reduce_mean(r: Rewriter, node: ir.Node) -> None:
     axes = node.attributes.get_ints("axes", None)
-    y = r.op("ReduceMean", _tensor(r, node, 0), None if axes is None else r.constant(np.array(axes, np.int64)),
-             attributes={"keepdims": node.attributes.get_int("keepdims", 1) or 0})  # fmt: skip
+    y = r.op(
+        "ReduceMean",
+        _tensor(r, node, 0),
+        None if axes is None else r.constant(np.array(axes, np.int64)),
+        attributes={"keepdims": node.attributes.get_int("keepdims", 1) or 0},
+    )
     r.finish(node, y, node.inputs[3], _inputs(node, 5)[4])
 
 

@@ -9,8 +9,9 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from portable_cam.export.autodiff.residuals import moves
-from portable_cam.export.graph.builder import ONNX_DOMAINS, constant_of
+from portable_cam.export.autodiff.dequantized import moves
+from portable_cam.export.graph.operators import ONNX_DOMAINS
+from portable_cam.export.graph.values import constant_of
 
 Given: TypeAlias = ir.Value | None
 _Attributes: TypeAlias = Mapping[str, ir.Attr | int | Sequence[int]]
@@ -54,9 +55,13 @@ class Rewriter:
         return self.op_multi(op_type, inputs, 1, attributes, name)[0]
 
     def op_multi(
-        self, op_type: str, inputs: Sequence[Given], outputs: int, attributes: _Attributes | None = None,
+        self,
+        op_type: str,
+        inputs: Sequence[Given],
+        outputs: int,
+        attributes: _Attributes | None = None,
         name: str | None = None,
-    ) -> Sequence[ir.Value]:  # fmt: skip
+    ) -> Sequence[ir.Value]:
         assert self._at is not None
         self._count += 1
         name = name or f"{self._at.name}/{op_type}_{self._count}"

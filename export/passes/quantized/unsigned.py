@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import ONNX_DOMAINS, constant_of
+from portable_cam.export.graph.operators import ONNX_DOMAINS
+from portable_cam.export.graph.values import constant_of
 
 #: Operators that hand on every element of their first input and add none of their own.
 _HANDS_ON = frozenset(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import Builder, constant_of
+from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.subgraph import copy_nodes, take_place
+from portable_cam.export.graph.values import constant_of
 
 #: How many nodes all loops of a model may become. A loop beyond that is left as it is, and differentiated as a loop, so
 #: that no number of steps that a hostile file names, nor loops in loops, can blow up the graph.

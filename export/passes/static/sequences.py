@@ -7,9 +7,11 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import ONNX_DOMAINS, Builder, constant_of, known_dims, rank_of, subgraphs
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.graph.refusals import refuse
 from portable_cam.export.graph.subgraph import copy_nodes, take_place
+from portable_cam.export.graph.values import constant_of, known_dims, rank_of, subgraphs
 from portable_cam.export.passes.static.loops import count_nodes, may_write
 
 _Known: TypeAlias = dict[ir.Value, list[ir.Value]]

@@ -105,9 +105,14 @@ class BoundSession:
     """
 
     def __init__(
-        self, session: Session, device: PipelineDevice, image: str, buckets: Sequence[int] | None = None,
-        *, cuda_graphs: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        session: Session,
+        device: PipelineDevice,
+        image: str,
+        buckets: Sequence[int] | None = None,
+        *,
+        cuda_graphs: bool = False,
+    ) -> None:
         self.session, self._device, self._cuda_graphs = session, device, cuda_graphs
         first = session.inputs[image].shape[0]
         self._image, self._batch = image, first if isinstance(first, str) else None

@@ -78,9 +78,13 @@ class KernelHeads:
         if "guided_gradcam" in self.methods:
             assert wide is not None
             made["guided_gradcam"] = guided.guided_product(
-                self.device, values["guided_backprop"], wide.of, wide.norm, ranges=wide.ranges,
+                self.device,
+                values["guided_backprop"],
+                wide.of,
+                wide.norm,
+                ranges=wide.ranges,
                 channels_last=self.channels_last,
-            )  # fmt: skip
+            )
         for method in self.methods:
             if method not in MAP_METHODS:
                 made[f"extent.{method}"] = self._statistics(made[method])
@@ -108,19 +112,24 @@ class KernelHeads:
             given = method == "gradcam" and weights is not None
             found.append(
                 cam.weighted_sum(
-                    self.device, values[f"activations.{layer}"],
+                    self.device,
+                    values[f"activations.{layer}"],
                     weights if weights is not None and given else values[f"gradients.{layer}"],
-                    method="weights" if given else method, scale=self.sign, relu=relu,
+                    method="weights" if given else method,
+                    scale=self.sign,
+                    relu=relu,
                 )
-            )  # fmt: skip
+            )
         return found
 
     def _maps(
         self, method: str, raw: Sequence[Array], ranges: Sequence[Array], size: tuple[int, int]
     ) -> tuple[dict[str, Array], _Wide]:
         device, several = self.device, len(raw) > 1
-        made = {f"raw.{method}" + (f".{layer}" if several else ""): maps
-                for maps, layer in zip(raw, self.layers if several else ("",), strict=True)}  # fmt: skip
+        made = {
+            f"raw.{method}" + (f".{layer}" if several else ""): maps
+            for maps, layer in zip(raw, self.layers if several else ("",), strict=True)
+        }
         if self.profile == "captum":
             positive, _ = cam.finish(device, raw[0])
             made |= {f"heatmap.{method}": raw[0], f"range.{method}": ranges[0], f"extent.{method}": ranges[0]}
@@ -134,16 +143,18 @@ class KernelHeads:
         if several:
             total: Array | None = None
             for each in of:  # pytorch-grad-cam scales before it upsamples, we do after
-                total, _ = upsample(device, each, "minmax" if norm == "minmax" else "none",
-                                    factor=1 / len(of), add_to=total)  # fmt: skip
+                total, _ = upsample(
+                    device, each, "minmax" if norm == "minmax" else "none", factor=1 / len(of), add_to=total
+                )
             assert total is not None
             whole = Upsampling(total, size)
         limits = find_range(device, whole)
         final, extent = upsample(device, whole, norm, ranges=limits)
         made |= {
-            f"heatmap.{method}": final, f"extent.{method}": extent,
+            f"heatmap.{method}": final,
+            f"extent.{method}": extent,
             f"range.{method}": extent if several else ranges[0],
-        }  # fmt: skip
+        }
         return made, _Wide(whole, "none") if norm == "minmax" else _Wide(whole, norm, limits)
 
     def _float32(self, gradient: Array) -> Array:

@@ -148,9 +148,15 @@ def _kernel_heads(facts: Facts, device: PipelineDevice, details: bool) -> Kernel
     if facts.kernels is None:
         return None
     return KernelHeads(
-        device, tuple(facts.methods), cast(Profile, facts.profile), tuple(facts.kernels["layers"]),
-        facts.kernels["cam"], -1 if facts.sign == "negative" else 1, facts.channel_axis != 1, details,
-    )  # fmt: skip
+        device,
+        tuple(facts.methods),
+        cast(Profile, facts.profile),
+        tuple(facts.kernels["layers"]),
+        facts.kernels["cam"],
+        -1 if facts.sign == "negative" else 1,
+        facts.channel_axis != 1,
+        details,
+    )
 
 
 def _has_subgraphs(model: ir.Model) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
-from portable_cam.export.graph.builder import FLOATS
+from portable_cam.export.graph.operators import FLOATS
 from portable_cam.runtime.session import Placed
 
 # operators that the optimiser inserts between devices, and those that only ever make a shape or a constant

@@ -16,10 +16,24 @@ from portable_cam.export.targets import AXES, Boxes, Columns
 from portable_cam.tasks.detect import ssd, yolo, yolox
 from portable_cam.tasks.detect.head import Floats, Head, Size, corners, sigmoid
 
-_KEYS = frozenset({
-    "family", "output", "scores", "boxes", "priors", "variances", "classes", "objectness", "form", "unit", "logits",
-    "preset", "threshold", "overlap",
-})  # fmt: skip
+_KEYS = frozenset(
+    {
+        "family",
+        "output",
+        "scores",
+        "boxes",
+        "priors",
+        "variances",
+        "classes",
+        "objectness",
+        "form",
+        "unit",
+        "logits",
+        "preset",
+        "threshold",
+        "overlap",
+    }
+)
 _FORMS = ("xyxy", "yxyx", "cxcywh")
 
 

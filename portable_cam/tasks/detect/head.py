@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from portable_cam.export.graph.builder import known_dims
+from portable_cam.export.graph.values import known_dims
 from portable_cam.export.targets import Boxes
 
 _QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear"})

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from portable_cam.export.graph.builder import constant_of, known_dims
+from portable_cam.export.graph.values import constant_of, known_dims
 from portable_cam.export.targets import Boxes, Columns
 from portable_cam.tasks.detect.head import Facts, Floats, Head, Size, corners
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from portable_cam.errors import InputError, OptionError, TargetError
 from portable_cam.explainer import Explainer
-from portable_cam.export.graph.builder import known_dims
+from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.candidates import channel_axis, image_input
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.targets import Contrast
@@ -110,9 +110,7 @@ class DetectExplainer(PhotoExplainer):
         found = suppress(boxes, scores, self._threshold, self._overlap)
         chosen, missed = self._choose(boxes, scores, found, asked, region, geometry)
         indices = [[d.index for d in chosen]]
-        other = {} if self._other is None else {
-            "rather_than": [[d.raw * self._classes + self._other for d in chosen]]
-        }  # fmt: skip
+        other = {} if self._other is None else {"rather_than": [[d.raw * self._classes + self._other for d in chosen]]}
 
         def explain(explainer: Explainer) -> Result:
             return explainer(x, indices, **other)
@@ -124,16 +122,27 @@ class DetectExplainer(PhotoExplainer):
         names = [f"{name} (not found)" if d in missed else name for name, d in zip(names, chosen, strict=True)]
         rival = {} if self._other is None else {"rather_than": self.name(self._other)}
         facts = [
-            {"box": [round(v, 1) for v in geometry.to_photo(d.box)], "detection": d.score, "class": d.label,
-             "part": self._part, "found": d not in missed, **rival}
+            {
+                "box": [round(v, 1) for v in geometry.to_photo(d.box)],
+                "detection": d.score,
+                "class": d.label,
+                "part": self._part,
+                "found": d not in missed,
+                **rival,
+            }
             for d in chosen
-        ]  # fmt: skip
+        ]
         return Answer(replace(result, labels=[names]), marks=[Mark(box=d.box) for d in chosen], facts=facts)
 
     def _choose(
-        self, boxes: Floats, scores: Floats, found: list[Detection], asked: list[int] | int | None, region: Box | None,
+        self,
+        boxes: Floats,
+        scores: Floats,
+        found: list[Detection],
+        asked: list[int] | int | None,
+        region: Box | None,
         geometry: Geometry,
-    ) -> tuple[list[Detection], list[Detection]]:  # fmt: skip
+    ) -> tuple[list[Detection], list[Detection]]:
         """The detections to explain, and those of them that the model did not make."""
         if region is not None:
             return [self._nearest(boxes, scores, check_region(region, geometry), asked, geometry)], []
@@ -196,9 +205,13 @@ def _input_size(dims: list[int | None], axis: int, wanted: Any) -> Size:
     height, width = (dims[2], dims[3]) if axis == 1 else (dims[1], dims[2])
     if height is not None and width is not None:
         return height, width
-    size = wanted.size if isinstance(wanted, Preprocessing) else dict(wanted or {}).get("size") if not isinstance(
-        wanted, str
-    ) else None  # fmt: skip
+    size = (
+        wanted.size
+        if isinstance(wanted, Preprocessing)
+        else dict(wanted or {}).get("size")
+        if not isinstance(wanted, str)
+        else None
+    )
     if size is None:
         raise OptionError("the model takes pictures of any size: say with --size at which it is to detect, as 640x640")
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -137,9 +137,16 @@ class CaptionExplainer:
         geometry = self.preprocessing.geometry((photo.shape[0], photo.shape[1]))
         labels = tuple(" ".join(words[start:end]) for start, end in spans)
         return CaptionExplanation(
-            tuple(words), labels, tuple(spans), result, caption is not None, photo, self.preprocessing.view(photo),
-            geometry, self.preprocessing.color,
-        )  # fmt: skip
+            tuple(words),
+            labels,
+            tuple(spans),
+            result,
+            caption is not None,
+            photo,
+            self.preprocessing.view(photo),
+            geometry,
+            self.preprocessing.color,
+        )
 
     def _explain(self, x: NDArray[Any], ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Result:
         start, end = self.vocabulary.start, self.vocabulary.end

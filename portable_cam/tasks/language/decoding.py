@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from portable_cam.errors import InputError, LabelError, ModelError
 from portable_cam.export.compose.link import link, match
 from portable_cam.export.compose.unroll import unroll
-from portable_cam.export.graph.builder import FLOATS, known_dims
+from portable_cam.export.graph.operators import FLOATS
+from portable_cam.export.graph.values import known_dims
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.read.load import ModelLike
 from portable_cam.runtime.session import Session
@@ -62,9 +63,13 @@ class Pair:
     """
 
     def __init__(
-        self, model: ModelLike, decoder: ModelLike | None = None, mapping: Mapping[str, str] | None = None, *,
+        self,
+        model: ModelLike,
+        decoder: ModelLike | None = None,
+        mapping: Mapping[str, str] | None = None,
+        *,
         threads: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         first = normalize(model)
         second = normalize(decoder) if decoder is not None else None
         self._encoder = ir.to_proto(first)
@@ -113,9 +118,10 @@ class Pair:
         given, names = set(self.roles.memory.values()), self._linked_names()
         state = [name for name in self.roles.state.values() if name not in given]
         return {
-            self.roles.image: image, names[self.roles.tokens]: self._fill(tokens, pad),
+            self.roles.image: image,
+            names[self.roles.tokens]: self._fill(tokens, pad),
             **{names[name]: _zeros(self._sessions[-1], name) for name in state},
-        }  # fmt: skip
+        }
 
     def greedy(self, image: NDArray[np.generic], vocabulary: Vocabulary, longest: int | None = None) -> list[int]:
         """The most likely token at each step, for one picture, without the one that starts and the one that ends.
@@ -182,14 +188,17 @@ def _roles(first: ir.Graph, second: ir.Graph | None, mapping: Mapping[str, str] 
     decoder = second if second is not None else first
     pictures = [v for v in first.inputs if v.shape is not None and len(v.shape) == 4]
     if len(pictures) != 1:
-        raise ModelError(f"the {'encoder' if second is not None else 'model'} needs one input with a picture (four "
-                         f"dimensions); its inputs are {_listing(first.inputs)}")  # fmt: skip
+        raise ModelError(
+            f"the {'encoder' if second is not None else 'model'} needs one input with a picture (four "
+            f"dimensions); its inputs are {_listing(first.inputs)}"
+        )
     memory = match(first, second, mapping) if second is not None else {}
     given = set(memory.values())
     ids = [v for v in decoder.inputs if v.dtype in {ir.DataType.INT64, ir.DataType.INT32} and len(v.shape or ()) == 2]
     if len(ids) != 1:
-        raise ModelError(f"a decoder needs one input of token ids (N, T), of integers; its inputs are "
-                         f"{_listing(decoder.inputs)}")  # fmt: skip
+        raise ModelError(
+            f"a decoder needs one input of token ids (N, T), of integers; its inputs are {_listing(decoder.inputs)}"
+        )
     state = _state(decoder, given, keep={ids[0], *([] if second is not None else pictures)})
     rest = [v for v in decoder.outputs if v.dtype in FLOATS and v.name not in state]
     scores = [v for v in rest if len(v.shape or ()) == 3] or [v for v in rest if len(v.shape or ()) == 2 and state]
@@ -202,9 +211,14 @@ def _roles(first: ir.Graph, second: ir.Graph | None, mapping: Mapping[str, str] 
         )
     length = (known_dims(ids[0]) or [None, None])[1]
     return Roles(
-        str(pictures[0].name), str(ids[0].name), str(scores[0].name), memory, state, length,
+        str(pictures[0].name),
+        str(ids[0].name),
+        str(scores[0].name),
+        memory,
+        state,
+        length,
         (known_dims(scores[0]) or [None])[-1],
-    )  # fmt: skip
+    )
 
 
 def _state(decoder: ir.Graph, given: set[str], keep: set[ir.Value]) -> dict[str, str]:

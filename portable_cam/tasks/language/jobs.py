@@ -16,6 +16,7 @@ from portable_cam.image import colormap as report
 from portable_cam.image.colormap import Picture
 from portable_cam.image.geometry import Geometry
 from portable_cam.image.preprocess import Preprocessing
+from portable_cam.report import files
 from portable_cam.report.strips import Panel, answer_sheet, strip
 from portable_cam.report.wording import how_much, number
 from portable_cam.report.write import picture_of, stem_of
@@ -54,10 +55,17 @@ class CaptionJob(_WordsJob):
     needs = ("vocabulary",)
 
     def __init__(
-        self, model: str | Path, methods: Sequence[str] | None, preprocessing: Mapping[str, Any], *,
-        vocabulary: str | Path, decoder: str | Path | None = None, caption: str | None = None,
-        target: str | None = None, **options: Any,
-    ) -> None:  # fmt: skip
+        self,
+        model: str | Path,
+        methods: Sequence[str] | None,
+        preprocessing: Mapping[str, Any],
+        *,
+        vocabulary: str | Path,
+        decoder: str | Path | None = None,
+        caption: str | None = None,
+        target: str | None = None,
+        **options: Any,
+    ) -> None:
         self._task = CaptionExplainer(
             model, decoder, vocabulary=vocabulary, methods=methods or METHODS, preprocessing=preprocessing, **options
         )
@@ -80,9 +88,15 @@ class LineJob(_WordsJob):
     needs = ()
 
     def __init__(
-        self, model: str | Path, methods: Sequence[str] | None, preprocessing: Mapping[str, Any], *,
-        vocabulary: str | Path | None = None, target: str | None = None, **options: Any,
-    ) -> None:  # fmt: skip
+        self,
+        model: str | Path,
+        methods: Sequence[str] | None,
+        preprocessing: Mapping[str, Any],
+        *,
+        vocabulary: str | Path | None = None,
+        target: str | None = None,
+        **options: Any,
+    ) -> None:
         self._task = LineExplainer(
             model, characters=vocabulary, methods=methods or METHODS, preprocessing=preprocessing, **options
         )
@@ -103,14 +117,25 @@ class QuestionJob(_WordsJob):
     needs = ("vocabulary", "question")
 
     def __init__(
-        self, model: str | Path, methods: Sequence[str] | None, preprocessing: Mapping[str, Any], *,
-        vocabulary: str | Path, question: str, labels: str | Path | None = None, target: str | None = None,
+        self,
+        model: str | Path,
+        methods: Sequence[str] | None,
+        preprocessing: Mapping[str, Any],
+        *,
+        vocabulary: str | Path,
+        question: str,
+        labels: str | Path | None = None,
+        target: str | None = None,
         **options: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._task = QuestionExplainer(
-            model, vocabulary=vocabulary, answers=labels, methods=methods or METHODS, preprocessing=preprocessing,
+            model,
+            vocabulary=vocabulary,
+            answers=labels,
+            methods=methods or METHODS,
+            preprocessing=preprocessing,
             **options,
-        )  # fmt: skip
+        )
         self._asked, self._target = question, target
         self.explainer, self.preprocessing = self._task.explainer, self._task.preprocessing
 
@@ -122,12 +147,21 @@ class QuestionJob(_WordsJob):
         against = "against: " if sign == "negative" else ""
         for method in result if "png" in formats else ():
             panels: list[Panel] = [
-                {"word": against + labels[k],
-                 "note": remark(result, method, k, sign) or f"score {number(result.scores[0, k], 2)}",
-                 "picture": picture_of(explained, method, k)} for k in range(len(labels))
-            ]  # fmt: skip
-            answer_sheet(explained.view, panels, _png(folder, stem, method, result, "answers"), self._asked,
-                         explained.question, explained.word_scores)  # fmt: skip
+                {
+                    "word": against + labels[k],
+                    "note": remark(result, method, k, sign) or f"score {number(result.scores[0, k], 2)}",
+                    "picture": picture_of(explained, method, k),
+                }
+                for k in range(len(labels))
+            ]
+            answer_sheet(
+                explained.view,
+                panels,
+                _png(folder, stem, method, result, "answers"),
+                self._asked,
+                explained.question,
+                explained.word_scores,
+            )
         words = None
         if explained.word_scores is not None:
             words = [list(zip(explained.question, row.tolist(), strict=True)) for row in explained.word_scores]
@@ -153,9 +187,8 @@ class _Explained(Protocol):
 
 
 def _write(
-    explained: _Explained, folder: str | Path, stem: str, formats: Sequence[str], heading: str,
-    sign: str,
-) -> None:  # fmt: skip
+    explained: _Explained, folder: str | Path, stem: str, formats: Sequence[str], heading: str, sign: str
+) -> None:
     """A strip for each method; below each word its probability, or why its map is empty."""
     if sign == "negative":
         heading = f"against: {heading}"
@@ -185,20 +218,34 @@ def _png(folder: str | Path, stem: str, method: str, result: Result, kind: str) 
 
 
 def _record(
-    result: Result, labels: Sequence[str], head: dict[str, Any], folder: str | Path, stem: str,
-    formats: Sequence[str], words: Sequence[Any] | None = None, numbers: Sequence[int] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    result: Result,
+    labels: Sequence[str],
+    head: dict[str, Any],
+    folder: str | Path,
+    stem: str,
+    formats: Sequence[str],
+    words: Sequence[Any] | None = None,
+    numbers: Sequence[int] | None = None,
+) -> dict[str, Any]:
     record = {
-        **head, "layer": result.layer, "methods": list(result), "notes": list(result.notes),
+        **head,
+        "layer": result.layer,
+        "methods": list(result),
+        "notes": list(result.notes),
         "explained": [
-            {**({} if numbers is None else {"target": numbers[k]}), "label": label,
-             "score": float(result.scores[0, k]),
-             **({} if numbers is not None else _chance(result.scores[0, k])), "flags": list(result.flags[0][k]),
-             **({} if words is None else {"words": words[k]})} for k, label in enumerate(labels)
+            {
+                **({} if numbers is None else {"target": numbers[k]}),
+                "label": label,
+                "score": float(result.scores[0, k]),
+                **({} if numbers is not None else _chance(result.scores[0, k])),
+                "flags": list(result.flags[0][k]),
+                **({} if words is None else {"words": words[k]}),
+            }
+            for k, label in enumerate(labels)
         ],
-    }  # fmt: skip
+    }
     arrays = {method: result[method][0] for method in result}
-    report.save(folder, stem, arrays=arrays, document=record, formats=formats)
+    files.save(folder, stem, arrays=arrays, document=record, formats=formats)
     return record
 
 

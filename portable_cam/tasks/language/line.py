@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from portable_cam.errors import LabelError, LayerError, ModelError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.export.diagnose.layers import list_layers
-from portable_cam.export.graph.builder import known_dims
+from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.candidates import channel_axis, image_input
 from portable_cam.export.methods.registry import wants_layers
 from portable_cam.export.passes.normalize import normalize

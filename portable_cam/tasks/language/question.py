@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from portable_cam.errors import InputError, OptionError
 from portable_cam.explainer import Explainer
-from portable_cam.export.graph.builder import known_dims
+from portable_cam.export.graph.values import known_dims
 from portable_cam.export.methods.tokens import embeddings
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.read.load import ModelLike
@@ -104,9 +104,11 @@ class QuestionExplainer:
         photo = read_image(image)
         feeds = {self.explainer.image_name: self.preprocessing(photo), self.question_name: self._fill(ids)}
         try:
-            result = self.explainer.top(feeds, -asked) if isinstance(asked, int) else self.explainer(
-                feeds, None if asked is None else [asked]
-            )  # fmt: skip
+            result = (
+                self.explainer.top(feeds, -asked)
+                if isinstance(asked, int)
+                else self.explainer(feeds, None if asked is None else [asked])
+            )
         except InputError as error:
             if self._length is not None:
                 raise
@@ -114,11 +116,15 @@ class QuestionExplainer:
         labels = [[self.answers[int(t)] if self.answers else f"answer {t}" for t in row] for row in result.targets]
         scores = result.words.get(self.question_name)
         return AnswerExplanation(
-            result=replace(result, labels=labels), photo=photo, view=self.preprocessing.view(photo),
-            geometry=self.preprocessing.geometry((photo.shape[0], photo.shape[1])), top=[],
-            color=self.preprocessing.color, question=tuple(self.vocabulary[i] for i in ids),
+            result=replace(result, labels=labels),
+            photo=photo,
+            view=self.preprocessing.view(photo),
+            geometry=self.preprocessing.geometry((photo.shape[0], photo.shape[1])),
+            top=[],
+            color=self.preprocessing.color,
+            question=tuple(self.vocabulary[i] for i in ids),
             word_scores=None if scores is None else scores[0, :, : len(ids)],
-        )  # fmt: skip
+        )
 
     def _fill(self, ids: Sequence[int]) -> NDArray[np.int64]:
         length = self._length or len(ids)

@@ -1,0 +1,23 @@
+"""Operator sets, domains and element types."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+#: The operator set that everything is written in: the newest for which ONNX Runtime's CUDA provider has all kernels.
+OPSET = 21
+
+
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+
+
+#: Names under which the ONNX standard's own domain is imported.
+ONNX_DOMAINS = frozenset({"", "ai.onnx"})
+
+
+HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+
+def key_of(domain: str, op_type: str) -> str:
+    """What an operator is called in :data:`RULES` and :data:`NO_GRADIENT`: ``Conv``, ``com.microsoft::QLinearAdd``."""
+    return op_type if domain in ONNX_DOMAINS else f"{domain}::{op_type}"

@@ -1,0 +1,73 @@
+"""What is known of a value of a graph: its shape, its rank, its content."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from portable_cam.errors import ModelError
+
+
+def known_dims(value: ir.Value) -> list[int | None] | None:
+    """The dimensions, None for each that is symbolic; None if not even the rank is known."""
+    if value.shape is None:
+        return None
+    return [d if isinstance(d, int) else None for d in value.shape.dims]
+
+
+def static_shape(value: ir.Value) -> list[int] | None:
+    """The dimensions if all of them are known, else None."""
+    dims = known_dims(value)
+    if dims is None or any(d is None for d in dims):
+        return None
+    return [d for d in dims if d is not None]
+
+
+def static_dim(value: ir.Value, axis: int) -> int | None:
+    """One dimension if it is known, else None."""
+    dims = known_dims(value)
+    return None if dims is None else dims[axis]
+
+
+def rank_of(value: ir.Value) -> int:
+    """The rank; :class:`~portable_cam.errors.ModelError` if it is unknown."""
+    if value.shape is None:
+        raise ModelError(
+            f"tensor '{value.name}' has no known rank, even after shape inference: give the model's inputs their "
+            "shapes, or remove the operators whose output rank depends on data"
+        )
+    return len(value.shape)
+
+
+def constant_of(value: ir.Value | None) -> np.ndarray | None:
+    """The content of a constant value, else None."""
+    if value is None:
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def element_count(dims: Sequence[int | None]) -> int | None:
+    """How many elements, if all dimensions are known, else None."""
+    return None if any(d is None for d in dims) else math.prod(d for d in dims if d is not None)
+
+
+def reads(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node reads: its inputs, and what its subgraphs read."""
+    yield from (value for value in node.inputs if value is not None)
+    for graph in subgraphs(node):
+        for inner in ir.traversal.RecursiveGraphIterator(graph):
+            yield from (value for value in inner.inputs if value is not None)
+        yield from graph.outputs
+
+
+def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs among a node's attributes, as the body of a Scan."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
