@@ -8,7 +8,7 @@ from portable_cam.export.assemble.differentiate import differentiate
 from portable_cam.export.assemble.explanation import build_explanation, save_explanation
 from portable_cam.export.compose.link import link
 from portable_cam.export.compose.unroll import unroll
-from portable_cam.export.diagnose.doctor import Report, doctor
+from portable_cam.export.diagnose.doctor import DoctorReport, doctor
 from portable_cam.export.diagnose.layers import list_layers
 from portable_cam.export.diagnose.obstacles import Obstacle
 from portable_cam.export.graph.operators import OPSET
@@ -20,9 +20,9 @@ from portable_cam.export.read.from_torch import from_torch
 __all__ = [
     "METHODS",
     "OPSET",
+    "DoctorReport",
     "Layer",
     "Obstacle",
-    "Report",
     "build_explanation",
     "differentiate",
     "doctor",

@@ -16,7 +16,7 @@ _PREFIX = "portable_cam."
 
 
 @dataclass(frozen=True)
-class Facts:
+class ExplanationMetadata:
     """The metadata of an explanation, under ``portable_cam.<field>``: text as it is, everything else as JSON, nothing
     where a field is None."""
 
@@ -73,7 +73,7 @@ class Facts:
                 model.metadata_props[_PREFIX + field.name] = value if isinstance(value, str) else json.dumps(value)
 
     @classmethod
-    def read(cls, metadata: Mapping[str, str]) -> Facts:
+    def read(cls, metadata: Mapping[str, str]) -> ExplanationMetadata:
         """From a model's metadata.
 
         Raises:

@@ -15,7 +15,7 @@ from portable_cam.errors import DeviceError, InputError, ModelError, TargetError
 from portable_cam.export.assemble.explanation import explanation_model
 from portable_cam.export.autodiff.backward import Saturation
 from portable_cam.export.autodiff.relu_policy import ReluPolicy
-from portable_cam.export.format import Facts
+from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.methods.heat_map import Profile
 from portable_cam.export.methods.registry import MAP_METHODS
 from portable_cam.export.passes.precision import Precision
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from portable_cam.runtime.gpu.result import DeviceResult
 
 T = TypeVar("T")
-_OUR_PREFIXES = ("heatmap.", "raw.", "range.", "extent.", "activations.", "gradients.", "word_scores.")
+_OUR_PREFIXES = ("heatmap.", "raw.", "range.", "extent.", "activations.", "gradients.", "token_attribution.")
 _GUIDED = frozenset({"guided_backprop", "guided_gradcam", "deconvnet"})
 #: What a relu_policy that found nothing may be exchanged for.
 _WIDER = {
@@ -125,7 +125,7 @@ class Explainer:
         session, built = self._built_and_started(1)
         self._sessions[1] = session
         self._metadata = dict(built.metadata_props)
-        self._facts = Facts.read(self._metadata)
+        self._facts = ExplanationMetadata.read(self._metadata)
         self._inputs = Inputs(session, self._facts)
         self._batches = Batches(self._facts.image, freed=self._facts.batch == "freed")
         if _GUIDED & set(self.methods) and not self.guided_nodes:
@@ -302,7 +302,7 @@ class Explainer:
         try:
             return self._started(built), built
         except ModelError:
-            if "float64" not in Facts.read(built.metadata_props).float_types:
+            if "float64" not in ExplanationMetadata.read(built.metadata_props).float_types:
                 raise
             # few float64 kernels exist, and none of convolution on the CPU
             self._options["precision"] = "float32"
@@ -311,7 +311,7 @@ class Explainer:
     def _built(self, targets_per_image: int | None) -> ir.Model:
         if self._device is None:
             return explanation_model(self._model, targets_per_image=targets_per_image, **self._options)
-        from portable_cam.export.deploy.cuda import for_gpu
+        from portable_cam.export.deploy.cuda import optimize_for_cuda
         from portable_cam.runtime.gpu.device import open_device
         from portable_cam.runtime.gpu.pipeline import wants_graph_heads
 
@@ -327,7 +327,7 @@ class Explainer:
             **self._options,
             heads_in_graph=wants_graph_heads(self._device, self._opened),
         )
-        for_gpu(built.graph)
+        optimize_for_cuda(built.graph)
         return built
 
     def _started(self, model: ir.Model) -> Session | Pipeline:
@@ -352,7 +352,11 @@ class Explainer:
             notes=self.notes,
             activations=values.get(f"activations.{layers[0]}") if layers else None,
             gradients=values.get(f"gradients.{layers[0]}") if layers else None,
-            words={name[12:]: value for name, value in values.items() if name.startswith("word_scores.")},
+            words={
+                name.removeprefix("token_attribution."): value
+                for name, value in values.items()
+                if name.startswith("token_attribution.")
+            },
             channel_axis=self._facts.channel_axis,
         )
 

@@ -12,7 +12,7 @@ import pytest
 import portable_cam as pcam
 from portable_cam.errors import DeviceError, InputError, OptionError, TargetError
 from portable_cam.export.assemble.explanation import explanation_model
-from portable_cam.export.deploy.cuda import for_gpu
+from portable_cam.export.deploy.cuda import optimize_for_cuda
 from portable_cam.runtime.gpu import Cuda, Host, placement
 from portable_cam.runtime.session import Placed, Session
 
@@ -327,7 +327,7 @@ def test_a_graph_for_a_gpu_pools_once(make_model: Any, targets_per_image: int | 
     )
     feeds = {"x": pixels(2), "targets": np.array([[1], [2]])}
     before = Session(model).run(feeds)
-    for_gpu(model.graph)
+    optimize_for_cuda(model.graph)
     for graph in [model.graph, *model.graph.subgraphs()]:
         assert sum(node.op_type == "MaxPool" for node in graph) <= 1
     for name, value in Session(model).run(feeds).items():

@@ -14,8 +14,8 @@ from onnx.reference import ReferenceEvaluator
 
 import portable_cam as pcam
 from portable_cam.export import build_explanation
-from portable_cam.export.autodiff.loss_scale import DEFAULT_SCALE, SEED_SCALE
-from portable_cam.runtime.loss_scale import rescaled
+from portable_cam.export.autodiff.loss_scale import DEFAULT_SCALE, LOSS_SCALE
+from portable_cam.runtime.loss_scale import with_loss_scale
 from portable_cam.runtime.session import Session
 from portable_cam.tasks.classify import PhotoExplainer
 from portable_cam.verify.selfcheck import self_check
@@ -63,7 +63,7 @@ def in_half(model: onnx.ModelProto, x: np.ndarray) -> Callable[[Any], dict[str, 
         feeds = {"x": x.astype(np.float16), "targets": np.zeros((len(x), 1), np.int64)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of numpy, where a number overflows
-            values = evaluator.run(None, {**feeds, SEED_SCALE: np.atleast_1d(np.float32(scale))})
+            values = evaluator.run(None, {**feeds, LOSS_SCALE: np.atleast_1d(np.float32(scale))})
         return dict(zip(names, values, strict=True))
 
     return run
@@ -79,10 +79,10 @@ def test_a_gradient_that_underflows_without_its_scale(make_model: Any) -> None:
     assert exact.gradients is not None
     assert 0 < np.abs(exact.gradients).max() < 2.9e-8  # half of the smallest number of float16, 6e-8
     run = in_half(build_explanation(model, METHODS, layer="h0", targets_per_image=1), X)
-    unscaled, scaled = run(1), run(DEFAULT_SCALE)
+    unscale, scaled = run(1), run(DEFAULT_SCALE)
     wanted = {"raw.gradcam": exact.raw["gradcam"], "heatmap.gradcam": exact["gradcam"], "gradient": exact["gradient"]}
     for name, want in wanted.items():
-        assert not unscaled[name].any()
+        assert not unscale[name].any()
         # the scaled gradient is still about 1e-6, where float16 is spaced by 6e-8
         np.testing.assert_allclose(scaled[name], want, atol=4e-2 * np.abs(want).max())
     # what ONNX Runtime makes of it is right too, with no flag
@@ -97,7 +97,7 @@ def test_a_gradient_that_underflows_with_the_default_scale(make_model: Any) -> N
     run = in_half(build_explanation(model, METHODS, layer="h0", targets_per_image=1), X)
     exact = pcam.Explainer(model, METHODS, layer="h0", precision="float32")(X, 0)
     assert not run(DEFAULT_SCALE)["gradient"].any()
-    got = rescaled(run, len(X))["gradient"]
+    got = with_loss_scale(run, len(X))["gradient"]
     assert np.corrcoef(got.reshape(-1), exact["gradient"].reshape(-1))[0, 1] > 0.9
 
 
@@ -109,7 +109,7 @@ def test_a_gradient_that_overflows_with_its_scale(make_model: Any) -> None:
     exact = pcam.Explainer(model, METHODS, layer="h0", precision="float32")(small, 0)
     assert np.abs(exact["gradient"]).max() * DEFAULT_SCALE > np.finfo(np.float16).max
     assert not np.isfinite(run(DEFAULT_SCALE)["gradient"]).all()
-    got = rescaled(run, len(small))
+    got = with_loss_scale(run, len(small))
     np.testing.assert_allclose(got["gradient"], exact["gradient"], atol=2e-2 * np.abs(exact["gradient"]).max())
     np.testing.assert_allclose(got["raw.gradcam"], exact.raw["gradcam"], atol=2e-2 * exact.raw["gradcam"].max())
 
@@ -126,7 +126,7 @@ def test_each_image_has_a_scale_of_its_own() -> None:
         ).astype(np.float32)
         return {"gradient": gradient[:, None, None], "scores": np.ones((5, 1), np.float32)}
 
-    values = rescaled(run, 5)
+    values = with_loss_scale(run, 5)
     np.testing.assert_array_equal(values["gradient"][:, 0, 0], [1, 2, np.inf, 0, 3])
     assert asked[-1][:2] == [2**4, 2**15]
     assert asked[-1][4] == DEFAULT_SCALE
@@ -135,7 +135,7 @@ def test_each_image_has_a_scale_of_its_own() -> None:
 
 def test_the_scale_changes_no_digit(make_model: Any) -> None:
     file = build_explanation(deep(make_model, 1.0), ("gradcam",), targets_per_image=1)
-    assert [i.name for i in file.graph.input] == ["x", "targets", SEED_SCALE]
+    assert [i.name for i in file.graph.input] == ["x", "targets", LOSS_SCALE]
     assert list(Session(file).inputs) == ["x", "targets"]  # it has a default
     run = in_half(file, X)
     np.testing.assert_array_equal(run(2.0**8)["raw.gradcam"], run(2.0**6)["raw.gradcam"])

@@ -16,7 +16,7 @@ import pytest
 from onnx import parser
 
 import portable_cam as pcam
-from portable_cam.export.deploy.ort_workarounds import shield
+from portable_cam.export.deploy.ort_workarounds import apply_ort_workarounds
 from portable_cam.export.targets import Dense
 
 _START = """
@@ -84,7 +84,7 @@ def started(model: onnx.ModelProto, folder: Path) -> int:
 
 def shielded(model: onnx.ModelProto) -> onnx.ModelProto:
     read = ir.from_proto(model)
-    shield(read.graph)
+    apply_ort_workarounds(read.graph)
     return ir.to_proto(read)
 
 

@@ -11,7 +11,7 @@ import onnx_ir.passes.common as passes
 from portable_cam.errors import LayerError, OptionError, TargetError
 from portable_cam.export.autodiff.backward import ReluRule, Saturation, backward, check_saturation, depends_on
 from portable_cam.export.autodiff.relu_policy import ReluPolicy, guided_nodes
-from portable_cam.export.deploy.ort_workarounds import shield
+from portable_cam.export.deploy.ort_workarounds import apply_ort_workarounds
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.passes.normalize import normalize
@@ -71,7 +71,7 @@ def differentiate(
     for source, gradient in zip(sources, gradients, strict=True):
         add_output(graph, builder, gradient, f"gradient.{source.name}", source.shape)
     passes.RemoveUnusedNodesPass()(normal)
-    shield(graph)
+    apply_ort_workarounds(graph)
     return ir.to_proto(normal)
 
 

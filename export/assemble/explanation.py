@@ -15,25 +15,25 @@ from portable_cam.errors import LayerError, ModelError
 from portable_cam.export.assemble.write import Plan, cam_end, write
 from portable_cam.export.autodiff.backward import Saturation, check_saturation
 from portable_cam.export.autodiff.dequantized import input_quantization
-from portable_cam.export.autodiff.loss_scale import SEED_SCALE
+from portable_cam.export.autodiff.loss_scale import LOSS_SCALE
 from portable_cam.export.autodiff.relu_policy import ReluPolicy, guided_nodes
-from portable_cam.export.deploy.ort_workarounds import shield
-from portable_cam.export.deploy.strip_shapes import forget_inner_shapes
-from portable_cam.export.format import Facts
+from portable_cam.export.deploy.ort_workarounds import apply_ort_workarounds
+from portable_cam.export.deploy.strip_shapes import strip_inner_shapes
+from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.graph.builder import Builder
-from portable_cam.export.layers.candidates import channel_axis, find_layers, image_input, layer_names, layer_places
+from portable_cam.export.layers.candidates import channel_axis, find_layers, image_input, layer_axes, layer_names
 from portable_cam.export.methods.heat_map import Profile
 from portable_cam.export.methods.registry import METHODS, check_options, wants_guided, wants_layers
 from portable_cam.export.methods.tokens import embeddings
-from portable_cam.export.passes.dynamic_batch import free_batch
+from portable_cam.export.passes.dynamic_batch import make_batch_dynamic
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.passes.precision import Precision, float_types, to_float32
 from portable_cam.export.read.load import ModelLike, fingerprint
 from portable_cam.export.read.weights import save, to_proto
 from portable_cam.export.targets import Class, Target
 
-_OUR_NAMES = frozenset({"targets", "target", "scores", "explained", SEED_SCALE, *METHODS})
-_OUR_PREFIXES = ("heatmap.", "raw.", "range.", "activations.", "gradients.", "weights.", "sums.", "word_scores.")
+_OUR_NAMES = frozenset({"targets", "target", "scores", "explained", LOSS_SCALE, *METHODS})
+_OUR_PREFIXES = ("heatmap.", "raw.", "range.", "activations.", "gradients.", "weights.", "sums.", "token_attribution.")
 
 
 def build_explanation(
@@ -71,8 +71,8 @@ def build_explanation(
         sign: ``positive``, or ``negative`` for the regions that speak against the target.
         targets_per_image: 1 for a graph without a Scan that takes one target per image; None for any number.
         details: Also give ``activations.<layer>`` (N, C, h, w) and ``gradients.<layer>`` (N, K, C, h, w).
-        words: Also give ``word_scores.<input>`` (N, K, T) for each input of token ids (N, T) that a Gather embeds: what
-            each word adds, gradient times embedding.
+        words: Also give ``token_attribution.<input>`` (N, K, T) for each input of token ids (N, T) that a Gather embeds:
+            what each word adds, gradient times embedding.
         heads_in_graph: False for a graph that stops where the kernels go on. Instead of the methods' maps it gives
             ``activations.<layer>`` (N, C, h, w) and ``weights.<layer>`` (N, K, C) where a gradient is the same
             everywhere, else ``gradients.<layer>`` (N, K, C, h, w); for CAM ``weights.cam`` (N, K, C), or ``sums.cam``
@@ -110,7 +110,7 @@ def build_explanation(
         preprocessing=preprocessing,
         precision=precision,
     )
-    forget_inner_shapes(built)
+    strip_inner_shapes(built)
     return to_proto(built)
 
 
@@ -132,7 +132,7 @@ def save_explanation(path: str | Path, model: ModelLike, *args: Any, **options: 
         OptionError, LayerError, TargetError, InputError, ModelError: What was asked for does not fit the model.
     """
     built = explanation_model(model, *args, **options)
-    forget_inner_shapes(built)
+    strip_inner_shapes(built)
     return save(built, Path(path))
 
 
@@ -161,7 +161,7 @@ def explanation_model(
     if precision == "float32":
         to_float32(normal)
     fixed = _has_fixed_batch(normal.graph)
-    freed = free_batch(normal) and fixed
+    freed = make_batch_dynamic(normal) and fixed
     graph = normal.graph
     types = float_types(graph)
     target = target or Class()
@@ -179,7 +179,7 @@ def explanation_model(
         Builder(graph),
         chosen,
         layers,
-        layer_places(graph, layers),
+        layer_axes(graph, layers),
         target,
         scores,
         image,
@@ -195,8 +195,8 @@ def explanation_model(
     write(plan, targets_per_image)
     graph.outputs.extend(own_outputs)
     passes.RemoveUnusedNodesPass()(normal)
-    shield(graph)
-    Facts(
+    apply_ort_workarounds(graph)
+    ExplanationMetadata(
         version=_version(),
         source_sha256=fingerprint(model),
         layer=explained,

@@ -11,17 +11,17 @@ from portable_cam.errors import OptionError
 from portable_cam.export.assemble.differentiate import add_output
 from portable_cam.export.assemble.per_target import scan_targets, single_target
 from portable_cam.export.autodiff.backward import Saturation, backward
-from portable_cam.export.autodiff.loss_scale import seed_of, seed_scale, unscaled
+from portable_cam.export.autodiff.loss_scale import loss_scale, scaled_seed, unscale
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.shapes import infer_shapes
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.candidates import channel_axis
-from portable_cam.export.layers.spatial import Places, picture_dims, to_picture
+from portable_cam.export.layers.spatial import SpatialAxes, map_dims, to_map
 from portable_cam.export.methods import heat_map as heads
 from portable_cam.export.methods.cam import CamEnd, cam_maps, cam_weights, find_cam_end
 from portable_cam.export.methods.heat_map import Profile
 from portable_cam.export.methods.registry import INPUT_METHODS, PIXEL_METHODS, wants_layers
-from portable_cam.export.methods.tokens import word_scores
+from portable_cam.export.methods.tokens import token_attribution
 from portable_cam.export.targets import Class, Extra, Target
 
 _TOP = 16  # how far down the ranking a negative target can point
@@ -35,7 +35,7 @@ class Plan:
     builder: Builder
     methods: tuple[str, ...]
     layers: list[ir.Value]
-    places: list[Places]
+    places: list[SpatialAxes]
     target: Target
     scores: list[ir.Value]
     image: ir.Value
@@ -51,7 +51,7 @@ class Plan:
     def __post_init__(self) -> None:
         """The activations of the layers as maps (N, C, h, w), whatever layout the model has."""
         pairs = zip(self.layers, self.places, strict=True)
-        self.pictures = [to_picture(self.builder, layer, layer, places) for layer, places in pairs]
+        self.pictures = [to_map(self.builder, layer, layer, places) for layer, places in pairs]
 
 
 def write(plan: Plan, targets_per_image: int | None) -> None:
@@ -132,28 +132,28 @@ def _per_target(plan: Plan, index: ir.Value, further: Mapping[str, ir.Value]) ->
     # the plain gradient of the layers, and of the picture if asked for, in one walk
     plain = [*sources, *plan.words.values(), *([plan.image] if "standard" in wanted else [])]
     inputs = [plan.image] if wanted else []
-    scale = seed_scale(graph, score, [*plain, *inputs])
-    seed = seed_of(b, score, scale)
+    scale = loss_scale(graph, score, [*plain, *inputs])
+    seed = scaled_seed(b, score, scale)
     gradients = backward(graph, b, {score: seed}, plain, saturation=plan.saturation) if plain else []
 
     def finished(gradient: ir.Value, rank: int) -> ir.Value:
         raw = plan.bare and scale is None
-        return heads.for_kernels(b, gradient) if raw else unscaled(b, heads.as_float32(b, gradient), scale, rank)
+        return heads.for_kernels(b, gradient) if raw else unscale(b, heads.as_float32(b, gradient), scale, rank)
 
     for i, source in enumerate(sources):
-        gradient = to_picture(b, gradients[i], source, plan.places[i])
+        gradient = to_map(b, gradients[i], source, plan.places[i])
         same_everywhere = gradient.meta.get("spread") and not set(PIXEL_METHODS) & set(plan.methods)
         if same_everywhere if plan.bare else by_channel:
-            values[f"weights.{i}"] = unscaled(b, heads.channel_weights(b, gradient), scale, 2)
+            values[f"weights.{i}"] = unscale(b, heads.channel_weights(b, gradient), scale, 2)
         if plan.details or (plan.bare and not same_everywhere):
             values[f"gradients.{i}"] = finished(gradient, 4)
         for name in () if plan.bare else PIXEL_METHODS:
             if name in plan.methods:
                 pixels = heads.pixel_map(b, name, gradient, plan.pictures[i], plan.sign)
-                values[f"{name}.{i}"] = unscaled(b, pixels, scale, 3)
+                values[f"{name}.{i}"] = unscale(b, pixels, scale, 3)
     for (name, embedding), gradient in zip(plan.words.items(), gradients[len(sources) :], strict=False):
-        scores = heads.as_float32(b, word_scores(b, gradient, embedding))
-        values[f"word_scores.{name}"] = unscaled(b, scores, scale, 2)
+        scores = heads.as_float32(b, token_attribution(b, gradient, embedding))
+        values[f"token_attribution.{name}"] = unscale(b, scores, scale, 2)
     rank = len(known_dims(plan.image) or [])
     if "standard" in wanted:
         values["gradient"] = finished(gradients[-1], rank)
@@ -193,7 +193,7 @@ def _finish(plan: Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:
     _emit_words(plan, values)
     if plan.details:
         for i, layer in enumerate(plan.layers):
-            dims = picture_dims(layer, plan.places[i])[1:]
+            dims = map_dims(layer, plan.places[i])[1:]
             _emit(plan, f"activations.{layer.name}", activations[i], dims, per_target=False)
             if f"gradients.{i}" in values:
                 _emit(plan, f"gradients.{layer.name}", values[f"gradients.{i}"], dims)
@@ -201,7 +201,12 @@ def _finish(plan: Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:
 
 def _emit_words(plan: Plan, values: dict[str, ir.Value]) -> None:
     for name, embedding in plan.words.items():
-        _emit(plan, f"word_scores.{name}", values[f"word_scores.{name}"], (known_dims(embedding) or [None] * 3)[1:2])
+        _emit(
+            plan,
+            f"token_attribution.{name}",
+            values[f"token_attribution.{name}"],
+            (known_dims(embedding) or [None] * 3)[1:2],
+        )
 
 
 def _stop_before_heads(plan: Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:

@@ -18,26 +18,26 @@ from portable_cam.export.autodiff.backward import depends_on
 from portable_cam.export.graph.builder import Builder
 
 #: The name of the scale in an explanation graph, float32 (1,) or (N,), and its default.
-SEED_SCALE = "seed_scale"
+LOSS_SCALE = "loss_scale"
 DEFAULT_SCALE = 2.0**10
 
 
-def seed_scale(graph: ir.Graph, score: ir.Value, sources: Sequence[ir.Value]) -> ir.Value | None:
+def loss_scale(graph: ir.Graph, score: ir.Value, sources: Sequence[ir.Value]) -> ir.Value | None:
     """The scale, a new overridable initialiser, if the backward pass from ``score`` to one of ``sources`` goes through
     float16; else None."""
     reached = depends_on(list(graph), sources)
     if not any(value.dtype == ir.DataType.FLOAT16 for value in reached) or score not in reached:
         return None
-    content = ir.Tensor(np.array([DEFAULT_SCALE], np.float32), name=SEED_SCALE)
+    content = ir.Tensor(np.array([DEFAULT_SCALE], np.float32), name=LOSS_SCALE)
     scale = ir.Value(
-        name=SEED_SCALE, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([None]), const_value=content
+        name=LOSS_SCALE, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([None]), const_value=content
     )
     graph.inputs.append(scale)
     graph.register_initializer(scale)
     return scale
 
 
-def seed_of(b: Builder, score: ir.Value, scale: ir.Value | None) -> ir.Value:
+def scaled_seed(b: Builder, score: ir.Value, scale: ir.Value | None) -> ir.Value:
     """The seed (N,): one, or the scale."""
     assert score.dtype is not None
     if scale is None:
@@ -45,6 +45,6 @@ def seed_of(b: Builder, score: ir.Value, scale: ir.Value | None) -> ir.Value:
     return b.expand_like(b.op("Cast", scale, to=int(score.dtype)), score)
 
 
-def unscaled(b: Builder, value: ir.Value, scale: ir.Value | None, rank: int) -> ir.Value:
+def unscale(b: Builder, value: ir.Value, scale: ir.Value | None, rank: int) -> ir.Value:
     """A value that is linear in the seed, (N, ...) of this rank in float32, for a seed of one."""
     return value if scale is None else b.op("Div", value, b.reshape(scale, [-1, *[1] * (rank - 1)]))

@@ -113,7 +113,7 @@ def bounds_of(value: ir.Value | None, depth: int = 20) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Saturation:
+class ClippedEnds:
     """The ends of its range that a QuantizeLinear node clips at."""
 
     low: float | None
@@ -125,15 +125,15 @@ class Saturation:
         return self.low == 0
 
 
-def saturation_of(node: ir.Node) -> Saturation:
+def clipped_ends(node: ir.Node) -> ClippedEnds:
     """What the node clips: an end of the range that its input can go beyond."""
     known = range_of(node)
     if known is None:
-        return Saturation(None, None)
+        return ClippedEnds(None, None)
     low, high = bounds_of(node.inputs[0])
     half = known.step / 2
     clips_low, clips_high = low < known.low - half, high > known.high + half
-    return Saturation(known.low if clips_low else None, known.high if clips_high else None)
+    return ClippedEnds(known.low if clips_low else None, known.high if clips_high else None)
 
 
 def activations(nodes: Iterable[ir.Node]) -> dict[ir.Node, str]:
@@ -148,7 +148,7 @@ def activations(nodes: Iterable[ir.Node]) -> dict[ir.Node, str]:
         for node in nodes
         if node.op_type == "QuantizeLinear"
         and node.domain in ONNX_DOMAINS
-        and saturation_of(node).is_relu
+        and clipped_ends(node).is_relu
         and (known := range_of(node)) is not None
     }
     six = any(abs(known.high - 6) <= known.step for known in found.values())

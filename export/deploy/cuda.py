@@ -12,7 +12,7 @@ from portable_cam.export.graph.operators import ONNX_DOMAINS
 _DEFAULTS: dict[str, Any] = {"ceil_mode": 0, "storage_order": 0, "auto_pad": "NOTSET"}
 
 
-def for_gpu(graph: ir.Graph) -> None:
+def optimize_for_cuda(graph: ir.Graph) -> None:
     """Without poolings of one element, which enter the CPU provider's blocked layout and are a copy elsewhere; and with
     one MaxPool where the gradient runs a second one for its indices, which would keep the first from that layout."""
     for each in [graph, *graph.subgraphs()]:

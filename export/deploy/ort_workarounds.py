@@ -18,7 +18,7 @@ _MOVED_BEFORE = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose"
 _REMOVED = frozenset({"Add", "Cast", "Div", "Dropout", "Expand", "Identity", "Mul", "Pad", "Sub"})
 
 
-def shield(graph: ir.Graph) -> None:
+def apply_ort_workarounds(graph: ir.Graph) -> None:
     """Put the copies in, in the graph and in the bodies of its nodes."""
     for each in [graph, *graph.subgraphs()]:
         _shield_reads_of_bodies(each)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from portable_cam.export.read.weights import apart
 
 
-def forget_inner_shapes(model: ir.Model) -> None:
+def strip_inner_shapes(model: ir.Model) -> None:
     """Take out the types and shapes inside the graph that whoever runs it infers again: written down they are a tenth
     of a small quantised model's file. For a model to be written alone, since telling them apart takes an inference.
 

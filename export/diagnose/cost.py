@@ -128,8 +128,8 @@ def estimate(
             for node in path_between(nodes, of, ends)
         )
 
-    to_picture, to_layer = gradient([] if source is None else [source]), gradient(kept)
-    costs = {"cam": 0, "guided_gradcam": to_picture + to_layer, **dict.fromkeys(INPUT_METHODS, to_picture)}
+    to_map, to_layer = gradient([] if source is None else [source]), gradient(kept)
+    costs = {"cam": 0, "guided_gradcam": to_map + to_layer, **dict.fromkeys(INPUT_METHODS, to_map)}
     multiples = {
         name: round((forward + costs.get(name, to_layer)) / forward, 3)
         for name in METHODS

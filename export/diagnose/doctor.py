@@ -20,14 +20,14 @@ from portable_cam.export.diagnose.obstacles import Obstacle, find_obstacles, obs
 from portable_cam.export.graph.operators import OPSET
 from portable_cam.export.layers.candidates import candidates, channel_axis, image_input
 from portable_cam.export.methods.registry import INPUT_METHODS, METHODS, PIXEL_METHODS
-from portable_cam.export.passes.dynamic_batch import free_batch
+from portable_cam.export.passes.dynamic_batch import make_batch_dynamic
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.read.load import ModelLike, load
 from portable_cam.export.targets import Class, Target
 
 
 @dataclass(frozen=True)
-class Report:
+class DoctorReport:
     """What a model is and which methods it allows.
 
     ``problems`` are reasons why nothing can be explained; ``obstacles`` nodes that stand between the picture and the
@@ -68,7 +68,7 @@ class Report:
         return {**asdict(self), "explainable": self.explainable}
 
 
-def doctor(model: ModelLike, output: str | None = None, target: Target | None = None) -> Report:
+def doctor(model: ModelLike, output: str | None = None, target: Target | None = None) -> DoctorReport:
     """Examine a model, before anything is run or written.
 
     Args:
@@ -97,7 +97,7 @@ def doctor(model: ModelLike, output: str | None = None, target: Target | None = 
     fixed = None if image is None or image.shape is None else image.shape[0]
     batch = None
     if image is not None:
-        freed = isinstance(fixed, int) and free_batch(normal)
+        freed = isinstance(fixed, int) and make_batch_dynamic(normal)
         batch = (
             "symbolic"
             if not isinstance(fixed, int)
@@ -113,7 +113,7 @@ def doctor(model: ModelLike, output: str | None = None, target: Target | None = 
     methods = _methods(graph, image, target, scores, chosen, obstacles, problems)
     methods = _tried(normal, output, target, methods)
     guided = {policy: [str(node.name) for node in guided_nodes(graph, policy)] for policy in get_args(ReluPolicy)}
-    return Report(
+    return DoctorReport(
         producer=f"{original.producer_name or 'unknown'} {original.producer_version or ''}".strip(),
         opset=opset,
         normalized_opset=OPSET,

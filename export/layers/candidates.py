@@ -18,8 +18,8 @@ from portable_cam.export.autodiff.dequantized import as_run, moves, quantizer_of
 from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import known_dims, reads
 from portable_cam.export.layers.class_tokens import only_prefix
-from portable_cam.export.layers.spatial import Known, Places, guess_places, is_feature_map, map_of
-from portable_cam.export.layers.trace import places_of
+from portable_cam.export.layers.spatial import KnownAxes, SpatialAxes, guess_axes, is_feature_map, map_of
+from portable_cam.export.layers.trace import trace_axes
 
 #: Operators whose output says nothing new: the tensor before is listed instead.
 _NOT_A_LAYER = frozenset({"Identity", "Dropout", "Reshape", "Pad", "Cast", "Slice", "Transpose"})
@@ -76,23 +76,23 @@ def candidates(graph: ir.Graph, *scores: ir.Value) -> list[tuple[ir.Value, Layer
     on only some of the paths."""
     image = image_input(graph)
     path = _path(graph, image, scores)
-    known = find_places(graph)
+    known = find_axes(graph)
     found = _ordered(path, known, image, scores)
     if not found:
         # nothing whose axes could be followed from the picture: what looks like a map, then what looks like tokens
         found = _ordered(path, _looks(graph, path, image), image, scores)
     if not found:
-        guesses: Known = {v: g for node in path for v in node.outputs if (g := guess_places(v, _size(image)))}
+        guesses: KnownAxes = {v: g for node in path for v in node.outputs if (g := guess_axes(v, _size(image)))}
         found = _ordered(path, guesses, image, scores)
     return [(value, _describe(value, places, image, why)) for value, places, why in found]
 
 
-def _looks(graph: ir.Graph, path: Sequence[ir.Node], image: ir.Value) -> Known:
+def _looks(graph: ir.Graph, path: Sequence[ir.Node], image: ir.Value) -> KnownAxes:
     """Everything of rank 4 as (N, C, h, w); where a question or a caption comes in, whose words may be an axis as well,
     only what has the picture's proportions."""
     mixed = depends_on(list(graph), [value for value in graph.inputs if value is not image])
     height, width = _size(image)
-    looks: Known = {}
+    looks: KnownAxes = {}
     for value in (output for node in path for output in node.outputs):
         places = map_of(value)
         if places is None:
@@ -104,24 +104,24 @@ def _looks(graph: ir.Graph, path: Sequence[ir.Node], image: ir.Value) -> Known:
     return looks
 
 
-def find_places(graph: ir.Graph) -> Known:
+def find_axes(graph: ir.Graph) -> KnownAxes:
     """Where each tensor of a normalised graph keeps the places of its picture, as far as they can be followed."""
     image = image_input(graph)
-    return places_of(graph, image, channel_axis(image))
+    return trace_axes(graph, image, channel_axis(image))
 
 
-def layer_places(graph: ir.Graph, layers: Sequence[ir.Value]) -> list[Places]:
+def layer_axes(graph: ir.Graph, layers: Sequence[ir.Value]) -> list[SpatialAxes]:
     """The places of each of the layers: followed from the picture, else (N, C, h, w) for four axes, else guessed.
 
     Raises:
         LayerError: A layer is no map and no tokens of the picture.
     """
-    known = find_places(graph)
-    return [_places_of_layer(value, known, image_input(graph)) for value in layers]
+    known = find_axes(graph)
+    return [_axes_of_layer(value, known, image_input(graph)) for value in layers]
 
 
-def _places_of_layer(value: ir.Value, known: Known, image: ir.Value) -> Places:
-    places = known.get(value) or map_of(value) or guess_places(value, _size(image))
+def _axes_of_layer(value: ir.Value, known: KnownAxes, image: ir.Value) -> SpatialAxes:
+    places = known.get(value) or map_of(value) or guess_axes(value, _size(image))
     if places is None or not is_feature_map(value, replace(places, size=(None, None))):
         raise LayerError(
             f"layer '{value.name}' has shape {value.shape}: a map needs (N, C, height, width), (N, height, width, C) "
@@ -144,8 +144,8 @@ def _path(graph: ir.Graph, image: ir.Value, scores: Sequence[ir.Value]) -> list[
 
 
 def _ordered(
-    path: Sequence[ir.Node], known: Known, image: ir.Value, scores: Sequence[ir.Value]
-) -> list[tuple[ir.Value, Places, str]]:
+    path: Sequence[ir.Node], known: KnownAxes, image: ir.Value, scores: Sequence[ir.Value]
+) -> list[tuple[ir.Value, SpatialAxes, str]]:
     """Feature maps with their places and the reason for their rank, best first: from the last one back those that
     every path passes, then those on some paths."""
     last_use, class_tokens = _last_use(path, known, scores)
@@ -171,7 +171,7 @@ def _ordered(
 
 
 def _last_use(
-    path: Sequence[ir.Node], known: Known, scores: Sequence[ir.Value]
+    path: Sequence[ir.Node], known: KnownAxes, scores: Sequence[ir.Value]
 ) -> tuple[dict[ir.Value, int], list[ir.Value]]:
     """For each tensor, the last node on the path that reads it; and apart from them, from the last one back, tokens of
     which only the class token and its like are read any more.
@@ -196,12 +196,12 @@ def _last_use(
     return last_use, [value for value in passed if value not in last_use]
 
 
-def _channels(value: ir.Value, places: Places) -> int | None:
+def _channels(value: ir.Value, places: SpatialAxes) -> int | None:
     dims = known_dims(value)
     return None if dims is None else dims[places.channels]
 
 
-def _is_candidate(value: ir.Value, places: Places) -> bool:
+def _is_candidate(value: ir.Value, places: SpatialAxes) -> bool:
     node = value.producer()
     if node is None or value.dtype not in FLOATS or node.op_type in _NOT_A_LAYER:
         return False
@@ -217,7 +217,7 @@ def _size(image: ir.Value) -> tuple[int | None, int | None]:
     return (dims[2], dims[3]) if channel_axis(image) == 1 else (dims[1], dims[2])
 
 
-def _describe(value: ir.Value, places: Places, image: ir.Value, why: str) -> Layer:
+def _describe(value: ir.Value, places: SpatialAxes, image: ir.Value, why: str) -> Layer:
     dims, node = known_dims(value), value.producer()
     assert dims is not None
     assert node is not None
@@ -275,8 +275,8 @@ def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str] | N
                 f"layer '{name}' is neither a tensor nor a node of the model; `portable-cam layers MODEL` lists the "
                 f"candidates{', near it: ' + ', '.join(close) if close else ''}"
             )
-        known = find_places(graph)
-        _places_of_layer(value, known, image_input(graph))
+        known = find_axes(graph)
+        _axes_of_layer(value, known, image_input(graph))
         value = as_run(value)
         if value.dtype not in FLOATS:
             raise LayerError(f"layer '{name}' is of type {value.dtype}, not floating point")

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from portable_cam.export.graph.values import constant_of, known_dims
-from portable_cam.export.layers.spatial import Known, Places
+from portable_cam.export.layers.spatial import KnownAxes, SpatialAxes
 
 #: Operators that compute each place from the same place of their inputs, whatever their attributes.
 _POINTWISE = frozenset(
@@ -18,13 +18,13 @@ _POINTWISE = frozenset(
 )
 
 
-def only_prefix(node: ir.Node, index: int, known: Known, *, prefix_only: bool) -> bool:
+def only_prefix(node: ir.Node, index: int, known: KnownAxes, *, prefix_only: bool) -> bool:
     """Whether the node reads of this input no token of the picture, only those before them.
 
     Args:
         node: The node.
         index: Which input.
-        known: What :func:`portable_cam.export.layers.trace.places_of` found.
+        known: What :func:`portable_cam.export.layers.trace.trace_axes` found.
         prefix_only: Whether of the node's own outputs no token of the picture is read either.
     """
     value = node.inputs[index]
@@ -55,7 +55,7 @@ def only_prefix(node: ir.Node, index: int, known: Known, *, prefix_only: bool) -
     return False
 
 
-def tokens_read(node: ir.Node, places: Places) -> tuple[int, int] | None:
+def tokens_read(node: ir.Node, places: SpatialAxes) -> tuple[int, int] | None:
     """The first token that a Gather or Slice reads, and the one behind the last; None if it is not known."""
     (axis,) = places.axes
     dims = known_dims(node.inputs[0])  # type: ignore[arg-type]

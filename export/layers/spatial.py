@@ -17,7 +17,7 @@ from portable_cam.export.graph.values import known_dims
 
 
 @dataclass(frozen=True)
-class Places:
+class SpatialAxes:
     """The axes of a tensor.
 
     Attributes:
@@ -67,18 +67,18 @@ class Places:
 
 
 #: The places of tensors, of those that they are known of.
-Known: TypeAlias = dict[ir.Value, Places]
+KnownAxes: TypeAlias = dict[ir.Value, SpatialAxes]
 
 
-def map_of(value: ir.Value) -> Places | None:
+def map_of(value: ir.Value) -> SpatialAxes | None:
     """(N, C, h, w) as it is."""
     dims = known_dims(value)
     if dims is None or len(dims) != 4:
         return None
-    return Places(0, (2, 3), (dims[2], dims[3]), (value, 2, 3))
+    return SpatialAxes(0, (2, 3), (dims[2], dims[3]), (value, 2, 3))
 
 
-def is_feature_map(value: ir.Value, places: Places | None) -> bool:
+def is_feature_map(value: ir.Value, places: SpatialAxes | None) -> bool:
     """Whether the tensor has nothing but images, channels and more than one row and column of places."""
     dims = known_dims(value)
     if places is None or dims is None or len(dims) != len(places.axes) + 2:
@@ -86,14 +86,14 @@ def is_feature_map(value: ir.Value, places: Places | None) -> bool:
     return not {0, 1} & set(places.size) and places.prefix >= 0 and places.features
 
 
-def picture_dims(value: ir.Value, places: Places) -> list[int | None]:
+def map_dims(value: ir.Value, places: SpatialAxes) -> list[int | None]:
     """(N, C, h, w) of the tensor brought to a map."""
     dims = known_dims(value)
     assert dims is not None
     return [dims[places.batch], dims[places.channels], *places.size]
 
 
-def to_picture(b: Builder, value: ir.Value, like: ir.Value, places: Places) -> ir.Value:
+def to_map(b: Builder, value: ir.Value, like: ir.Value, places: SpatialAxes) -> ir.Value:
     """An activation, or its gradient, as a map (N, C, h, w); tokens that are none of the picture's are left out.
 
     Args:
@@ -117,11 +117,11 @@ def to_picture(b: Builder, value: ir.Value, like: ir.Value, places: Places) -> i
             assert places.source is not None  # only sizes of the graph's own are open
             source, *axes = places.source
             value = b.op("Reshape", value, b.op("Concat", b.ints([0, 0]), *(b.dim(source, a) for a in axes), axis=0))
-    value.shape = ir.Shape(picture_dims(like, places))
+    value.shape = ir.Shape(map_dims(like, places))
     return value
 
 
-def guess_places(value: ir.Value, picture: tuple[int | None, int | None]) -> Places | None:
+def guess_axes(value: ir.Value, picture: tuple[int | None, int | None]) -> SpatialAxes | None:
     """Rows and columns of (N, T, C) from nothing but T and the picture's size: in the proportions of the picture, or
     square if its size is open, behind as few other tokens as possible. None if no such numbers exist."""
     dims = known_dims(value)
@@ -135,5 +135,5 @@ def guess_places(value: ir.Value, picture: tuple[int | None, int | None]) -> Pla
             continue
         behind = f", behind {before} of another kind" if before else ""
         guess = f"its {count} tokens are taken for {rows} x {count // rows}, the proportions of the picture{behind}"
-        return Places(0, (1,), (rows, count // rows), None, before, guess=guess)
+        return SpatialAxes(0, (1,), (rows, count // rows), None, before, guess=guess)
     return None

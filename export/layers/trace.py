@@ -16,9 +16,9 @@ import onnx_ir as ir
 from portable_cam.export.graph.values import constant_of, known_dims, reads
 from portable_cam.export.layers.axis_groups import groups, named_sizes
 from portable_cam.export.layers.class_tokens import tokens_read
-from portable_cam.export.layers.spatial import Known, Places, map_of
+from portable_cam.export.layers.spatial import KnownAxes, SpatialAxes, map_of
 
-_Follow: TypeAlias = Callable[[ir.Node, Known], Places | None]
+_Follow: TypeAlias = Callable[[ir.Node, KnownAxes], SpatialAxes | None]
 
 _MAPS = frozenset(
     """
@@ -29,7 +29,7 @@ _MAPS = frozenset(
 _GLOBAL = frozenset({"GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "Shape", "Size", "NonZero"})
 
 
-def places_of(graph: ir.Graph, image: ir.Value, channel_axis: int) -> Known:
+def trace_axes(graph: ir.Graph, image: ir.Value, channel_axis: int) -> KnownAxes:
     """The places of every tensor that they can be followed to.
 
     Args:
@@ -37,7 +37,7 @@ def places_of(graph: ir.Graph, image: ir.Value, channel_axis: int) -> Known:
         image: Its picture, of rank 4.
         channel_axis: 1 for (N, C, H, W), 3 for (N, H, W, C).
     """
-    known: Known = {}
+    known: KnownAxes = {}
     hidden: dict[ir.Value, _Hidden] = {}
     start = _map(image, (2, 3) if channel_axis == 1 else (1, 2))
     if start is not None:
@@ -75,7 +75,7 @@ _AXES_MOVE = frozenset({"Transpose", "Reshape", "MatMul", "Gemm", "Einsum", "Gat
 # -- one function per way of moving axes ---------------------------------------------------------------------------
 
 
-def _of_map(node: ir.Node, known: Known) -> Places | None:
+def _of_map(node: ir.Node, known: KnownAxes) -> SpatialAxes | None:
     """Operators whose spatial axes stand behind the channels by definition."""
     value = node.inputs[0]
     before = known.get(value) if value is not None else None
@@ -84,7 +84,7 @@ def _of_map(node: ir.Node, known: Known) -> Places | None:
     return map_of(node.outputs[0])
 
 
-def _same(node: ir.Node, known: Known) -> Places | None:
+def _same(node: ir.Node, known: KnownAxes) -> SpatialAxes | None:
     """The places of the input whose sizes the output has; aligned at the last axis, as broadcasting does."""
     dims = known_dims(node.outputs[0])
     if dims is None:
@@ -101,7 +101,7 @@ def _same(node: ir.Node, known: Known) -> Places | None:
     return None
 
 
-def _resized(node: ir.Node, known: Known) -> Places | None:
+def _resized(node: ir.Node, known: KnownAxes) -> SpatialAxes | None:
     """Rows and columns keep their axes and change in number; tokens do not."""
     first = node.inputs[0]
     places = known.get(first) if first is not None else None
@@ -110,7 +110,7 @@ def _resized(node: ir.Node, known: Known) -> Places | None:
     return _map(node.outputs[0], places.axes, places.batch)
 
 
-def _transpose(node: ir.Node, known: Known) -> Places | None:
+def _transpose(node: ir.Node, known: KnownAxes) -> SpatialAxes | None:
     places, dims = _first(node, known)
     if places is None or dims is None:
         return None
@@ -118,7 +118,7 @@ def _transpose(node: ir.Node, known: Known) -> Places | None:
     return _moved(node.outputs[0], places, {old: new for new, old in enumerate(perm)})
 
 
-def _reshape(node: ir.Node, known: Known) -> Places | None:
+def _reshape(node: ir.Node, known: KnownAxes) -> SpatialAxes | None:
     places, before = _first(node, known)
     after = known_dims(node.outputs[0])
     if places is None or before is None or after is None:
@@ -128,7 +128,7 @@ def _reshape(node: ir.Node, known: Known) -> Places | None:
         if len(old) == 1 and len(new) == 1:
             axes[old[0]] = new[0]
         elif tuple(old) == places.axes and len(new) == 1 and not places.tokens:
-            merged = Places(0, (new[0],), places.size, places.source)
+            merged = SpatialAxes(0, (new[0],), places.size, places.source)
             return replace(merged, batch=axes[places.batch]) if places.batch in axes else None
         elif tuple(old) == places.axes and len(new) == 2 and not places.prefix and not places.suffix:
             if places.batch not in axes or (None not in places.size and [after[a] for a in new] != list(places.size)):
@@ -137,7 +137,7 @@ def _reshape(node: ir.Node, known: Known) -> Places | None:
     return _moved(node.outputs[0], places, axes)
 
 
-def _concat(node: ir.Node, known: Known) -> Places | None:
+def _concat(node: ir.Node, known: KnownAxes) -> SpatialAxes | None:
     out = known_dims(node.outputs[0])
     if out is None:
         return None
@@ -161,7 +161,7 @@ def _concat(node: ir.Node, known: Known) -> Places | None:
     )
 
 
-def _slice(node: ir.Node, known: Known) -> Places | None:
+def _slice(node: ir.Node, known: KnownAxes) -> SpatialAxes | None:
     places, dims = _first(node, known)
     if places is None or dims is None:
         return None
@@ -171,7 +171,7 @@ def _slice(node: ir.Node, known: Known) -> Places | None:
     return _cut(places, dims[places.axes[0]], *read) if read is not None else None
 
 
-def _gather(node: ir.Node, known: Known) -> Places | None:
+def _gather(node: ir.Node, known: KnownAxes) -> SpatialAxes | None:
     """One index drops its axis, several keep it."""
     places, dims = _first(node, known)
     indices = known_dims(node.inputs[1]) if node.inputs[1] is not None else None
@@ -184,7 +184,7 @@ def _gather(node: ir.Node, known: Known) -> Places | None:
     return _moved(node.outputs[0], places, {a: a + grown * (a > axis) for a in range(len(dims)) if a != axis})
 
 
-def _reduce(node: ir.Node, known: Known) -> Places | None:
+def _reduce(node: ir.Node, known: KnownAxes) -> SpatialAxes | None:
     places, dims = _first(node, known)
     axes = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
     if places is None or dims is None or axes is None:
@@ -197,7 +197,7 @@ def _reduce(node: ir.Node, known: Known) -> Places | None:
     return _moved(node.outputs[0], places, {a: a - sum(g < a for g in gone) for a in range(len(dims)) if a not in gone})
 
 
-def _matmul(node: ir.Node, known: Known) -> Places | None:
+def _matmul(node: ir.Node, known: KnownAxes) -> SpatialAxes | None:
     """Rows come from the first factor, columns from the second; leading axes from either."""
     out = known_dims(node.outputs[0])
     for index, value in enumerate(node.inputs[:2]):
@@ -212,7 +212,7 @@ def _matmul(node: ir.Node, known: Known) -> Places | None:
     return None
 
 
-def _einsum(node: ir.Node, known: Known) -> Places | None:
+def _einsum(node: ir.Node, known: KnownAxes) -> SpatialAxes | None:
     terms, _, result = str(node.attributes.get_string("equation", "")).replace(" ", "").partition("->")
     for value, term in zip(node.inputs, terms.split(","), strict=False):
         places = known.get(value) if value is not None else None
@@ -223,14 +223,14 @@ def _einsum(node: ir.Node, known: Known) -> Places | None:
     return None
 
 
-def _split(node: ir.Node, known: Known) -> None:
+def _split(node: ir.Node, known: KnownAxes) -> None:
     places, dims = _first(node, known)
     if places is None or dims is None:
         return
     axis, begin = node.attributes.get_int("axis", 0) % len(dims), 0
     for output in node.outputs:
         out = known_dims(output)
-        part: Places | None = places
+        part: SpatialAxes | None = places
         if axis == places.batch or out is None:
             part = None
         elif axis in places.axes and not places.tokens:
@@ -260,12 +260,12 @@ class _Hidden:
     """A tensor whose places a Reshape merged with other axes, as group normalisation does: they are back where another
     Reshape restores the sizes. ``rows``: of matrices made of all images and tokens, whose last axis may change."""
 
-    places: Places
+    places: SpatialAxes
     dims: list[int | None]
     rows: bool
 
 
-def _hide(node: ir.Node, known: Known, hidden: dict[ir.Value, _Hidden]) -> None:
+def _hide(node: ir.Node, known: KnownAxes, hidden: dict[ir.Value, _Hidden]) -> None:
     """Remember what a Reshape hid, through nodes that keep its shape."""
     output, first = node.outputs[0], node.inputs[0] if node.inputs else None
     dims, after = (known_dims(first), known_dims(output)) if first is not None else (None, None)
@@ -284,7 +284,7 @@ def _hide(node: ir.Node, known: Known, hidden: dict[ir.Value, _Hidden]) -> None:
             hidden[output] = before
 
 
-def _unhide(node: ir.Node, hidden: dict[ir.Value, _Hidden]) -> Places | None:
+def _unhide(node: ir.Node, hidden: dict[ir.Value, _Hidden]) -> SpatialAxes | None:
     before = hidden.get(node.inputs[0]) if node.inputs and node.inputs[0] is not None else None
     after = known_dims(node.outputs[0]) if node.outputs else None
     if node.op_type != "Reshape" or before is None or after is None or len(after) != len(before.dims):
@@ -298,20 +298,20 @@ def _unhide(node: ir.Node, hidden: dict[ir.Value, _Hidden]) -> Places | None:
 # -- pieces --------------------------------------------------------------------------------------------------------
 
 
-def _first(node: ir.Node, known: Known) -> tuple[Places | None, list[int | None] | None]:
+def _first(node: ir.Node, known: KnownAxes) -> tuple[SpatialAxes | None, list[int | None] | None]:
     value = node.inputs[0]
     return (None, None) if value is None else (known.get(value), known_dims(value))
 
 
-def _map(value: ir.Value, axes: tuple[int, ...], batch: int = 0) -> Places | None:
+def _map(value: ir.Value, axes: tuple[int, ...], batch: int = 0) -> SpatialAxes | None:
     """Rows and columns on axes of their own, of which ``value`` itself knows the sizes."""
     dims = known_dims(value)
     if dims is None or max(*axes, batch) >= len(dims):
         return None
-    return Places(batch, axes, (dims[axes[0]], dims[axes[1]]), (value, axes[0], axes[1]))
+    return SpatialAxes(batch, axes, (dims[axes[0]], dims[axes[1]]), (value, axes[0], axes[1]))
 
 
-def _moved(value: ir.Value, places: Places, axes: dict[int, int]) -> Places | None:
+def _moved(value: ir.Value, places: SpatialAxes, axes: dict[int, int]) -> SpatialAxes | None:
     """The same places on other axes."""
     if any(axis not in axes for axis in (places.batch, *places.axes)):
         return None
@@ -321,7 +321,7 @@ def _moved(value: ir.Value, places: Places, axes: dict[int, int]) -> Places | No
     return replace(places, batch=axes[places.batch], axes=moved)
 
 
-def _checked(value: ir.Value, places: Places) -> Places | None:
+def _checked(value: ir.Value, places: SpatialAxes) -> SpatialAxes | None:
     """The places, the number of tokens before the picture's worked out; None if they do not fit the tensor's sizes."""
     dims = known_dims(value)
     if dims is None or max(*places.axes, places.batch) >= len(dims):
@@ -336,7 +336,7 @@ def _checked(value: ir.Value, places: Places) -> Places | None:
     return places if places.count in {None, total} else None
 
 
-def _cut(places: Places, count: int | None, begin: int, end: int) -> Places | None:
+def _cut(places: SpatialAxes, count: int | None, begin: int, end: int) -> SpatialAxes | None:
     """The tokens from ``begin`` to ``end``, if those of the picture are all among them."""
     if not 0 <= begin <= places.prefix:
         return None

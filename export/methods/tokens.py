@@ -40,7 +40,7 @@ def embeddings(graph: ir.Graph) -> dict[str, ir.Value]:
     return found
 
 
-def word_scores(b: Builder, gradient: ir.Value, embedding: ir.Value) -> ir.Value:
+def token_attribution(b: Builder, gradient: ir.Value, embedding: ir.Value) -> ir.Value:
     """Gradient times embedding, summed over the embedding: (N, T, D) -> (N, T). To first order, what the score would
     lose if the word's embedding were zero (Shrikumar et al. 2016, arXiv 1605.01713)."""
     return b.op("ReduceSum", b.op("Mul", gradient, embedding), b.ints([2]), keepdims=0)

@@ -17,7 +17,7 @@ _ELEMENTWISE = frozenset(
 )
 
 
-def free_batch(model: ir.Model) -> bool:
+def make_batch_dynamic(model: ir.Model) -> bool:
     """Make the first dimension of the model's input symbolic, in place.
 
     Done only if every operator that the input reaches works on each image by itself, by its definition and its

@@ -21,7 +21,7 @@ from portable_cam.export.passes.opset import add_defaults, to_opset
 from portable_cam.export.passes.precision import retype
 from portable_cam.export.passes.quantized.qoperator import rewrite_qoperators
 from portable_cam.export.passes.quantized.unsigned import make_unsigned
-from portable_cam.export.passes.recurrent_layout import steps_first
+from portable_cam.export.passes.recurrent_layout import make_time_major
 from portable_cam.export.passes.static import forget_types, resolve, say_what_is_left
 from portable_cam.export.read.load import ModelLike, load
 from portable_cam.export.read.untrusted import check_functions, check_loops, check_nodes, check_sizes, may_fold
@@ -66,7 +66,7 @@ def _normalized(model: ir.Model) -> ir.Model:
     model = _on_proto(model, _convert)
     check_loops(model)
     rewrite_qoperators(model.graph)
-    steps_first(model)
+    make_time_major(model)
     decompose(model)
     _fold(model)
     if any(node.op_type == "If" for node in model.graph):

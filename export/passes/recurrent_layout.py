@@ -12,14 +12,14 @@ _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _X, _INITIAL_H, _INITIAL_C = 0, 5, 6
 
 
-def steps_first(model: ir.Model) -> None:
+def make_time_major(model: ir.Model) -> None:
     """Transpose what goes into such a node and what comes out of it, in place."""
     builder: Builder | None = None
     for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
         if node.op_type not in _RECURRENT or node.domain not in ONNX_DOMAINS:
             continue
         if node.attributes.get_int("layout", 0) == 1:
-            builder = builder or Builder(model.graph, "steps_first")
+            builder = builder or Builder(model.graph, "time_major")
             _replace(builder, node)
 
 
@@ -30,7 +30,7 @@ def _replace(builder: Builder, node: ir.Node) -> None:
         if i < len(inputs) and (value := inputs[i]) is not None:
             inputs[i] = b.op("Transpose", value, perm=[1, 0, 2])
     attributes = {name: attribute for name, attribute in node.attributes.items() if name != "layout"}
-    new = ir.node(node.op_type, inputs, attributes, num_outputs=len(node.outputs), name=f"{node.name}/steps_first")
+    new = ir.node(node.op_type, inputs, attributes, num_outputs=len(node.outputs), name=f"{node.name}/time_major")
     for old, output in zip(node.outputs, new.outputs, strict=True):
         output.name, output.type = b.fresh(node.op_type), old.type
     b.graph.append(new)

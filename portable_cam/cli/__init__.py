@@ -130,7 +130,7 @@ def export(
 ) -> None:
     """The portable explainer: one ONNX file that any ONNX Runtime runs. Exit status 1 if it fails its own check."""
     from portable_cam.export.assemble.explanation import explanation_model
-    from portable_cam.export.deploy.strip_shapes import forget_inner_shapes
+    from portable_cam.export.deploy.strip_shapes import strip_inner_shapes
     from portable_cam.export.read.weights import save
     from portable_cam.tasks.classify import known_preprocessing
     from portable_cam.tasks.recognize import recognize
@@ -147,7 +147,7 @@ def export(
         "sign": sign,
     }
     built = explanation_model(model, names(methods), layer, targets_per_image=1 if single_target else None, **options)
-    forget_inner_shapes(built)
+    strip_inner_shapes(built)
     if check:
         proof = self_check(model, built, output, options["target"])
         record(built, proof)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from portable_cam.cli.common import JsonOption, ModelArgument, OutputOption, TaskOption, new_table, out, print_json
 
 if TYPE_CHECKING:
-    from portable_cam.export import Report
+    from portable_cam.export import DoctorReport
     from portable_cam.export.diagnose.cost import Cost
 
 
@@ -37,7 +37,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _model(report: Report) -> Iterator[tuple[str, str]]:
+def _model(report: DoctorReport) -> Iterator[tuple[str, str]]:
     yield "producer", report.producer
     yield "opset", f"{report.opset}, differentiated at {report.normalized_opset}"
     yield "precision", report.precision.describe()
@@ -49,7 +49,7 @@ def _model(report: Report) -> Iterator[tuple[str, str]]:
         yield "quantised", f"{name}: {count}"
 
 
-def _explanation(report: Report) -> Iterator[tuple[str, str]]:
+def _explanation(report: DoctorReport) -> Iterator[tuple[str, str]]:
     yield "scores", f"{report.scores or 'not found'}" + (f", cut before {report.cut}" if report.cut else "")
     yield "layers", "\n".join(report.layers) or "none"
     yield "ReLU-like nodes", ", ".join(f"{policy}: {count}" for policy, count in report.guided.items())

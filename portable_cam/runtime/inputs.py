@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from portable_cam.errors import InputError, TargetError
-from portable_cam.export.format import Facts
+from portable_cam.export.format import ExplanationMetadata
 
 
 class Checks(Protocol):
@@ -28,7 +28,7 @@ class Inputs:
         facts: What the graph says of itself.
     """
 
-    def __init__(self, session: Checks, facts: Facts) -> None:
+    def __init__(self, session: Checks, facts: ExplanationMetadata) -> None:
         self._session, self._further = session, facts.inputs
         self._image, self._classes = facts.image, facts.classes
 

@@ -17,10 +17,10 @@ _DOWN = 2.0**-6  # per round; four rounds reach 2^-14, the smallest normal numbe
 _ROUNDS = 4
 _UP = 2.0**15  # the largest power of two of float16
 _LINEAR = frozenset({*INPUT_METHODS, "guided_gradcam"})
-_PREFIXES = ("range.", "gradients.", "weights.", "word_scores.")
+_PREFIXES = ("range.", "gradients.", "weights.", "token_attribution.")
 
 
-def rescaled(run: Callable[[NDArray[np.float32]], Values], count: int) -> Values:
+def with_loss_scale(run: Callable[[NDArray[np.float32]], Values], count: int) -> Values:
     """Run with the default scale, then again with a smaller one for images whose gradient overflowed, and once with the
     greatest one for images whose gradient is zero everywhere.
 

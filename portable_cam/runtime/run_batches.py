@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.errors import InputError
-from portable_cam.export.autodiff.loss_scale import SEED_SCALE
-from portable_cam.runtime.loss_scale import rescaled
+from portable_cam.export.autodiff.loss_scale import LOSS_SCALE
+from portable_cam.runtime.loss_scale import with_loss_scale
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
@@ -48,9 +48,9 @@ class Batches:
         Raises:
             InputError: The model takes another fixed number of images.
         """
-        if SEED_SCALE not in session.optional:
+        if LOSS_SCALE not in session.optional:
             return self._once(session, feeds)
-        return rescaled(lambda scale: self._once(session, {**feeds, SEED_SCALE: scale}), len(feeds[self._image]))
+        return with_loss_scale(lambda scale: self._once(session, {**feeds, LOSS_SCALE: scale}), len(feeds[self._image]))
 
     def _once(self, session: Runs, feeds: Arrays) -> Arrays:
         fixed, count = session.inputs[self._image].shape[0], len(feeds[self._image])

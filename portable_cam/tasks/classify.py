@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from portable_cam.errors import OptionError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.export.autodiff.dequantized import input_quantization
-from portable_cam.export.deploy.ort_workarounds import shield
+from portable_cam.export.deploy.ort_workarounds import apply_ort_workarounds
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.passes.normalize import normalize
@@ -242,7 +242,7 @@ def raw_session(graph: ir.Graph, names: Sequence[str], **options: Any) -> Sessio
     graph.outputs.extend(values[name] for name in names)
     model = ir.Model(graph, ir_version=10)
     passes.RemoveUnusedNodesPass()(model)
-    shield(graph)
+    apply_ort_workarounds(graph)
     return Session(model, **options)
 
 

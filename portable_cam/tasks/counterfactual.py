@@ -9,7 +9,7 @@ from portable_cam.explainer import Explainer
 from portable_cam.result import AGAINST, Result
 
 
-class Counterpart:
+class Counterfactual:
     """The same explainer with the other sign, built when it is first needed."""
 
     def __init__(self, build: Callable[[], Explainer]) -> None:

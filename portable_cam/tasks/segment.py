@@ -22,7 +22,7 @@ from portable_cam.image.preprocess import Preprocessing
 from portable_cam.report.annotate import Mark
 from portable_cam.result import Result
 from portable_cam.tasks.classify import Answer, PhotoExplainer, preprocessing_of, raw_session
-from portable_cam.tasks.counterfactual import Counterpart
+from portable_cam.tasks.counterfactual import Counterfactual
 from portable_cam.tasks.detect.photos import check_region
 from portable_cam.tasks.labels import Labels, read_labels
 
@@ -75,7 +75,7 @@ class SegmentExplainer(PhotoExplainer):
         options["target"] = dense if rather_than is None else Contrast(dense)
         self.explainer = Explainer(model, methods, **options)
         flipped = {**options, "sign": "positive" if options.get("sign") == "negative" else "negative"}
-        self._against = Counterpart(lambda: Explainer(model, methods, **flipped))
+        self._against = Counterfactual(lambda: Explainer(model, methods, **flipped))
         self.preprocessing = preprocessing_of(self.explainer, model, preprocessing)
         labels = read_labels(labels) if isinstance(labels, str | Path) else labels
         classes = self.explainer.classes

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from portable_cam.export.assemble.explanation import explanation_model
-from portable_cam.export.passes.dynamic_batch import free_batch
+from portable_cam.export.passes.dynamic_batch import make_batch_dynamic
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.read.load import ModelLike
 from portable_cam.runtime.session import Session
@@ -62,7 +62,7 @@ def ratio(times: Sequence[float], base: Sequence[float]) -> float:
 def plain_model(model: ModelLike) -> ir.Model:
     """The normalised model without an explanation, its batch as free as the explanation's: the base of the ratios."""
     normal = normalize(model)
-    free_batch(normal)
+    make_batch_dynamic(normal)
     return normal
 
 

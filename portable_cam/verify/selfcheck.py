@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from portable_cam.errors import ModelError
 from portable_cam.export.assemble.explanation import explanation_model
-from portable_cam.export.format import Facts
-from portable_cam.export.layers.candidates import layer_places
-from portable_cam.export.layers.spatial import Places
+from portable_cam.export.format import ExplanationMetadata
+from portable_cam.export.layers.candidates import layer_axes
+from portable_cam.export.layers.spatial import SpatialAxes
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.passes.precision import Precision, to_float32
 from portable_cam.export.read.load import ModelLike, load
@@ -85,7 +85,7 @@ def self_check(
     if isinstance(explanation, onnx.ModelProto):
         explanation = ir.from_proto(explanation)
     quantized = any(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear"} for node in explanation.graph)
-    facts = Facts.read(explanation.metadata_props)
+    facts = ExplanationMetadata.read(explanation.metadata_props)
     forward, explained, feeds, ours = _forward(model, explanation, facts)
     if quantized and forward:
         # which operators ONNX Runtime fuses to integer kernels alone moves the logits of an int8 model by several
@@ -104,7 +104,7 @@ def self_check(
 
 
 def _forward(
-    model: ModelLike, explanation: ir.Model, facts: Facts, *, as_written: bool = False
+    model: ModelLike, explanation: ir.Model, facts: ExplanationMetadata, *, as_written: bool = False
 ) -> tuple[float, Session, dict[str, Any], dict[str, Any]]:
     """How far the model's outputs differ, relative to their greatest value, on random pixels; then the explanation's
     session, what it was fed and what it gave."""
@@ -145,7 +145,7 @@ def record(explanation: ir.Model, proof: Proof) -> None:
 
 
 def _peaks(
-    model: ModelLike, facts: Facts, feeds: dict[str, Any], ours: dict[str, Any]
+    model: ModelLike, facts: ExplanationMetadata, feeds: dict[str, Any], ours: dict[str, Any]
 ) -> dict[str, tuple[float, float]]:
     """The greatest value of each Grad-CAM map in the file, and the same by finite differences of the model alone.
 
@@ -176,7 +176,7 @@ def _peaks(
     return found
 
 
-def _towards(a: NDArray[Any], places: Places, place: int) -> tuple[NDArray[Any], int]:
+def _towards(a: NDArray[Any], places: SpatialAxes, place: int) -> tuple[NDArray[Any], int]:
     """The channels of one place of the first image at each of its places, in the layer's own layout; and how many
     places there are."""
     order = (places.batch, places.channels, *places.axes)
@@ -188,14 +188,14 @@ def _towards(a: NDArray[Any], places: Places, place: int) -> tuple[NDArray[Any],
     return direction.reshape(maps.shape).transpose(np.argsort(order)), direction[:, :, cells].shape[2]
 
 
-def _nudged(model: ModelLike, layer: str, scores: str, precision: str) -> tuple[ir.Model, Places]:
+def _nudged(model: ModelLike, layer: str, scores: str, precision: str) -> tuple[ir.Model, SpatialAxes]:
     """The model with ``nudge`` added to a layer for all that read it, and the layer's places."""
     normal = _normalized(model, precision)
     graph = normal.graph
     values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
     value, score = values[layer], values[scores]
     assert value.dtype is not None
-    (places,) = layer_places(graph, [value])
+    (places,) = layer_axes(graph, [value])
     nudge = ir.Value(name="nudge", type=ir.TensorType(value.dtype), shape=ir.Shape([None] * (len(places.axes) + 2)))
     readers = list(value.uses())
     add = ir.node("Add", [value, nudge], name="nudge/add")

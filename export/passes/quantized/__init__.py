@@ -2,5 +2,5 @@
 
 ``qoperator`` rewrites quantised operators as QuantizeLinear and DequantizeLinear around float operators; ``ranges``
 reads what a quantisation range does to a value (which end of it is a ReLU); ``tensors`` says what an integer tensor
-stands for; ``shield`` keeps ONNX Runtime from what breaks such graphs.
+stands for; ``apply_ort_workarounds`` keeps ONNX Runtime from what breaks such graphs.
 """

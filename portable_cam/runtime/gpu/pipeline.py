@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from portable_cam.errors import DeviceError, InputError
-from portable_cam.export.format import Facts
+from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.methods.heat_map import Profile
 from portable_cam.kernels.array import Array
 from portable_cam.runtime.gpu import placement
@@ -65,7 +65,7 @@ class Pipeline:
         graphs = isinstance(options, Cuda) and options.cuda_graphs and not _has_subgraphs(model)
         self.session = Session(model, providers=device.providers(cuda_graphs=graphs), record_placement=True)
         self.inputs, self.outputs, self.optional = self.session.inputs, self.session.outputs, self.session.optional
-        facts = Facts.read(model.metadata_props)
+        facts = ExplanationMetadata.read(model.metadata_props)
         self._image, self._axis = facts.image, facts.channel_axis
         self.bound = BoundSession(self.session, device, self._image, options.buckets, cuda_graphs=graphs)
         self._details = details
@@ -144,7 +144,7 @@ class Pipeline:
             warnings.warn(message, stacklevel=4)
 
 
-def _kernel_heads(facts: Facts, device: PipelineDevice, details: bool) -> KernelHeads | None:
+def _kernel_heads(facts: ExplanationMetadata, device: PipelineDevice, details: bool) -> KernelHeads | None:
     if facts.kernels is None:
         return None
     return KernelHeads(

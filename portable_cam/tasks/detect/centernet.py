@@ -10,12 +10,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from portable_cam.export.targets import Boxes, Columns
-from portable_cam.tasks.detect.head import Facts, Floats, Head, Size, corners
+from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, Size, corners
 
 _SIZES, _OFFSETS = ("wh", "size", "scale"), ("reg", "off", "offset")
 
 
-def recognize(facts: Facts) -> Head | None:
+def recognize(facts: OutputSummary) -> Head | None:
     """Three grids of one height and width: a heat map that ends in a sigmoid, and two of two channels whose names say
     which of them are sizes and which offsets."""
     grids = {name: dims for name, dims in facts.outputs.items() if len(dims) == 4}

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.export.targets import Boxes, Columns
-from portable_cam.tasks.detect.head import Facts, Floats, Head, Size, computed_by, corners, sigmoid
+from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, Size, computed_by, corners, sigmoid
 
 # the power of the objectness and of the class in the score, as in the authors' own decoding
 _POWERS = (0.6, 0.4)
 
 
-def recognize(facts: Facts) -> Head | None:
+def recognize(facts: OutputSummary) -> Head | None:
     """One output of a grid, joined from a sigmoid of one number, a convolution of four and a softmax."""
     if len(facts.outputs) != 1:
         return None

@@ -58,7 +58,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Facts:
+class OutputSummary:
     """What a family is recognised by: the graph, its outputs' dimensions by name, and the input's (H, W)."""
 
     graph: ir.Graph
@@ -92,14 +92,14 @@ def computed_by(value: ir.Value | None) -> ir.Node | None:
     return node
 
 
-def facts_of(graph: ir.Graph, image: ir.Value, size: Size) -> Facts:
+def summarize_outputs(graph: ir.Graph, image: ir.Value, size: Size) -> OutputSummary:
     """The facts of a normalised graph; outputs with unknown dimensions count as -1 there."""
     outputs = {}
     for value in graph.outputs:
         dims = known_dims(value)
         if dims is not None:
             outputs[str(value.name)] = tuple(-1 if d is None else d for d in dims)
-    return Facts(graph, outputs, size)
+    return OutputSummary(graph, outputs, size)
 
 
 def grid(size: Size, strides: Sequence[int], anchors: int = 1) -> tuple[Floats, Floats]:

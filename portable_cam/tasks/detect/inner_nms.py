@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from portable_cam.export.graph.values import constant_of, known_dims
 from portable_cam.export.targets import Boxes, Columns
-from portable_cam.tasks.detect.head import Facts, Floats, Head, Size, corners
+from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, Size, corners
 
 
-def recognize(facts: Facts) -> Head | None:
+def recognize(facts: OutputSummary) -> Head | None:
     """A NonMaxSuppression node: its boxes (N, A, 4) and scores (N, C, A) are the raw head."""
     for node in facts.graph:
         if node.op_type == "NonMaxSuppression" and node.domain == "":

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.export.targets import Boxes, Columns
-from portable_cam.tasks.detect.head import Facts, Floats, Head, Size, grid
+from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, Size, grid
 
 _STRIDES = (8, 16, 32, 64)
 
 
-def recognize(facts: Facts) -> Head | None:
+def recognize(facts: OutputSummary) -> Head | None:
     """As many outputs of class scores as of distributions, a row per cell, one pair for each of the first strides."""
     scales = len(facts.outputs) // 2
     if len(facts.outputs) != 2 * scales or scales not in {3, 4} or any(len(d) != 3 for d in facts.outputs.values()):

@@ -21,7 +21,7 @@ from portable_cam.image.preprocess import Preprocessing
 from portable_cam.report.annotate import Mark
 from portable_cam.result import Result
 from portable_cam.tasks.classify import Answer, PhotoExplainer, preprocessing_of, raw_session
-from portable_cam.tasks.counterfactual import Counterpart
+from portable_cam.tasks.counterfactual import Counterfactual
 from portable_cam.tasks.detect.described import read_head
 from portable_cam.tasks.detect.head import Floats, Head, Size
 from portable_cam.tasks.detect.nms import Detection, best, iou, suppress
@@ -85,7 +85,7 @@ class DetectExplainer(PhotoExplainer):
         options["target"] = boxes if rather_than is None else Contrast(boxes)
         self.explainer = Explainer(model, methods, **options)
         flipped = {**options, "sign": "positive" if options.get("sign") == "negative" else "negative"}
-        self._against = Counterpart(lambda: Explainer(model, methods, **flipped))
+        self._against = Counterfactual(lambda: Explainer(model, methods, **flipped))
         self.preprocessing = preprocessing_of(self.explainer, model, preprocessing, self.head.preset)
         labels = read_labels(labels) if isinstance(labels, str | Path) else labels
         self.labels = labels.check(self._classes) if labels else Labels.default(self._classes, "detect")

@@ -9,10 +9,10 @@ import onnx_ir as ir
 from portable_cam.errors import TargetError
 from portable_cam.export.layers.candidates import image_input
 from portable_cam.tasks.detect import centernet, fastestdet, inner_nms, nanodet, ssd, yolo, yolox
-from portable_cam.tasks.detect.head import Facts, Head, Size, facts_of
+from portable_cam.tasks.detect.head import Head, OutputSummary, Size, summarize_outputs
 
 # the surest first: each looks at the shapes of the outputs and at the operators behind them
-_FAMILIES: dict[str, Callable[[Facts], Head | None]] = {
+_FAMILIES: dict[str, Callable[[OutputSummary], Head | None]] = {
     "inner_nms": inner_nms.recognize, "nanodet": nanodet.recognize, "yolox": yolox.recognize,
     "fastestdet": fastestdet.recognize, "ssd": ssd.recognize, "centernet": centernet.recognize, "yolo": yolo.recognize,
 }  # fmt: skip
@@ -24,7 +24,7 @@ def find_head(graph: ir.Graph, size: Size) -> Head:
     Raises:
         TargetError: It is none of those known.
     """
-    facts = facts_of(graph, image_input(graph), size)
+    facts = summarize_outputs(graph, image_input(graph), size)
     for recognize in _FAMILIES.values():
         head = recognize(facts)
         if head is not None:

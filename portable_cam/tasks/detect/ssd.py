@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.export.targets import Boxes, Columns
-from portable_cam.tasks.detect.head import Facts, Floats, Head, Size, corners
+from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, Size, corners
 
 _DECODES = frozenset({"Exp"})
 # UltraFace (github.com/Linzaer/Ultra-Light-Fast-Generic-Face-Detector-1MB): strides and sizes of the priors in pixels
@@ -21,7 +21,7 @@ _SIDES = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))
 _VARIANCES = (0.1, 0.2)
 
 
-def recognize(facts: Facts) -> Head | None:
+def recognize(facts: OutputSummary) -> Head | None:
     """Two outputs with a row per prior: a softmax over at least two classes, and four numbers."""
     if len(facts.outputs) != 2 or any(len(dims) != 3 for dims in facts.outputs.values()):
         return None

@@ -12,13 +12,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from portable_cam.export.targets import Boxes, Columns
-from portable_cam.tasks.detect.head import Facts, Floats, Head, Size, corners
+from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, Size, corners
 
 # a row per cell (v6) or per cell and anchor (v5, v7), on three scales or four (the P6 models)
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64))
 
 
-def recognize(facts: Facts) -> Head | None:
+def recognize(facts: OutputSummary) -> Head | None:
     """The number of boxes is that of the cells of the usual strides, and the graph decodes centre and size."""
     for name, dims in facts.outputs.items():
         if len(dims) != 3:

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.export.targets import Boxes, Columns
-from portable_cam.tasks.detect.head import Facts, Floats, Head, Size, corners, grid
+from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, Size, corners, grid
 
 _STRIDES = (8, 16, 32)
 # nothing but these stands behind the last convolutions: centre and size are left as the network gives them
 _ONLY = frozenset({"Conv", "Sigmoid", "Concat", "Reshape", "Transpose", "Flatten"})
 
 
-def recognize(facts: Facts) -> Head | None:
+def recognize(facts: OutputSummary) -> Head | None:
     """One output with a row for each cell of strides 8, 16 and 32, put together of raw numbers and sigmoids."""
     if len(facts.outputs) != 1:
         return None
