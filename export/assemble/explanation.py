@@ -71,7 +71,7 @@ def build_explanation(
         sign: ``positive``, or ``negative`` for the regions that speak against the target.
         targets_per_image: 1 for a graph without a Scan that takes one target per image; None for any number.
         details: Also give ``activations.<layer>`` (N, C, h, w) and ``gradients.<layer>`` (N, K, C, h, w).
-        words: Also give ``token_attribution.<input>`` (N, K, T) for each input of token ids (N, T) that a Gather embeds:
+        words: Also give ``token_attribution.<input>`` (N, K, T) for each input of token ids (N, T) a Gather embeds:
             what each word adds, gradient times embedding.
         heads_in_graph: False for a graph that stops where the kernels go on. Instead of the methods' maps it gives
             ``activations.<layer>`` (N, C, h, w) and ``weights.<layer>`` (N, K, C) where a gradient is the same

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from portable_cam.export.autodiff.dequantized import dequantized, scale_of
-from portable_cam.export.autodiff.quantized_ranges import saturation_of
+from portable_cam.export.autodiff.quantized_ranges import clipped_ends
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.autodiff.rules.conv import read_window, transposed_conv
 from portable_cam.export.autodiff.rules.relu import pass_below, pass_where_positive
@@ -21,7 +21,7 @@ def quantize(v: Vjp) -> Sequence[Gradient]:
     ReLU6, at any other end as ``saturation`` says. A value on the last step counts as cut off: what was before rounding
     is not read, for ONNX Runtime would then no longer compute the node before this one in integers."""
     b, g = v.b, v.g
-    ends = saturation_of(v.node)
+    ends = clipped_ends(v.node)
     low, high = ends.low, ends.high
     if v.saturation == "pass":
         low = low if ends.is_relu else None
