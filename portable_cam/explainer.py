@@ -18,8 +18,8 @@ from portable_cam.export.autodiff.relu_policy import ReluPolicy
 from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.methods.heat_map import Profile
 from portable_cam.export.methods.registry import MAP_METHODS
+from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.passes.precision import Precision
-from portable_cam.export.read.load import ModelLike
 from portable_cam.export.targets import Target
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.result import Result
@@ -78,7 +78,7 @@ class Explainer:
 
     def __init__(
         self,
-        model: ModelLike,
+        model: AnyModel,
         methods: Sequence[str] = ("gradcam",),
         layer: str | Sequence[str] | None = None,
         target: Target | None = None,
@@ -97,7 +97,7 @@ class Explainer:
         optimize: bool = True,
         time_limit: float | None = None,
     ) -> None:
-        self._model = model
+        self._model = normalized(model)
         self._options: dict[str, Any] = {
             "methods": methods,
             "layer": layer,
@@ -320,7 +320,7 @@ class Explainer:
             if self._device.precision == "float16":
                 from portable_cam.runtime.gpu.float16 import to_float16
 
-                self._model = to_float16(self._model)
+                self._model = normalized(to_float16(self._model))
         built = explanation_model(
             self._model,
             targets_per_image=targets_per_image,

@@ -14,12 +14,11 @@ from portable_cam.export.autodiff.relu_policy import ReluPolicy, guided_nodes
 from portable_cam.export.deploy.ort_workarounds import apply_ort_workarounds
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import FLOATS
-from portable_cam.export.passes.normalize import normalize
-from portable_cam.export.read.load import ModelLike
+from portable_cam.export.passes.normalized import AnyModel, normalized
 
 
 def differentiate(
-    model: ModelLike,
+    model: AnyModel,
     of: str,
     wrt: Sequence[str],
     relu_rule: ReluRule = "standard",
@@ -52,7 +51,7 @@ def differentiate(
     check_saturation(saturation)
     if isinstance(wrt, str):
         wrt = [wrt]
-    normal = normalize(model)
+    normal = normalized(model).copy()
     graph = normal.graph
     values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
     if of not in values or values[of].dtype not in FLOATS:

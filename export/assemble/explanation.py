@@ -26,9 +26,8 @@ from portable_cam.export.methods.heat_map import Profile
 from portable_cam.export.methods.registry import METHODS, check_options, wants_guided, wants_layers
 from portable_cam.export.methods.tokens import embeddings
 from portable_cam.export.passes.dynamic_batch import make_batch_dynamic
-from portable_cam.export.passes.normalize import normalize
+from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.passes.precision import Precision, float_types, to_float32
-from portable_cam.export.read.load import ModelLike, fingerprint
 from portable_cam.export.read.weights import save, to_proto
 from portable_cam.export.targets import Class, Target
 
@@ -37,7 +36,7 @@ _OUR_PREFIXES = ("heatmap.", "raw.", "range.", "activations.", "gradients.", "we
 
 
 def build_explanation(
-    model: ModelLike,
+    model: AnyModel,
     methods: Sequence[str] = ("gradcam",),
     layer: str | Sequence[str] | None = None,
     target: Target | None = None,
@@ -114,7 +113,7 @@ def build_explanation(
     return to_proto(built)
 
 
-def save_explanation(path: str | Path, model: ModelLike, *args: Any, **options: Any) -> list[Path]:
+def save_explanation(path: str | Path, model: AnyModel, *args: Any, **options: Any) -> list[Path]:
     """Build an explanation and write it, whatever its size: to ``path``, and where it is larger than the 2 GiB of one
     protobuf its weights to ``path`` with ``.data`` added, which has to stay beside it. The weights are streamed from
     the model's own files.
@@ -137,7 +136,7 @@ def save_explanation(path: str | Path, model: ModelLike, *args: Any, **options: 
 
 
 def explanation_model(
-    model: ModelLike,
+    model: AnyModel,
     methods: Sequence[str] = ("gradcam",),
     layer: str | Sequence[str] | None = None,
     target: Target | None = None,
@@ -157,7 +156,8 @@ def explanation_model(
     """As :func:`build_explanation`, with weights that are still the source's: mapped from its files, or shared."""
     check_saturation(saturation)
     chosen = check_options(methods, profile, sign, targets_per_image, precision, words=words)
-    normal = normalize(model)
+    source = normalized(model)
+    normal = source.copy()
     if precision == "float32":
         to_float32(normal)
     fixed = _has_fixed_batch(normal.graph)
@@ -198,7 +198,7 @@ def explanation_model(
     apply_ort_workarounds(graph)
     ExplanationMetadata(
         version=_version(),
-        source_sha256=fingerprint(model),
+        source_sha256=source.sha256,
         layer=explained,
         target=target.describe(),
         methods=list(chosen),

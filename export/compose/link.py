@@ -10,14 +10,13 @@ import onnx_ir as ir
 
 from portable_cam.errors import ModelError
 from portable_cam.export.graph.operators import FLOATS
-from portable_cam.export.passes.normalize import normalize
-from portable_cam.export.read.load import ModelLike
+from portable_cam.export.passes.normalized import AnyModel, normalized
 
 _PREFIX = "decoder/"
 
 
 def link(
-    encoder: ModelLike, decoder: ModelLike, mapping: Mapping[str, str] | None = None, *, keep: Collection[str] = ()
+    encoder: AnyModel, decoder: AnyModel, mapping: Mapping[str, str] | None = None, *, keep: Collection[str] = ()
 ) -> onnx.ModelProto:
     """One model of two: outputs of the encoder go into inputs of the decoder.
 
@@ -40,7 +39,7 @@ def link(
         ModelError: A name does not exist, a shape or type does not fit, an input of the decoder would be left open, or
             one of the models cannot be read.
     """
-    first, second = normalize(encoder), normalize(decoder)
+    first, second = normalized(encoder).copy(), normalized(decoder).copy()
     outputs = {str(value.name): value for value in first.graph.outputs}
     inputs = {str(value.name): value for value in second.graph.inputs}
     joined = {target: source for source, target in match(first.graph, second.graph, mapping).items()}

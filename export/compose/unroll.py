@@ -12,11 +12,10 @@ from portable_cam.errors import ModelError
 from portable_cam.export.compose.link import take_over
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import known_dims
-from portable_cam.export.passes.normalize import normalize
-from portable_cam.export.read.load import ModelLike
+from portable_cam.export.passes.normalized import AnyModel, normalized
 
 
-def unroll(decoder: ModelLike, steps: int, *, tokens: str, logits: str, state: Mapping[str, str]) -> onnx.ModelProto:
+def unroll(decoder: AnyModel, steps: int, *, tokens: str, logits: str, state: Mapping[str, str]) -> onnx.ModelProto:
     """The decoder applied ``steps`` times, each step with the state that the one before left.
 
     Args:
@@ -36,7 +35,7 @@ def unroll(decoder: ModelLike, steps: int, *, tokens: str, logits: str, state: M
     """
     if steps < 1:
         raise ModelError(f"a decoder cannot be unrolled to {steps} steps")
-    step = normalize(decoder)
+    step = normalized(decoder).copy()
     inputs, outputs = ({str(v.name): v for v in side} for side in (step.graph.inputs, step.graph.outputs))
     for name in (tokens, *state.values()):
         if name not in inputs:

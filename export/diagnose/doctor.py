@@ -21,8 +21,7 @@ from portable_cam.export.graph.operators import OPSET
 from portable_cam.export.layers.candidates import candidates, channel_axis, image_input
 from portable_cam.export.methods.registry import INPUT_METHODS, METHODS, PIXEL_METHODS
 from portable_cam.export.passes.dynamic_batch import make_batch_dynamic
-from portable_cam.export.passes.normalize import normalize
-from portable_cam.export.read.load import ModelLike, load
+from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.export.targets import Class, Target
 
 
@@ -68,7 +67,7 @@ class DoctorReport:
         return {**asdict(self), "explainable": self.explainable}
 
 
-def doctor(model: ModelLike, output: str | None = None, target: Target | None = None) -> DoctorReport:
+def doctor(model: AnyModel, output: str | None = None, target: Target | None = None) -> DoctorReport:
     """Examine a model, before anything is run or written.
 
     Args:
@@ -79,9 +78,9 @@ def doctor(model: ModelLike, output: str | None = None, target: Target | None = 
     Raises:
         ModelError: The file cannot be read at all.
     """
-    original = load(model)
+    source = normalized(model)
+    original, normal = source.original(), source.copy()
     opset = original.opset_imports.get("", 0)
-    normal = normalize(model)
     graph = normal.graph
     problems: list[str] = []
     target = target or Class()
@@ -111,7 +110,7 @@ def doctor(model: ModelLike, output: str | None = None, target: Target | None = 
         chosen = target.layers(graph, scores) or layers[:1]
         obstacles = obstacles_with_ways_out(graph, image, scores, layers)
     methods = _methods(graph, image, target, scores, chosen, obstacles, problems)
-    methods = _tried(normal, output, target, methods)
+    methods = _tried(source, output, target, methods)
     guided = {policy: [str(node.name) for node in guided_nodes(graph, policy)] for policy in get_args(ReluPolicy)}
     return DoctorReport(
         producer=f"{original.producer_name or 'unknown'} {original.producer_version or ''}".strip(),
@@ -186,7 +185,7 @@ def _methods(
     return {name: answers.get(name, gradcam) for name in METHODS}
 
 
-def _tried(model: ir.Model, output: str | None, target: Target, methods: dict[str, str]) -> dict[str, str]:
+def _tried(model: NormalizedModel, output: str | None, target: Target, methods: dict[str, str]) -> dict[str, str]:
     """What a rule refuses about its node (training mode, say) shows when it is asked: both gradients are built."""
     found = dict(methods)
     for wanted, group in (("gradcam", ("gradcam", *PIXEL_METHODS)), ("gradient", INPUT_METHODS)):

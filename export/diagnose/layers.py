@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from portable_cam.export.layers.candidates import Layer, candidates
-from portable_cam.export.passes.normalize import normalize
-from portable_cam.export.read.load import ModelLike
+from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Target
 from portable_cam.export.targets.scores import find_scores
 
 
-def list_layers(model: ModelLike, output: str | None = None, target: Target | None = None) -> list[Layer]:
+def list_layers(model: AnyModel, output: str | None = None, target: Target | None = None) -> list[Layer]:
     """The candidates of a model, best first; those of a classifier, or of what ``target`` explains.
 
     First come the tensors that every path from the picture to the scores passes, from the last one back: what the
     classifier reads is all there. Then those on only some of the paths.
     """
-    graph = normalize(model).graph
+    graph = normalized(model).graph
     found = [find_scores(graph, output)] if target is None else target.tensors(graph, output)
     return [layer for _, layer in candidates(graph, *(scores.value for scores in found))]

@@ -38,11 +38,11 @@ def load(model: ModelLike) -> ir.Model:
         ExternalDataError: Its external data is missing, too short, or lies outside its folder.
     """
     if isinstance(model, ir.Model):
-        return _untied(model.clone())
+        return untied(model.clone())
     if isinstance(model, onnx.ModelProto):
         _check_tensors(model, "the given ModelProto")
         _refuse_external(model, "the given ModelProto")
-        return _untied(_from_proto(model, "the given ModelProto"))
+        return untied(_from_proto(model, "the given ModelProto"))
     if isinstance(model, bytes | bytearray | memoryview):
         proto = _parse(bytes(model), "the given bytes")
         _check_tensors(proto, "the given bytes")
@@ -153,7 +153,7 @@ def _check_names(graph: onnx.GraphProto, name: str) -> None:
         raise ModelError(f"{name} is damaged: it has a name of {len(longest)} characters, '{longest[:40]}...'")
 
 
-def _untied(model: ir.Model) -> ir.Model:
+def untied(model: ir.Model) -> ir.Model:
     """Initialisers with names of their own: to rename one would rename the tensor in the ModelProto that was given."""
     for value in model.graph.initializers.values():
         if (tensor := value.const_value) is not None:

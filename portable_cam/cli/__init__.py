@@ -88,9 +88,11 @@ def layers(
     from dataclasses import asdict
 
     from portable_cam.export import list_layers
+    from portable_cam.export.passes.normalized import normalized
     from portable_cam.tasks.recognize import recognize
 
-    found = list_layers(model, output, recognize(model, task, output)[1])
+    known = normalized(model)
+    found = list_layers(known, output, recognize(known, task, output)[1])
     if as_json:
         print_json([asdict(layer) for layer in found])
         return
@@ -131,14 +133,16 @@ def export(
     """The portable explainer: one ONNX file that any ONNX Runtime runs. Exit status 1 if it fails its own check."""
     from portable_cam.export.assemble.explanation import explanation_model
     from portable_cam.export.deploy.strip_shapes import strip_inner_shapes
+    from portable_cam.export.passes.normalized import normalized
     from portable_cam.export.read.weights import save
     from portable_cam.tasks.classify import known_preprocessing
     from portable_cam.tasks.recognize import recognize
     from portable_cam.verify.selfcheck import record, self_check
 
+    known = normalized(model)
     options: dict[str, Any] = {
-        "preprocessing": known_preprocessing(model),
-        "target": recognize(model, task, output)[1],
+        "preprocessing": known_preprocessing(known),
+        "target": recognize(known, task, output)[1],
         "output": output,
         "profile": profile,
         "relu_policy": relu_policy,
@@ -146,10 +150,10 @@ def export(
         "precision": precision,
         "sign": sign,
     }
-    built = explanation_model(model, names(methods), layer, targets_per_image=1 if single_target else None, **options)
+    built = explanation_model(known, names(methods), layer, targets_per_image=1 if single_target else None, **options)
     strip_inner_shapes(built)
     if check:
-        proof = self_check(model, built, output, options["target"])
+        proof = self_check(known, built, output, options["target"])
         record(built, proof)
         err.print(f"self-check: {proof.describe()}", highlight=False, markup=False)
     written = save(built, target_file)

@@ -21,10 +21,12 @@ def doctor(
     """Can it be explained, what will it cost (an estimate), and if not, which nodes stand in the way and what to do.
     Exit status 1 if no method works."""
     from portable_cam.export import doctor as examine
+    from portable_cam.export.passes.normalized import normalized
     from portable_cam.tasks.recognize import recognize
 
-    task, target = recognize(model, task, output)
-    report = examine(model, output, target)
+    known = normalized(model)
+    task, target = recognize(known, task, output)
+    report = examine(known, output, target)
     if as_json:
         print_json({"task": task, **report.to_dict()})
     else:

@@ -19,7 +19,7 @@ from portable_cam.export.autodiff.dequantized import input_quantization
 from portable_cam.export.deploy.ort_workarounds import apply_ort_workarounds
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.candidates import image_input
-from portable_cam.export.passes.normalize import normalize
+from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Class, ClassSet, Contrast
 from portable_cam.image.decode import read_image
 from portable_cam.image.geometry import Geometry
@@ -71,13 +71,14 @@ class Answer:
     scale: str = "score"
 
 
-def known_preprocessing(model: str | Path) -> str | None:
+def known_preprocessing(model: AnyModel) -> str | None:
     """The preprocessing in a JSON file beside a model, as JSON for an explanation file's metadata; None if there is no
     such file."""
-    sidecar = find_sidecar(model)
+    model = normalized(model)
+    sidecar = None if model.path is None else find_sidecar(model.path)
     if sidecar is None:
         return None
-    image = image_input(normalize(model).graph)
+    image = image_input(model.graph)
     assert image.dtype is not None
     own = input_quantization(image)
     known = resolve(known_dims(image) or [], image.dtype.numpy(), sidecar=sidecar, stands_for=own)
@@ -86,7 +87,7 @@ def known_preprocessing(model: str | Path) -> str | None:
 
 def preprocessing_of(
     explainer: Explainer,
-    model: Any,
+    model: AnyModel,
     wanted: Preprocessing | str | Mapping[str, Any] | None = None,
     usual: str | None = None,
 ) -> Preprocessing:
@@ -101,7 +102,8 @@ def preprocessing_of(
     if isinstance(wanted, Preprocessing):
         return wanted
     options = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
-    sidecar = find_sidecar(model) if isinstance(model, str | Path) else None
+    path = normalized(model).path
+    sidecar = None if path is None else find_sidecar(path)
     silent = sidecar is None and METADATA_KEY not in explainer.metadata
     # quantised inputs have another scale than the family's photos
     if usual is not None and silent and explainer.input_dtype().startswith("float"):
@@ -148,6 +150,7 @@ class PhotoExplainer:
             labels = Labels(tuple(sets), "the sets of classes")
         if rather_than is not None:
             options["target"] = Contrast(options.get("target") or Class())
+        model = normalized(model)
         self.explainer = Explainer(model, methods, **options)
         self.preprocessing = preprocessing_of(self.explainer, model, preprocessing)
         self.labels = labels.check(self.explainer.classes) if labels else Labels.default(self.explainer.classes)
@@ -229,21 +232,22 @@ class PhotoExplainer:
         return [], "score"
 
 
-def raw_session(graph: ir.Graph, names: Sequence[str], **options: Any) -> Session:
-    """A model that gives these tensors of a normalised graph, whether they are its outputs or not.
+def raw_session(model: AnyModel, names: Sequence[str], **options: Any) -> Session:
+    """A session that gives these tensors of a model, whether they are its outputs or not.
 
     Args:
-        graph: Is changed: its outputs become these.
+        model: The model.
         names: The tensors.
         **options: As for :class:`~portable_cam.runtime.session.Session`.
     """
+    plain = normalized(model).copy()
+    graph = plain.graph
     values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
     graph.outputs.clear()
     graph.outputs.extend(values[name] for name in names)
-    model = ir.Model(graph, ir_version=10)
-    passes.RemoveUnusedNodesPass()(model)
+    passes.RemoveUnusedNodesPass()(plain)
     apply_ort_workarounds(graph)
-    return Session(model, **options)
+    return Session(plain, **options)
 
 
 def _members(names: Sequence[int | str], labels: Labels | None) -> tuple[int, ...]:

@@ -6,8 +6,7 @@ from __future__ import annotations
 from portable_cam.errors import Error, OptionError
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.candidates import channel_axis, image_input
-from portable_cam.export.passes.normalize import normalize
-from portable_cam.export.read.load import ModelLike
+from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Class, Dense, Target
 from portable_cam.tasks.detect import find_head
 
@@ -15,7 +14,7 @@ TASKS = ("classify", "detect", "segment")
 _SIDE = 640  # of a detector that takes pictures of any size
 
 
-def recognize(model: ModelLike, task: str | None = None, output: str | None = None) -> tuple[str, Target]:
+def recognize(model: AnyModel, task: str | None = None, output: str | None = None) -> tuple[str, Target]:
     """The task and its target.
 
     Args:
@@ -32,7 +31,7 @@ def recognize(model: ModelLike, task: str | None = None, output: str | None = No
         raise OptionError(f"task '{task}' is not known here; the tasks are {', '.join(TASKS)}")
     if task == "classify" or (task is None and output is not None):
         return "classify", Class()
-    graph = normalize(model).graph
+    graph = normalized(model).graph
     # the heads of detectors are known by more than shapes, and what none of them has may be a classifier
     for name in ("detect", "classify", "segment") if task is None else (task,):
         try:

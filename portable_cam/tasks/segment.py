@@ -14,7 +14,7 @@ from PIL import Image
 from portable_cam.errors import InputError, OptionError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.export.layers.candidates import image_input
-from portable_cam.export.passes.normalize import normalize
+from portable_cam.export.passes.normalized import normalized
 from portable_cam.export.targets import Contrast, Dense
 from portable_cam.image.decode import read_image
 from portable_cam.image.geometry import Geometry
@@ -66,7 +66,8 @@ class SegmentExplainer(PhotoExplainer):
         rather_than: int | str | None = None,
         **options: Any,
     ) -> None:
-        graph = normalize(model).graph
+        model = normalized(model)
+        graph = model.graph
         dense = Dense("mask", channels)  # type: ignore[arg-type]
         (scores,) = dense.tensors(graph, options.get("output"))
         self._first = dense.channel_axis(scores.value) == 1
@@ -82,7 +83,7 @@ class SegmentExplainer(PhotoExplainer):
         self.labels = labels.check(classes) if labels else Labels.default(classes, "segment")
         self._other = None if rather_than is None else self.number(rather_than)
         device = {name: options[name] for name in ("device", "providers", "threads") if name in options}
-        self._raw = raw_session(graph, [str(scores.value.name)], **device)
+        self._raw = raw_session(model, [str(scores.value.name)], **device)
 
     def logits(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """(C, h, w) for one prepared photo."""

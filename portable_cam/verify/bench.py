@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from portable_cam.export.assemble.explanation import explanation_model
 from portable_cam.export.passes.dynamic_batch import make_batch_dynamic
-from portable_cam.export.passes.normalize import normalize
-from portable_cam.export.read.load import ModelLike
+from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.runtime.session import Session
 
 #: What is timed: the name of a row and the methods that one graph computes.
@@ -59,15 +58,15 @@ def ratio(times: Sequence[float], base: Sequence[float]) -> float:
     return statistics.median(t / b for t, b in zip(times, base, strict=True))
 
 
-def plain_model(model: ModelLike) -> ir.Model:
+def plain_model(model: AnyModel) -> ir.Model:
     """The normalised model without an explanation, its batch as free as the explanation's: the base of the ratios."""
-    normal = normalize(model)
+    normal = normalized(model).copy()
     make_batch_dynamic(normal)
     return normal
 
 
 def bench(
-    model: ModelLike,
+    model: AnyModel,
     batch: int = 1,
     *,
     device: str = "cpu",
@@ -82,6 +81,7 @@ def bench(
         batch: Images per run; refused by a model with another fixed batch.
         seconds: How long the rounds go on, all cases together.
     """
+    model = normalized(model)
     plain = Session(plain_model(model), device=device, threads=threads, spin=False)
     sessions, built = {}, {}
     for name, methods in CASES.items():

@@ -17,9 +17,8 @@ from portable_cam.export.assemble.explanation import explanation_model
 from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.layers.candidates import layer_axes
 from portable_cam.export.layers.spatial import SpatialAxes
-from portable_cam.export.passes.normalize import normalize
+from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.export.passes.precision import Precision, to_float32
-from portable_cam.export.read.load import ModelLike, load
 from portable_cam.export.targets import Class, Target
 from portable_cam.runtime.session import Session
 from portable_cam.verify.bench import random_feeds
@@ -64,7 +63,7 @@ class Proof:
 
 
 def self_check(
-    model: ModelLike,
+    model: AnyModel,
     explanation: onnx.ModelProto | ir.Model,
     output: str | None = None,
     target: Target | None = None,
@@ -82,6 +81,7 @@ def self_check(
     Raises:
         ModelError: It is not what ``build_explanation`` makes.
     """
+    model = normalized(model)
     if isinstance(explanation, onnx.ModelProto):
         explanation = ir.from_proto(explanation)
     quantized = any(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear"} for node in explanation.graph)
@@ -104,7 +104,7 @@ def self_check(
 
 
 def _forward(
-    model: ModelLike, explanation: ir.Model, facts: ExplanationMetadata, *, as_written: bool = False
+    model: NormalizedModel, explanation: ir.Model, facts: ExplanationMetadata, *, as_written: bool = False
 ) -> tuple[float, Session, dict[str, Any], dict[str, Any]]:
     """How far the model's outputs differ, relative to their greatest value, on random pixels; then the explanation's
     session, what it was fed and what it gave."""
@@ -120,20 +120,20 @@ def _forward(
     return forward, explained, feeds, ours
 
 
-def _original(model: ModelLike, *, as_written: bool) -> Session:
+def _original(model: NormalizedModel, *, as_written: bool) -> Session:
     """The model as it is, or normalised where ONNX Runtime has no kernels for its types (bfloat16, float64)."""
     try:
-        return Session(load(model), as_written=as_written)
+        return Session(model.original(), as_written=as_written)
     except ModelError:
         return Session(_normalized(model, "float32"))
 
 
-def _is_half(model: ModelLike) -> bool:
-    return any(value.dtype == ir.DataType.FLOAT16 for value in load(model).graph.inputs)
+def _is_half(model: NormalizedModel) -> bool:
+    return any(value.dtype == ir.DataType.FLOAT16 for value in model.original().graph.inputs)
 
 
-def _normalized(model: ModelLike, precision: str) -> ir.Model:
-    normal = normalize(model)
+def _normalized(model: NormalizedModel, precision: str) -> ir.Model:
+    normal = model.copy()
     if precision == "float32":
         to_float32(normal)
     return normal
@@ -145,7 +145,7 @@ def record(explanation: ir.Model, proof: Proof) -> None:
 
 
 def _peaks(
-    model: ModelLike, facts: ExplanationMetadata, feeds: dict[str, Any], ours: dict[str, Any]
+    model: NormalizedModel, facts: ExplanationMetadata, feeds: dict[str, Any], ours: dict[str, Any]
 ) -> dict[str, tuple[float, float]]:
     """The greatest value of each Grad-CAM map in the file, and the same by finite differences of the model alone.
 
@@ -188,7 +188,7 @@ def _towards(a: NDArray[Any], places: SpatialAxes, place: int) -> tuple[NDArray[
     return direction.reshape(maps.shape).transpose(np.argsort(order)), direction[:, :, cells].shape[2]
 
 
-def _nudged(model: ModelLike, layer: str, scores: str, precision: str) -> tuple[ir.Model, SpatialAxes]:
+def _nudged(model: NormalizedModel, layer: str, scores: str, precision: str) -> tuple[ir.Model, SpatialAxes]:
     """The model with ``nudge`` added to a layer for all that read it, and the layer's places."""
     normal = _normalized(model, precision)
     graph = normal.graph
@@ -216,7 +216,7 @@ def _nudged(model: ModelLike, layer: str, scores: str, precision: str) -> tuple[
 
 
 def _directional(
-    model: ModelLike,
+    model: NormalizedModel,
     explained: Session,
     image: str,
     feeds: dict[str, Any],

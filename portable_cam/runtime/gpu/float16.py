@@ -10,11 +10,11 @@ import onnx
 import onnx_ir as ir
 
 from portable_cam.errors import ModelError
-from portable_cam.export.read.load import ModelLike, load
+from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.read.weights import fits
 
 
-def to_float16(model: ModelLike) -> onnx.ModelProto:
+def to_float16(model: AnyModel) -> onnx.ModelProto:
     """The model with float16 weights and activations; its inputs keep their types, its float outputs become float16.
 
     Raises:
@@ -22,7 +22,7 @@ def to_float16(model: ModelLike) -> onnx.ModelProto:
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    loaded = load(model)
+    loaded = normalized(model).original()
     if not fits(loaded):
         raise ModelError("a model above 2 GiB cannot be converted to float16: convert it before")
     proto: Any = ir.to_proto(loaded)

@@ -14,7 +14,7 @@ from portable_cam.errors import InputError, OptionError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.candidates import channel_axis, image_input
-from portable_cam.export.passes.normalize import normalize
+from portable_cam.export.passes.normalized import normalized
 from portable_cam.export.targets import Contrast
 from portable_cam.image.geometry import Box, Geometry
 from portable_cam.image.preprocess import Preprocessing
@@ -67,7 +67,8 @@ class DetectExplainer(PhotoExplainer):
         rather_than: int | str | None = None,
         **options: Any,
     ) -> None:
-        graph = normalize(model).graph
+        model = normalized(model)
+        graph = model.graph
         self._image = image_input(graph)
         size = _input_size(known_dims(self._image) or [], channel_axis(self._image), preprocessing)
         if head is not None and not isinstance(head, Head):
@@ -91,7 +92,7 @@ class DetectExplainer(PhotoExplainer):
         self.labels = labels.check(self._classes) if labels else Labels.default(self._classes, "detect")
         self._other = None if rather_than is None else self._in_range(self.number(rather_than))
         device = {name: options[name] for name in ("device", "providers", "threads") if name in options}
-        self._raw = raw_session(graph, self.head.tensors, **device)
+        self._raw = raw_session(model, self.head.tensors, **device)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from portable_cam.errors import InputError, LabelError, TargetError
 from portable_cam.explainer import Explainer
-from portable_cam.export.read.load import ModelLike
+from portable_cam.export.passes.normalized import AnyModel
 from portable_cam.export.targets import Tokens
 from portable_cam.image.decode import read_image
 from portable_cam.image.geometry import Geometry
@@ -77,8 +77,8 @@ class CaptionExplainer:
 
     def __init__(
         self,
-        model: ModelLike,
-        decoder: ModelLike | None = None,
+        model: AnyModel,
+        decoder: AnyModel | None = None,
         *,
         vocabulary: Vocabulary | str | Path,
         methods: Sequence[str] = METHODS,
@@ -175,7 +175,7 @@ class CaptionExplainer:
         if key not in self._explainers:
             linked, options = self.pair.linked(steps), dict(self._options)
             if options.get("layer") is None:
-                options["layer"] = picture_layer(linked, options["methods"], linked.graph.output[0].name)
+                options["layer"] = picture_layer(linked, options["methods"], str(linked.graph.outputs[0].name))
             self._explainers[key] = Explainer(linked, target=Tokens(), **options)
         return self._explainers[key]
 

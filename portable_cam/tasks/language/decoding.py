@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -16,8 +15,7 @@ from portable_cam.export.compose.link import link, match
 from portable_cam.export.compose.unroll import unroll
 from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import known_dims
-from portable_cam.export.passes.normalize import normalize
-from portable_cam.export.read.load import ModelLike
+from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.runtime.session import Session
 from portable_cam.tasks.language.vocabulary import Vocabulary
 
@@ -64,48 +62,49 @@ class Pair:
 
     def __init__(
         self,
-        model: ModelLike,
-        decoder: ModelLike | None = None,
+        model: AnyModel,
+        decoder: AnyModel | None = None,
         mapping: Mapping[str, str] | None = None,
         *,
         threads: int | None = None,
     ) -> None:
-        first = normalize(model)
-        second = normalize(decoder) if decoder is not None else None
-        self._encoder = ir.to_proto(first)
-        self._decoder = ir.to_proto(second) if second is not None else None
-        self.roles = _roles(first.graph, second.graph if second is not None else None, mapping)
-        self._sessions = [Session(p, threads=threads) for p in (self._encoder, self._decoder) if p is not None]
-        self._linked: dict[int, onnx.ModelProto] = {}
+        self._encoder = normalized(model)
+        self._decoder = normalized(decoder) if decoder is not None else None
+        self.roles = _roles(self._encoder.graph, None if self._decoder is None else self._decoder.graph, mapping)
+        models = [self._encoder] if self._decoder is None else [self._encoder, self._decoder]
+        self._sessions = [Session(model.copy(), threads=threads) for model in models]
+        self._linked: dict[int, NormalizedModel] = {}
 
-    def linked(self, steps: int) -> onnx.ModelProto:
+    def linked(self, steps: int) -> NormalizedModel:
         """One model from picture and token ids (N, T) to scores (N, T, V), for captions of ``steps`` tokens; the same
         for every number unless the decoder takes one step at a time."""
         key = steps if self.roles.state else 0
         if key not in self._linked:
-            whole, decoder = self._encoder, self._decoder or self._encoder
-            if self._decoder is not None:
+            decoder = self._decoder or self._encoder
+            if self._decoder is None:
+                whole = self._encoder.copy()
+            else:
                 if self.roles.state:
-                    decoder = unroll(
-                        decoder, steps, tokens=self.roles.tokens, logits=self.roles.logits, state=self.roles.state
-                    )
+                    roles = self.roles
+                    steps_joined = unroll(decoder, steps, tokens=roles.tokens, logits=roles.logits, state=roles.state)
+                    decoder = normalized(steps_joined)
                 given = set(self.roles.memory.values())
                 keep = [name for name in self.roles.state.values() if name not in given]
-                whole = link(self._encoder, decoder, self.roles.memory, keep=keep)
-            # names that both models had were changed, places were not
-            place = [output.name for output in decoder.graph.output].index(self.roles.logits)
-            scores = whole.graph.output[place]
-            del whole.graph.output[:]
-            whole.graph.output.append(scores)
-            self._linked[key] = whole
+                whole = ir.from_proto(link(self._encoder, decoder, self.roles.memory, keep=keep))
+            # link renames outputs of one name, and keeps the decoder's in their order before all others
+            index = [output.name for output in decoder.graph.outputs].index(self.roles.logits)
+            scores = whole.graph.outputs[index]
+            whole.graph.outputs.clear()
+            whole.graph.outputs.append(scores)
+            self._linked[key] = normalized(whole)
         return self._linked[key]
 
     def _linked_names(self) -> dict[str, str]:
         """The inputs of the decoder that are left, and their names in :meth:`linked`."""
         whole = next(iter(self._linked.values()))
         decoder, given = self._decoder or self._encoder, set(self.roles.memory.values())
-        left = [value.name for value in decoder.graph.input if value.name not in given]
-        names = [value.name for value in whole.graph.input]
+        left = [str(value.name) for value in decoder.graph.inputs if value.name not in given]
+        names = [str(value.name) for value in whole.graph.inputs]
         return dict(zip(left, names[len(names) - len(left) :], strict=True))
 
     def feeds(self, image: NDArray[np.generic], tokens: Sequence[int], pad: int) -> dict[str, NDArray[np.generic]]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from portable_cam.export.diagnose.layers import list_layers
 from portable_cam.export.methods.registry import wants_layers
-from portable_cam.export.read.load import ModelLike
+from portable_cam.export.passes.normalized import AnyModel
 
 
-def picture_layer(model: ModelLike, methods: Sequence[str], output: str | None = None) -> str | None:
+def picture_layer(model: AnyModel, methods: Sequence[str], output: str | None = None) -> str | None:
     """The last feature map of four axes, where there is one: tokens that decoders make of it have learned places
     added, which no map should show. None for the best of ``list_layers``, or if no method needs a layer.
 

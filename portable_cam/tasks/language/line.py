@@ -19,8 +19,7 @@ from portable_cam.export.diagnose.layers import list_layers
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.candidates import channel_axis, image_input
 from portable_cam.export.methods.registry import wants_layers
-from portable_cam.export.passes.normalize import normalize
-from portable_cam.export.read.load import ModelLike
+from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.export.targets import Tokens
 from portable_cam.image.decode import read_image
 from portable_cam.image.geometry import Geometry
@@ -102,7 +101,7 @@ class LineExplainer:
 
     def __init__(
         self,
-        model: ModelLike,
+        model: AnyModel,
         *,
         characters: Sequence[str] | str | Path | None = None,
         methods: Sequence[str] = METHODS,
@@ -112,19 +111,19 @@ class LineExplainer:
         threads: int | None = None,
         **options: Any,
     ) -> None:
-        normal = normalize(model)
+        normal = normalized(model)
         scores = [value for value in normal.graph.outputs if len(known_dims(value) or ()) == 3]
         classes = (known_dims(scores[0]) or [None])[-1] if len(scores) == 1 else None
         if classes is None:
             listing = ", ".join(f"'{v.name}' {v.dtype}{v.shape}" for v in normal.graph.outputs)
             raise ModelError(f"a model that reads text has one output (N, frames, characters); its outputs: {listing}")
         self.blank, self._output = blank, str(scores[0].name)
-        self.characters = _characters(characters, dict(normal.metadata_props), classes, blank)
+        self.characters = _characters(characters, normal.metadata, classes, blank)
         self._image = image_input(normal.graph)
-        self.preprocessing = self._prepare(model, preprocessing, dict(normal.metadata_props))
-        chosen = layer if layer is not None or not wants_layers(methods) else self._layer(model)
-        self.explainer = Explainer(model, methods, chosen, Tokens(), threads=threads, **options)
-        self._session = Session(normal, threads=threads)
+        self.preprocessing = self._prepare(normal, preprocessing, normal.metadata)
+        chosen = layer if layer is not None or not wants_layers(methods) else self._layer(normal)
+        self.explainer = Explainer(normal, methods, chosen, Tokens(), threads=threads, **options)
+        self._session = Session(normal.copy(), threads=threads)
 
     def __call__(self, image: Any, explain: Sequence[str] | None = None) -> LineExplanation:
         """Explain one line.
@@ -175,12 +174,12 @@ class LineExplainer:
         return read
 
     def _prepare(
-        self, model: ModelLike, wanted: Preprocessing | Mapping[str, Any] | None, metadata: Mapping[str, str]
+        self, model: NormalizedModel, wanted: Preprocessing | Mapping[str, Any] | None, metadata: Mapping[str, str]
     ) -> Preprocessing:
         if isinstance(wanted, Preprocessing):
             return wanted
         options = dict(wanted or {})
-        sidecar = find_sidecar(model) if isinstance(model, str | Path) else None
+        sidecar = None if model.path is None else find_sidecar(model.path)
         dims = known_dims(self._image) or []
         if sidecar is None and _CHARACTERS in metadata:
             sizes = dims[2:] if channel_axis(self._image) == 1 else dims[1:3]
@@ -198,9 +197,9 @@ class LineExplainer:
         width = photo.shape[1] * height / photo.shape[0]
         return replace(self.preprocessing, size=(height, max(1, round(width / _STEP)) * _STEP))
 
-    def _layer(self, model: ModelLike) -> str:
+    def _layer(self, model: NormalizedModel) -> str:
         """The last layer that tells a line's top from its bottom, at the size that lines are given."""
-        sized = normalize(model)
+        sized = model.copy()
         image, size = image_input(sized.graph), self.preprocessing.size
         channels = (known_dims(image) or [])[channel_axis(image)]
         image.shape = ir.Shape([1, channels, *size] if channel_axis(image) == 1 else [1, *size, channels])

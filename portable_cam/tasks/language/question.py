@@ -15,8 +15,7 @@ from portable_cam.errors import InputError, OptionError
 from portable_cam.explainer import Explainer
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.methods.tokens import embeddings
-from portable_cam.export.passes.normalize import normalize
-from portable_cam.export.read.load import ModelLike
+from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.image.decode import read_image
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.tasks.classify import PhotoExplanation, preprocessing_of
@@ -56,7 +55,7 @@ class QuestionExplainer:
 
     def __init__(
         self,
-        model: ModelLike,
+        model: AnyModel,
         *,
         vocabulary: Vocabulary | str | Path,
         answers: Labels | str | Path | None = None,
@@ -68,7 +67,8 @@ class QuestionExplainer:
         if explain not in {"both", "image", "question"}:
             raise OptionError(f"what is explained is both, image or question, not {explain!r}")
         self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else read_vocabulary(vocabulary)
-        found = embeddings(normalize(model).graph)
+        model = normalized(model)
+        found = embeddings(model.graph)
         if len(found) > 1:
             raise OptionError(f"several inputs hold token ids: {', '.join(found)}; use Explainer with a dict of inputs")
         ((self.question_name, embedded),) = found.items()

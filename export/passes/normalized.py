@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model that is read and normalised once, and handed on."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TypeAlias
+
+import onnx_ir as ir
+
+from portable_cam.export.passes.normalize import normalize
+from portable_cam.export.read.load import ModelLike, fingerprint, load, untied
+
+
+class NormalizedModel:
+    """A model in the one form that rules, targets and methods are written for; see :func:`normalize`.
+
+    Recognition, layer choice, the builder, the self-check and the tasks of one command share one of these. Its graph is
+    read and never changed: whoever writes nodes takes a :meth:`copy`.
+
+    Args:
+        source: A path, bytes, ``onnx.ModelProto`` or ``onnx_ir.Model``.
+
+    Attributes:
+        source: As given.
+
+    Raises:
+        ModelError: The model cannot be read, or cannot be brought to the opset.
+    """
+
+    def __init__(self, source: ModelLike) -> None:
+        self.source = source
+        self._model = normalize(source)
+
+    @property
+    def graph(self) -> ir.Graph:
+        """The normalised graph, to be read only."""
+        return self._model.graph
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The ``metadata_props`` of the model."""
+        return dict(self._model.metadata_props)
+
+    @property
+    def path(self) -> Path | None:
+        """The file that the model was read from, if it was."""
+        return Path(self.source) if isinstance(self.source, str | Path) else None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the model's file, or of the model serialised where there is no file."""
+        return fingerprint(self.source)
+
+    def copy(self) -> ir.Model:
+        """A copy to write nodes into; the weights are shared."""
+        return untied(self._model.clone())
+
+    def original(self) -> ir.Model:
+        """The model as it was before normalisation, read again."""
+        return load(self.source)
+
+
+#: What the functions of this package take for a model.
+AnyModel: TypeAlias = ModelLike | NormalizedModel
+
+
+def normalized(model: AnyModel) -> NormalizedModel:
+    """The model normalised; as it is where it already was."""
+    return model if isinstance(model, NormalizedModel) else NormalizedModel(model)
