@@ -1,25 +1,95 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was decided when an explanation was built: written into the file's metadata, and read from there."""
+"""The format of an explanation file: the names of its inputs and outputs, and its metadata.
+
+N images, K targets, C channels; (h, w) the layer's size, (H, W) the image's. A graph that stops before the maps, where
+kernels go on, has the outputs of the lower half of :data:`PREFIXES` instead of maps.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 
 from portable_cam.errors import ModelError
+from portable_cam.export.autodiff.loss_scale import LOSS_SCALE
+from portable_cam.export.methods.registry import METHODS
+from portable_cam.export.options import Options
 
-_PREFIX = "portable_cam."
+TARGETS = "targets"
+"""Input, int64 (N, K)."""
+SCORES = "scores"
+"""float32 (N, K)."""
+EXPLAINED = "explained"
+"""int64 (N, K): the targets, negative ones resolved."""
+CAM = "cam"
+"""An alias of the output ``heatmap.cam``."""
+
+HEAT_MAP = "heatmap."
+"""``heatmap.<method>``: (N, K, H, W), normalised as the profile says; other methods' outputs have their bare name."""
+RAW = "raw."
+"""``raw.<method>``, or ``raw.<method>.<layer>`` for several layers: (N, K, h, w), after the profile's ReLU."""
+RANGE = "range."
+"""``range.<method>``: (N, K, 2), the least and greatest value before the ReLU."""
+TOKEN_ATTRIBUTION = "token_attribution."
+"""``token_attribution.<input>``: (N, K, T)."""
+ACTIVATIONS = "activations."
+"""``activations.<layer>``: (N, C, h, w)."""
+GRADIENTS = "gradients."
+"""``gradients.<layer>``: (N, K, C, h, w)."""
+WEIGHTS = "weights."
+"""``weights.<layer>`` or ``weights.cam``: (N, K, C), for kernels."""
+SUMS = "sums."
+"""``sums.cam``: (N, K, h, w) before sign and ReLU, for kernels."""
+EXTENT = "extent."
+"""``extent.<method>``: (N, K, 2 or 4), the last two the least and greatest value of a finished map; never in a file."""
+
+#: What the names of outputs that are ours begin with.
+PREFIXES = (HEAT_MAP, RAW, RANGE, TOKEN_ATTRIBUTION, ACTIVATIONS, GRADIENTS, WEIGHTS, SUMS, EXTENT)
+#: Of these, what a graph hands to kernels and no result holds.
+_FOR_KERNELS = (WEIGHTS, SUMS)
+_KEY = "portable_cam."
+
+T = TypeVar("T")
+
+
+def is_ours(name: str) -> bool:
+    """A tensor of this name is an input or output of an explanation, so that the model's own may not have it."""
+    return name in {TARGETS, "target", SCORES, EXPLAINED, LOSS_SCALE, *METHODS} or name.startswith(PREFIXES)
+
+
+def is_internal(name: str) -> bool:
+    """An output that only kernels read."""
+    return name.startswith(_FOR_KERNELS)
+
+
+def output_of(method: str) -> str:
+    """The output that holds what a method gives."""
+    return f"{HEAT_MAP}{method}" if METHODS[method].is_heat_map else method
+
+
+def raw_output(method: str, layer: str | None = None) -> str:
+    """The output with a method's low-resolution map; ``layer`` where several are explained."""
+    return f"{RAW}{method}" if layer is None else f"{RAW}{method}.{layer}"
+
+
+def depends_on_loss_scale(name: str) -> bool:
+    """An output that is infinite or zero where the gradient left the range of its type."""
+    return name.startswith((RANGE, GRADIENTS, WEIGHTS, TOKEN_ATTRIBUTION)) or (
+        name in METHODS and not METHODS[name].is_heat_map
+    )
 
 
 @dataclass(frozen=True)
 class ExplanationMetadata:
-    """The metadata of an explanation, under ``portable_cam.<field>``: text as it is, everything else as JSON, nothing
-    where a field is None."""
+    """What was decided when an explanation was built, under ``portable_cam.<field>``: text as it is, everything else as
+    JSON, nothing where a field is None. The fields of ``options`` that are stored have keys of their own."""
 
+    options: Options
+    """The methods, and how they were to be computed; layer, target and output are below as they were found."""
     version: str
     """Of the package that built it."""
     source_sha256: str
@@ -28,11 +98,6 @@ class ExplanationMetadata:
     """The tensors whose maps are made."""
     target: dict[str, Any]
     """What the target says of itself."""
-    methods: list[str]
-    profile: str
-    sign: str
-    relu_policy: str
-    saturation: str
     guided_nodes: list[str]
     """The nodes that the guided methods rectify at."""
     scores: str
@@ -45,7 +110,6 @@ class ExplanationMetadata:
     """The input explained."""
     channel_axis: int
     """Its axis of channels."""
-    precision: str
     float_types: list[str]
     """The float types of the source's tensors."""
     classes: int | None = None
@@ -66,30 +130,60 @@ class ExplanationMetadata:
     """The type that the model had where it is always computed in float32 (written by ``normalize``)."""
 
     def write(self, model: ir.Model) -> None:
-        """Into the model's metadata."""
-        for field in fields(self):
-            value = getattr(self, field.name)
+        """Write all of it into the model's metadata."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "options"}
+        chosen = {name: getattr(self.options, name) for name in Options.stored()}
+        for name, value in {**own, **chosen}.items():
             if value is not None:
-                model.metadata_props[_PREFIX + field.name] = value if isinstance(value, str) else json.dumps(value)
+                model.metadata_props[_KEY + name] = value if isinstance(value, str) else json.dumps(value)
 
     @classmethod
     def read(cls, metadata: Mapping[str, str]) -> ExplanationMetadata:
-        """From a model's metadata.
+        """Read it from a model's metadata.
 
         Raises:
             ModelError: It is no explanation, or its metadata is damaged.
         """
-        found: dict[str, Any] = {}
-        for field in fields(cls):
-            text = metadata.get(_PREFIX + field.name)
-            if text is not None:
-                try:
-                    found[field.name] = text if str(field.type) in {"str", "str | None"} else json.loads(text)
-                except ValueError:
-                    raise ModelError(
-                        f"the explanation's metadata '{_PREFIX}{field.name}' is damaged: build it again"
-                    ) from None
+        own = {field.name: str(field.type) for field in fields(cls) if field.name != "options"}
+        chosen = dict.fromkeys(Options.stored(), "str") | {"methods": "list"}
+        found = {
+            name: _read(name, kind, metadata[_KEY + name])
+            for name, kind in {**own, **chosen}.items()
+            if _KEY + name in metadata
+        }
+        missing = [name for name in chosen if name not in found]
         try:
-            return cls(**found)
+            if missing:
+                raise TypeError(missing[0])
+            # a file whose only result are scores of tokens has no method
+            options = Options(**{name: found.pop(name) for name in chosen}, words=True)
+            return cls(options=options, **found)
         except TypeError:
             raise ModelError("the model is not an explanation that portable_cam has built: build one of it") from None
+
+
+def _read(name: str, kind: str, text: str) -> Any:
+    if kind in {"str", "str | None"}:
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise ModelError(f"the explanation's metadata '{_KEY}{name}' is damaged: build it again") from None
+
+
+def split(values: Mapping[str, T], metadata: ExplanationMetadata) -> tuple[dict[str, T], dict[str, T], dict[str, T]]:
+    """The outputs of an explanation by what they are.
+
+    Returns:
+        The methods' maps by method, the low-resolution maps by ``<method>`` or ``<method>.<layer>``, and the model's
+        own outputs by the names that they have in the model.
+    """
+    maps = {method: values[output_of(method)] for method in metadata.options.methods}
+    raw = {name.removeprefix(RAW): values[name] for name in values if name.startswith(RAW)}
+    renamed = metadata.renamed or {}
+    own = {
+        renamed.get(name, name): value
+        for name, value in values.items()
+        if name not in {SCORES, EXPLAINED, CAM, *maps} and not name.startswith(PREFIXES)
+    }
+    return maps, raw, own

@@ -27,7 +27,8 @@ from portable_cam.kernels.array import FLOATS, Array, check
 from portable_cam.kernels.launch import Constant, Device, Variant, cdiv, run
 
 METHODS = ("weights", "gradcam", "gradcam_plus_plus", "xgradcam", "hirescam", "elementwise_gradcam", "layercam")
-_MEANS = frozenset({"gradcam", "gradcam_plus_plus", "xgradcam"})  # the weight of a channel needs all of its pixels
+#: Methods whose weight of a channel needs all of its pixels.
+MEANS = frozenset({"gradcam", "gradcam_plus_plus", "xgradcam"})
 _TILE = 2048  # elements a program holds at once: 16 for each of 128 threads
 _BLOCK_P = (64, 256)
 _PROGRAMS = 512  # about four for each of a large GPU's 132 multiprocessors; a constant, so that sums add up alike
@@ -78,7 +79,7 @@ def weighted_sum(
     inner = c if channels_last else pixels
     sizes: list[int] = [k, c, pixels, *a_strides, *g_strides]
     layout: dict[str, Constant] = {"CHANNELS_LAST": channels_last, "ALIGNED": _aligned(inner, *a_strides, *g_strides)}
-    if method in _MEANS and pixels > block_p:
+    if method in MEANS and pixels > block_p:
         weights = device.empty((n, k, c))
         constants: dict[str, Constant] = {"METHOD": method, **layout, "BLOCK_C": block_c, "BLOCK_P": block_p}
         run(
@@ -166,15 +167,16 @@ def _aligned(*sizes: int) -> bool:
 
 
 def variants() -> Iterator[Variant]:
-    """The variants that explanation graphs need: ``weights`` and ``gradcam``, channels first."""
-    for pointer, aligned in product(("*fp32", "*fp16"), (False, True)):
+    """What explanation graphs need, channels first: every method, on activations of both types. Gradients are float32,
+    since a gradient that went through halves has its loss scale undone in float32."""
+    for pointer, aligned, block_p in product(("*fp32", "*fp16"), (False, True), _BLOCK_P):
         layout: dict[str, Constant] = {"CHANNELS_LAST": False, "ALIGNED": aligned}
-        for block_p, (g, method) in product(_BLOCK_P, ((pointer, "gradcam"), ("*fp32", "weights"))):
-            blocks: dict[str, Constant] = {"BLOCK_C": _TILE // block_p, "BLOCK_P": block_p}
+        blocks: dict[str, Constant] = {"BLOCK_C": _TILE // block_p, "BLOCK_P": block_p}
+        for method in METHODS:
             constants = tuple({"METHOD": method, **layout, **blocks}.items())
-            yield Variant("cam.weighted_sum", (pointer, g, "*fp32", *["i32"] * 9, "fp32"), constants)
-            if method == "gradcam" and block_p == _BLOCK_P[-1]:
-                yield Variant("cam.channel_weights", (pointer, g, "*fp32", *["i32"] * 8, "fp32"), constants)
+            yield Variant("cam.weighted_sum", (pointer, "*fp32", "*fp32", *["i32"] * 9, "fp32"), constants)
+            if method in MEANS and block_p == _BLOCK_P[-1]:
+                yield Variant("cam.channel_weights", (pointer, "*fp32", "*fp32", *["i32"] * 8, "fp32"), constants)
     for pointer, relu in product(("*fp32", "*fp16"), (False, True)):
         types = (pointer, "*fp32", "*fp32", "i32", "i32", "fp32")
         yield Variant("cam.finish_maps", types, (("RELU", relu), ("BLOCK_P", _FINISH)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import onnx_ir as ir
@@ -13,13 +14,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from portable_cam.errors import DeviceError, InputError, ModelError, TargetError
 from portable_cam.export.assemble.explanation import explanation_model
-from portable_cam.export.autodiff.backward import Saturation
-from portable_cam.export.autodiff.relu_policy import ReluPolicy
-from portable_cam.export.format import ExplanationMetadata
-from portable_cam.export.methods.heat_map import Profile
-from portable_cam.export.methods.registry import MAP_METHODS
+from portable_cam.export.format import (
+    ACTIVATIONS,
+    EXPLAINED,
+    GRADIENTS,
+    SCORES,
+    TOKEN_ATTRIBUTION,
+    ExplanationMetadata,
+    split,
+)
+from portable_cam.export.methods.registry import uses_relu_rule
+from portable_cam.export.options import Keywords, Options
 from portable_cam.export.passes.normalized import AnyModel, normalized
-from portable_cam.export.passes.precision import Precision
 from portable_cam.export.targets import Target
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.result import Result
@@ -35,9 +41,6 @@ if TYPE_CHECKING:
     from portable_cam.runtime.gpu.pipeline import Pipeline
     from portable_cam.runtime.gpu.result import DeviceResult
 
-T = TypeVar("T")
-_OUR_PREFIXES = ("heatmap.", "raw.", "range.", "extent.", "activations.", "gradients.", "token_attribution.")
-_GUIDED = frozenset({"guided_backprop", "guided_gradcam", "deconvnet"})
 #: What a relu_policy that found nothing may be exchanged for.
 _WIDER = {
     "relu": "; relu_policy 'relu+clip' also guides ReLU6, 'all' also SiLU, GELU, HardSwish and other relatives",
@@ -50,27 +53,18 @@ class Explainer:
     """Explains a model's answers; builds the explanation graph once and runs it on batch after batch.
 
     Args:
-        model: A path, bytes, ``onnx.ModelProto`` or ``onnx_ir.Model``.
-        methods: ``cam``, ``gradcam``, ``layercam``, ``hirescam``, ``guided_backprop``, ``guided_gradcam``,
-            ``gradient``, ``deconvnet``.
-        layer: Tensor or node name, a list of them, or None: chosen, and reported in the result.
-        target: A ``pcam.targets`` value; None means ``Class`` on the scores output.
-        output: The tensor that holds the scores (for some targets, several), taken as it is: an output, where there
-            are several, or any tensor inside. None: the model's scores, cut before a final softmax or sigmoid.
-        profile: ``paper``, ``pytorch_grad_cam`` or ``captum``; see ``docs/methods.md``.
-        relu_policy: ``relu``, ``relu+clip`` or ``all``.
-        saturation: ``pass`` or ``mask``, in quantised models; see ``docs/quantised.md``.
-        device: ``cpu``, ``cuda``, or a :class:`~portable_cam.runtime.gpu.Cuda` with options (``docs/gpu.md``); or
-            ``providers`` as ONNX Runtime takes them.
-        sign: ``negative`` for counterfactual maps: the regions that speak against the target.
-        details: Also give ``result.activations`` and ``result.gradients``.
-        words: Also give ``result.words``: a score for each word of an input of token ids.
-        precision: ``model`` for the types of the model, or ``float32`` to compute a float16 or float64 model in
-            float32. A bfloat16 model always is, and a float64 model is where ONNX Runtime has no kernels for it;
-            ``notes`` says so.
+        model: A path, bytes, ``onnx.ModelProto``, ``onnx_ir.Model`` or ``NormalizedModel``.
+        methods: As in :class:`~portable_cam.export.options.Options`; likewise ``layer``, ``target`` and ``**options``.
+        layer: See ``methods``.
+        target: See ``methods``.
+        device: ``cpu``, ``cuda``, or a :class:`~portable_cam.runtime.gpu.Cuda` with options (``docs/gpu.md``).
+        providers: Execution providers as ONNX Runtime takes them, in place of ``device``.
         threads: CPU threads within an operator.
         optimize: False for plain rounding; see :class:`~portable_cam.runtime.session.Session`.
         time_limit: Seconds after which a run is given up, for models that are not trusted.
+        **options: ``output``, ``profile``, ``relu_policy``, ``saturation``, ``sign``, ``precision``, ``details``,
+            ``words``. A float64 model is computed in float32 where ONNX Runtime has no kernels for it; ``notes`` says
+            so.
 
     Raises:
         Error: A subclass that names what does not fit.
@@ -83,34 +77,15 @@ class Explainer:
         layer: str | Sequence[str] | None = None,
         target: Target | None = None,
         *,
-        output: str | Sequence[str] | None = None,
-        profile: Profile = "paper",
-        relu_policy: ReluPolicy = "relu",
-        saturation: Saturation = "pass",
         device: str | Common = "cpu",
         providers: Sequence[Provider] | None = None,
-        sign: str = "positive",
-        details: bool = False,
-        words: bool = False,
-        precision: Precision = "model",
         threads: int | None = None,
         optimize: bool = True,
         time_limit: float | None = None,
+        **options: Unpack[Keywords],
     ) -> None:
         self._model = normalized(model)
-        self._options: dict[str, Any] = {
-            "methods": methods,
-            "layer": layer,
-            "target": target,
-            "output": output,
-            "profile": profile,
-            "relu_policy": relu_policy,
-            "saturation": saturation,
-            "sign": sign,
-            "details": details,
-            "words": words,
-            "precision": precision,
-        }
+        self._options = Options.of({"methods": methods, "layer": layer, "target": target, **options})
         self._session_options: dict[str, Any] = {
             "device": device,
             "providers": providers,
@@ -124,60 +99,64 @@ class Explainer:
         self._sessions: dict[int | None, Session | Pipeline] = {}
         session, built = self._built_and_started(1)
         self._sessions[1] = session
-        self._metadata = dict(built.metadata_props)
-        self._facts = ExplanationMetadata.read(self._metadata)
-        self._inputs = Inputs(session, self._facts)
-        self._batches = Batches(self._facts.image, freed=self._facts.batch == "freed")
-        if _GUIDED & set(self.methods) and not self.guided_nodes:
+        self._props = dict(built.metadata_props)
+        self._metadata = ExplanationMetadata.read(self._props)
+        self._inputs = Inputs(session, self._metadata)
+        self._batches = Batches(self._metadata.image, freed=self._metadata.batch == "freed")
+        if self._nothing_guided:
+            wider = _WIDER[self._options.relu_policy]
             warnings.warn(
-                f"no node counts as a ReLU here, so that guided methods give the plain gradient{_WIDER[relu_policy]}",
-                stacklevel=2,
+                f"no node counts as a ReLU here, so that guided methods give the plain gradient{wider}", stacklevel=2
             )
 
     # -- what was decided ------------------------------------------------------------------------------------------
 
     @property
     def methods(self) -> tuple[str, ...]:
-        return tuple(self._facts.methods)
+        return self._options.methods
 
     @property
     def layer(self) -> str | list[str]:
         """The tensor explained (a list if several)."""
-        layers = self._facts.layer
+        layers = self._metadata.layer
         return layers[0] if len(layers) == 1 else list(layers)
 
     @property
     def guided_nodes(self) -> list[str]:
-        return list(self._facts.guided_nodes)
+        return list(self._metadata.guided_nodes)
+
+    @property
+    def _nothing_guided(self) -> bool:
+        return uses_relu_rule(self.methods) and not self.guided_nodes
 
     @property
     def sign(self) -> str:
         """``positive``, or ``negative`` where the maps show what speaks against a target."""
-        return self._facts.sign
+        return self._options.sign
 
     @property
     def image_name(self) -> str:
-        return self._facts.image
+        return self._metadata.image
 
     @property
     def notes(self) -> tuple[str, ...]:
-        facts, notes = self._facts, []
-        if facts.cut:
-            notes.append(f"the score is '{facts.scores}', before the final {facts.cut}")
-        if _GUIDED & set(self.methods) and not self.guided_nodes:
+        known, notes = self._metadata, []
+        if known.cut:
+            notes.append(f"the score is '{known.scores}', before the final {known.cut}")
+        if self._nothing_guided:
             notes.append("no node was guided: the guided maps are the plain gradient")
         if self._batches.mixes:
             notes.append("images run one by one: together they gave other scores, though the graph seemed to allow it")
-        if facts.widened:
-            notes.append(f"the model is {facts.widened} and computed in float32, inputs and outputs included")
-        if facts.precision == "float32":
+        if known.widened:
+            notes.append(f"the model is {known.widened} and computed in float32, inputs and outputs included")
+        if self._options.precision == "float32":
             notes.append("computed in float32, inputs and outputs included, whatever types the model is stored in")
         return tuple(notes)
 
     @property
     def metadata(self) -> dict[str, str]:
         """The metadata of the explanation graph, the source model's included."""
-        return dict(self._metadata)
+        return dict(self._props)
 
     def input_shape(self, name: str | None = None) -> list[int | str | None]:
         """The shape of an input, by default that of the image; a str or None where it is symbolic."""
@@ -191,18 +170,18 @@ class Explainer:
     def input_quantization(self) -> tuple[float, int] | None:
         """Scale and zero point of an integer image input: its integers q stand for (q - zero point) * scale. None if
         the model says none."""
-        found = self._facts.input_quantization
+        found = self._metadata.input_quantization
         return None if found is None else (float(found[0]), int(found[1]))
 
     @property
     def classes(self) -> int | None:
         """How many classes the scores have; None if known only at run time."""
-        return self._facts.classes
+        return self._metadata.classes
 
     @property
     def inputs(self) -> dict[str, str]:
         """The further inputs that the target takes, and what each is."""
-        return dict(self._facts.inputs)
+        return dict(self._metadata.inputs)
 
     # -- explaining ------------------------------------------------------------------------------------------------
 
@@ -256,10 +235,10 @@ class Explainer:
         pipeline = self.pipeline(1 if asked.shape[1] == 1 else None)
         made = pipeline.on_device({**feeds, **further, "targets": asked})
         values = {name: DeviceArray(value, pipeline.device) for name, value in made.items()}
-        maps, raw, outputs = self._parts(values)
+        maps, raw, outputs = split(values, self._metadata)
         return DeviceResult(
-            scores=values["scores"],
-            targets=values["explained"],
+            scores=values[SCORES],
+            targets=values[EXPLAINED],
             layer=self.layer,
             maps=maps,
             raw=raw,
@@ -305,12 +284,12 @@ class Explainer:
             if "float64" not in ExplanationMetadata.read(built.metadata_props).float_types:
                 raise
             # few float64 kernels exist, and none of convolution on the CPU
-            self._options["precision"] = "float32"
+            self._options = replace(self._options, precision="float32")
             return self._built_and_started(targets_per_image)
 
     def _built(self, targets_per_image: int | None) -> ir.Model:
         if self._device is None:
-            return explanation_model(self._model, targets_per_image=targets_per_image, **self._options)
+            return explanation_model(self._model, self._options, targets_per_image=targets_per_image)
         from portable_cam.export.deploy.cuda import optimize_for_cuda
         from portable_cam.runtime.gpu.device import open_device
         from portable_cam.runtime.gpu.pipeline import wants_graph_heads
@@ -323,8 +302,8 @@ class Explainer:
                 self._model = normalized(to_float16(self._model))
         built = explanation_model(
             self._model,
+            self._options,
             targets_per_image=targets_per_image,
-            **self._options,
             heads_in_graph=wants_graph_heads(self._device, self._opened),
         )
         optimize_for_cuda(built.graph)
@@ -335,14 +314,14 @@ class Explainer:
             return Session(model, **self._session_options)
         from portable_cam.runtime.gpu.pipeline import Pipeline
 
-        return Pipeline(model, self._opened, self._device, details=self._options["details"])
+        return Pipeline(model, self._opened, self._device, details=self._options.details)
 
     def _result(self, values: dict[str, NDArray[Any]]) -> Result:
-        maps, raw, outputs = self._parts(values)
-        layers = self._facts.layer
+        maps, raw, outputs = split(values, self._metadata)
+        first = self._metadata.layer[0] if self._metadata.layer else None
         return Result(
-            scores=values["scores"],
-            targets=values["explained"],
+            scores=values[SCORES],
+            targets=values[EXPLAINED],
             layer=self.layer,
             maps=maps,
             raw=raw,
@@ -350,28 +329,15 @@ class Explainer:
             guided_nodes=self.guided_nodes,
             outputs=outputs,
             notes=self.notes,
-            activations=values.get(f"activations.{layers[0]}") if layers else None,
-            gradients=values.get(f"gradients.{layers[0]}") if layers else None,
+            activations=values.get(f"{ACTIVATIONS}{first}"),
+            gradients=values.get(f"{GRADIENTS}{first}"),
             words={
-                name.removeprefix("token_attribution."): value
+                name.removeprefix(TOKEN_ATTRIBUTION): value
                 for name, value in values.items()
-                if name.startswith("token_attribution.")
+                if name.startswith(TOKEN_ATTRIBUTION)
             },
-            channel_axis=self._facts.channel_axis,
+            channel_axis=self._metadata.channel_axis,
         )
-
-    def _parts(self, values: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T], dict[str, T]]:
-        """The methods' maps, the low-resolution maps, and the model's own outputs."""
-        maps = {m: values[f"heatmap.{m}" if m in MAP_METHODS else m] for m in self.methods}
-        raw = {name[4:]: values[name] for name in values if name.startswith("raw.")}
-        ours = {"scores", "explained", "cam", *maps}
-        renamed = self._facts.renamed or {}
-        outputs = {
-            renamed.get(name, name): value
-            for name, value in values.items()
-            if name not in ours and not name.startswith(_OUR_PREFIXES)
-        }
-        return maps, raw, outputs
 
 
 def explain(

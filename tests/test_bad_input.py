@@ -382,10 +382,10 @@ def test_wrong_output(small_cnn: onnx.ModelProto) -> None:
     [
         ("methods", ("gradcamm",), "method 'gradcamm' does not exist; the methods are cam, gradcam"),
         ("methods", (), "no method was given; the methods are"),
-        ("profile", "torchcam", "profile 'torchcam' does not exist; the profiles are paper, pytorch_grad_cam, captum"),
-        ("sign", "both", "sign is 'positive' or 'negative', not 'both'"),
+        ("profile", "torchcam", "profile is one of paper, pytorch_grad_cam, captum, not 'torchcam'"),
+        ("sign", "both", "sign is one of positive, negative, not 'both'"),
         ("relu_policy", "silu", "relu_policy is one of relu"),
-        ("precision", "float8", "precision is .model. or .float32., not .float8."),
+        ("precision", "float8", "precision is one of model, float32, not 'float8'"),
     ],
 )
 def test_wrong_option(small_cnn: onnx.ModelProto, option: str, value: Any, message: str) -> None:

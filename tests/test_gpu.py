@@ -13,6 +13,7 @@ import pytest
 
 import portable_cam as pcam
 from portable_cam.errors import DeviceError, InputError
+from portable_cam.image.colormap import overlay
 from portable_cam.runtime.gpu import Cuda
 
 torch = pytest.importorskip("torch")
@@ -140,7 +141,7 @@ def test_overlay(small_cnn: onnx.ModelProto) -> None:
     result = pcam.Explainer(small_cnn, device="cuda").on_device(pixels(2))
     pictures = np.asarray(result.overlay("gradcam", torch.from_numpy(photos).cuda()))
     for picture, photo, maps in zip(pictures, photos, np.asarray(result["gradcam"]), strict=True):
-        np.testing.assert_array_equal(picture[0], pcam.report.overlay(photo, maps[0]))
+        np.testing.assert_array_equal(picture[0], overlay(photo, maps[0]))
 
 
 def test_refusals(small_cnn: onnx.ModelProto) -> None:

@@ -215,7 +215,7 @@ floats = ("*fp32",) * 3
 for method in cam.METHODS:
     constants = (("METHOD", method), ("CHANNELS_LAST", True), ("ALIGNED", True), ("BLOCK_C", 32), ("BLOCK_P", 64))
     chosen.append(Variant("cam.weighted_sum", (*floats, *["i32"] * 9, "fp32"), constants))
-    if method in ("gradcam_plus_plus", "xgradcam"):
+    if method in cam.MEANS:
         chosen.append(Variant("cam.channel_weights", (*floats, *["i32"] * 8, "fp32"), constants))
 types = ("*bf16", "*fp32", "*fp32", "i32", "i32", "i32", "fp32", "fp32")
 chosen.append(Variant("moments.update_moments", types, (("FIRST", False), ("ALIGNED", True), ("BLOCK", 1024))))
@@ -231,7 +231,7 @@ print(json.dumps(sorted({v.kernel for v in chosen})))
     launched = {
         kernel
         for path in (ROOT / "kernels").glob("*.py")
-        for kernel in re.findall(r'run\([\w.]+, "(\w+\.\w+)"', path.read_text(encoding="utf-8"))
+        for kernel in re.findall(r'run\(\s*[\w.]+,\s*"(\w+\.\w+)"', path.read_text(encoding="utf-8"))
     }
     assert set(json.loads(done.stdout)) == launched
     assert len(launched) == 10

@@ -13,13 +13,17 @@ import portable_cam as pcam
 from portable_cam.errors import DeviceError, InputError, OptionError, TargetError
 from portable_cam.export.assemble.explanation import explanation_model
 from portable_cam.export.deploy.cuda import optimize_for_cuda
+from portable_cam.export.methods import registry
+from portable_cam.export.options import Options
+from portable_cam.image.colormap import overlay
 from portable_cam.runtime.gpu import Cuda, Host, placement
 from portable_cam.runtime.session import Placed, Session
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-METHODS = ("cam", "gradcam", "layercam", "hirescam", "gradient", "guided_backprop", "guided_gradcam")
+METHODS = tuple(registry.METHODS)
+MAPS = tuple(name for name, method in registry.METHODS.items() if method.is_heat_map)
 random = np.random.default_rng(3)
 
 
@@ -64,7 +68,7 @@ def explainers(small_cnn: onnx.ModelProto) -> Callable[..., tuple[pcam.Explainer
 @pytest.mark.parametrize("sign", ["positive", "negative"])
 @pytest.mark.parametrize("profile", ["paper", "pytorch_grad_cam", "captum"])
 def test_same_maps_as_in_the_graph(explainers: Any, profile: str, sign: str) -> None:
-    ours, theirs = explainers(METHODS if sign == "positive" else METHODS[:3], profile=profile, sign=sign, details=True)
+    ours, theirs = explainers(METHODS if sign == "positive" else MAPS, profile=profile, sign=sign, details=True)
     x = pixels(2)
     compare(ours(x), theirs(x))
     compare(ours(x[:1], [[1, 4]]), theirs(x[:1], [[1, 4]]))
@@ -158,8 +162,8 @@ def test_from_and_to_torch(explainers: Any) -> None:
     np.testing.assert_allclose(np.asarray(result.raw["gradcam"]), expected.raw["gradcam"], rtol=1e-5, atol=1e-6)
     assert repr(result["gradcam"]) == "DeviceArray(float32[2, 1, 8, 8] on cpu:0)"
     assert result.flags == expected.flags
-    with pytest.raises(OptionError, match="'deconvnet' was not computed"):
-        result["deconvnet"]
+    with pytest.raises(OptionError, match="'scorecam' was not computed"):
+        result["scorecam"]
 
 
 def test_overlay(explainers: Any) -> None:
@@ -168,7 +172,7 @@ def test_overlay(explainers: Any) -> None:
     result = ours.on_device(x)
     pictures = result.overlay("gradcam", photos)
     assert pictures.shape == (2, 1, 8, 8, 3)
-    expected = [pcam.report.overlay(photo, maps[0]) for photo, maps in zip(photos, theirs(x)["gradcam"], strict=True)]
+    expected = [overlay(photo, maps[0]) for photo, maps in zip(photos, theirs(x)["gradcam"], strict=True)]
     off = np.abs(pictures.numpy()[:, 0].astype(int) - np.stack(expected).astype(int))
     assert (off > 0).mean() < 0.02  # a value between two colours may fall to either
     np.testing.assert_array_equal(pictures, result.overlay("gradcam", torch.from_numpy(photos)))
@@ -247,12 +251,23 @@ def test_what_runs_was_compiled_ahead(explainers: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(HostDevice, "launch", launch)
     for profile in ("paper", "pytorch_grad_cam", "captum"):
         for precision in ("float32", "float16"):
-            methods = ("cam", "gradcam", "gradient", "guided_gradcam")
-            explainers(methods, profile=profile, device=Host(heads="kernels", precision=precision))[0](pixels(1))
+            for methods in (METHODS, ("cam", "gradcam", "gradient", "guided_gradcam")):
+                explainers(methods, profile=profile, device=Host(heads="kernels", precision=precision))[0](pixels(1))
         if profile != "captum":
             explainers(("gradcam", "guided_gradcam"), profile=profile, layer=["r1", "r2"])[0](pixels(1))
     assert len(seen) > 15
     assert seen <= set(all_variants())
+
+    def kinds(variants: Any) -> set[tuple[Any, ...]]:
+        return {(v.types, dict(v.constants)["METHOD"]) for v in variants if v.kernel == "cam.weighted_sum"}
+
+    assert kinds(seen) == kinds(all_variants())  # and nothing is compiled that no method launches
+
+
+def test_each_kernel_belongs_to_a_method() -> None:
+    from portable_cam.kernels import cam
+
+    assert {method.kernel for method in registry.METHODS.values()} - {None} == set(cam.METHODS)
 
 
 def test_kernels_asked_for_but_not_there(explainers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,9 +337,8 @@ def test_a_graph_for_a_gpu_pools_once(make_model: Any, targets_per_image: int | 
         s = Add(p, q) f = GlobalAveragePool(s) y = Flatten(f)
     """
     weights = {"w": random.standard_normal((5, 3, 3, 3)).astype(np.float32)}
-    model = explanation_model(
-        make_model(body, weights), ("gradcam", "guided_gradcam", "gradient"), targets_per_image=targets_per_image
-    )
+    options = Options(("gradcam", "guided_gradcam", "gradient"))
+    model = explanation_model(make_model(body, weights), options, targets_per_image=targets_per_image)
     feeds = {"x": pixels(2), "targets": np.array([[1], [2]])}
     before = Session(model).run(feeds)
     optimize_for_cuda(model.graph)
@@ -336,7 +350,8 @@ def test_a_graph_for_a_gpu_pools_once(make_model: Any, targets_per_image: int | 
 
 def test_whole_numbers_elsewhere_in_an_explanation(zoo: Path) -> None:
     """Arithmetic of shapes and indices may be on the host, and is told from that of maps."""
-    built = explanation_model(zoo / "models" / "cls_text_orientation_ppocr_mobilenetv3.onnx", ("guided_gradcam",))
+    path = zoo / "models" / "cls_text_orientation_ppocr_mobilenetv3.onnx"
+    built = explanation_model(path, Options(("guided_gradcam",)))
     placed = Session(built, record_placement=True).placement()
     found = {node.operator for node in placement.elsewhere(built, placed, "CUDAExecutionProvider")}
     assert {"Conv", "Mul", "Relu"} <= found

@@ -1,4 +1,8 @@
-"""Writes the nodes of an explanation: from the targets over scores and gradients to the finished maps."""
+"""Writes the nodes of an explanation: from the targets over scores and gradients to the finished maps.
+
+What is written for a method is read from its record (:mod:`portable_cam.export.methods.method`); no method has a name
+here.
+"""
 
 from __future__ import annotations
 
@@ -8,60 +12,84 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from portable_cam.errors import OptionError
+from portable_cam.export import format
 from portable_cam.export.assemble.differentiate import add_output
 from portable_cam.export.assemble.per_target import scan_targets, single_target
-from portable_cam.export.autodiff.backward import Saturation, backward
+from portable_cam.export.autodiff.backward import backward
 from portable_cam.export.autodiff.loss_scale import loss_scale, scaled_seed, unscale
 from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.casts import as_float32, as_kernel_float
 from portable_cam.export.graph.shapes import infer_shapes
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.candidates import channel_axis
 from portable_cam.export.layers.spatial import SpatialAxes, map_dims, to_map
-from portable_cam.export.methods import heat_map as heads
-from portable_cam.export.methods.cam import CamEnd, cam_maps, cam_weights, find_cam_end
-from portable_cam.export.methods.heat_map import Profile
-from portable_cam.export.methods.registry import INPUT_METHODS, PIXEL_METHODS, wants_layers
+from portable_cam.export.methods import profiles
+from portable_cam.export.methods.cam import cam_end, cam_maps, cam_weights
+from portable_cam.export.methods.gradcam import channel_weights, weighted_sum
+from portable_cam.export.methods.guided_gradcam import product
+from portable_cam.export.methods.method import Method
 from portable_cam.export.methods.tokens import token_attribution
-from portable_cam.export.targets import Class, Extra, Target
+from portable_cam.export.options import Options
+from portable_cam.export.targets import Extra, Target
 
 _TOP = 16  # how far down the ranking a negative target can point
 
 
 @dataclass
 class Plan:
-    """Everything that is decided before nodes are written."""
+    """Everything that is decided before nodes are written.
+
+    Attributes:
+        graph: The normalised graph, without outputs.
+        builder: Writes into it.
+        options: The choices.
+        layers: The tensors whose maps are made.
+        axes: The spatial axes of each.
+        scores: The tensors that hold the scores.
+        image: The input explained.
+        guided: The ReLU-like nodes that guided methods treat so.
+        tokens: Of each input of token ids its embedding, where tokens are scored.
+        for_kernels: The graph stops before the maps.
+        maps: The activations of the layers as (N, C, h, w), whatever layout the model has.
+    """
 
     graph: ir.Graph
     builder: Builder
-    methods: tuple[str, ...]
+    options: Options
     layers: list[ir.Value]
-    places: list[SpatialAxes]
-    target: Target
+    axes: list[SpatialAxes]
     scores: list[ir.Value]
     image: ir.Value
-    profile: Profile
-    sign: int
     guided: list[ir.Node]
-    saturation: Saturation
-    details: bool
-    words: dict[str, ir.Value]
-    bare: bool
-    pictures: list[ir.Value] = field(init=False)
+    tokens: dict[str, ir.Value]
+    for_kernels: bool
+    maps: list[ir.Value] = field(init=False)
 
     def __post_init__(self) -> None:
-        """The activations of the layers as maps (N, C, h, w), whatever layout the model has."""
-        pairs = zip(self.layers, self.places, strict=True)
-        self.pictures = [to_map(self.builder, layer, layer, places) for layer, places in pairs]
+        pairs = zip(self.layers, self.axes, strict=True)
+        self.maps = [to_map(self.builder, layer, layer, axes) for layer, axes in pairs]
+
+    @property
+    def target(self) -> Target:
+        return self.options.explained
+
+    @property
+    def batch(self) -> int | ir.SymbolicDim | None:
+        """The first dimension of the image."""
+        return self.image.shape[0] if self.image.shape is not None else None
+
+    def shown(self, method: Method) -> bool:
+        """The method was asked for, and is not only a factor of another."""
+        return method.name in self.options.methods
 
 
 def write(plan: Plan, targets_per_image: int | None) -> None:
     """Append everything from the targets to the finished maps."""
     graph, b = plan.graph, plan.builder
-    batch = plan.image.shape[0] if plan.image.shape is not None else None
     targets = ir.Value(
-        name="targets",
+        name=format.TARGETS,
         type=ir.TensorType(ir.DataType.INT64),
-        shape=ir.Shape([batch, "K" if targets_per_image is None else targets_per_image]),
+        shape=ir.Shape([plan.batch, "K" if targets_per_image is None else targets_per_image]),
     )
     graph.inputs.append(targets)
     resolved = _resolve(plan, targets)
@@ -72,7 +100,7 @@ def write(plan: Plan, targets_per_image: int | None) -> None:
     else:
         each = [ir.Value(name=name, type=value.type) for name, value in zip(_each(extras), given, strict=True)]
     for value, extra in zip(each, (None, *extras), strict=True):
-        value.shape = ir.Shape([batch, *(extra.dims if extra is not None else ())])
+        value.shape = ir.Shape([plan.batch, *(extra.dims if extra is not None else ())])
     further = {extra.name: value for extra, value in zip(extras, each[1:], strict=True)}
     per_target = _per_target(plan, each[0], further)
     names, values = list(per_target), list(per_target.values())
@@ -81,16 +109,17 @@ def write(plan: Plan, targets_per_image: int | None) -> None:
     else:
         stacked = scan_targets(graph, list(zip(given, each, strict=True)), values)
     everything = dict(zip(names, stacked, strict=True))
-    _emit(plan, "scores", everything.pop("scores"), [])
-    _emit(plan, "explained", resolved, [])
-    _finish(plan, resolved, everything)
+    _emit(plan, format.SCORES, everything.pop(format.SCORES), [])
+    _emit(plan, format.EXPLAINED, resolved, [])
+    if plan.for_kernels:
+        _stop_before_maps(plan, resolved, everything)
+    else:
+        _finish(plan, resolved, everything)
 
 
 def _add_input(plan: Plan, targets: ir.Value, extra: Extra) -> ir.Value:
-    assert targets.shape is not None
-    value = ir.Value(
-        name=extra.name, type=ir.TensorType(extra.dtype), shape=ir.Shape([*targets.shape.dims, *extra.dims])
-    )
+    dims = targets.shape.dims if targets.shape is not None else ()
+    value = ir.Value(name=extra.name, type=ir.TensorType(extra.dtype), shape=ir.Shape([*dims, *extra.dims]))
     plan.graph.inputs.append(value)
     return value
 
@@ -105,173 +134,191 @@ def _resolve(plan: Plan, targets: ir.Value) -> ir.Value:
     ranking = plan.target.ranking(b, plan.scores)
     if ranking is None:
         return targets
-    depth = (
-        b.ints([min(_TOP, count)])
-        if count is not None
-        else b.op("Min", b.ints([_TOP]), b.op("Shape", ranking, start=1))
-    )
+    if count is not None:
+        depth = b.ints([min(_TOP, count)])
+    else:
+        depth = b.op("Min", b.ints([_TOP]), b.op("Shape", ranking, start=1))
     _, order = b.op_multi("TopK", [ranking, depth], 2, axis=1)
     order.dtype = ir.DataType.INT64
-    place = b.op("Max", b.op("Sub", b.op("Neg", targets), 1), 0)
-    return b.op("Where", b.op("Less", targets, 0), b.op("GatherElements", order, place, axis=1), targets)
+    rank = b.op("Max", b.op("Sub", b.op("Neg", targets), 1), 0)
+    return b.op("Where", b.op("Less", targets, 0), b.op("GatherElements", order, rank, axis=1), targets)
+
+
+# -- once for each target ------------------------------------------------------------------------------------------
 
 
 def _per_target(plan: Plan, index: ir.Value, further: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
-    """What one target per image needs: the score, a weight per channel, the gradients; each (N, ...)."""
-    b, graph = plan.builder, plan.graph
+    """What one target per image needs: the score, weights of channels, maps, gradients; each (N, ...)."""
+    b, graph, methods = plan.builder, plan.graph, plan.options.computed
     before = len(graph)
     score = plan.target.score(b, plan.scores, index, further)
     infer_shapes(list(graph)[before:])
-    score.shape = ir.Shape([plan.image.shape[0] if plan.image.shape is not None else None])
-    values = {"scores": heads.as_float32(b, score)}
-    wanted = {rule for name, rule in INPUT_METHODS.items() if name in plan.methods}
-    if "guided_gradcam" in plan.methods:
-        wanted.add("guided")
-    by_channel = bool({"gradcam", "guided_gradcam"} & set(plan.methods))
-    sources = list(plan.layers) if wants_layers(plan.methods) or plan.details else []
-    # the plain gradient of the layers, and of the picture if asked for, in one walk
-    plain = [*sources, *plan.words.values(), *([plan.image] if "standard" in wanted else [])]
-    inputs = [plan.image] if wanted else []
-    scale = loss_scale(graph, score, [*plain, *inputs])
+    score.shape = ir.Shape([plan.batch])
+    values = {format.SCORES: as_float32(b, score)}
+    sources = list(plan.layers) if any(m.uses_layer for m in methods) or plan.options.details else []
+    rules = [method.relu_rule for method in methods if method.relu_rule is not None]
+    # the plain gradient of the layers, and of the image if asked for, in one walk
+    plain = [*sources, *plan.tokens.values(), *([plan.image] if "standard" in rules else [])]
+    scale = loss_scale(graph, score, [*plain, *([plan.image] if rules else [])])
     seed = scaled_seed(b, score, scale)
-    gradients = backward(graph, b, {score: seed}, plain, saturation=plan.saturation) if plain else []
-
-    def finished(gradient: ir.Value, rank: int) -> ir.Value:
-        raw = plan.bare and scale is None
-        return heads.for_kernels(b, gradient) if raw else unscale(b, heads.as_float32(b, gradient), scale, rank)
+    saturation = plan.options.saturation
+    gradients = backward(graph, b, {score: seed}, plain, saturation=saturation) if plain else []
 
     for i, source in enumerate(sources):
-        gradient = to_map(b, gradients[i], source, plan.places[i])
-        same_everywhere = gradient.meta.get("spread") and not set(PIXEL_METHODS) & set(plan.methods)
-        if same_everywhere if plan.bare else by_channel:
-            values[f"weights.{i}"] = unscale(b, heads.channel_weights(b, gradient), scale, 2)
-        if plan.details or (plan.bare and not same_everywhere):
-            values[f"gradients.{i}"] = finished(gradient, 4)
-        for name in () if plan.bare else PIXEL_METHODS:
-            if name in plan.methods:
-                pixels = heads.pixel_map(b, name, gradient, plan.pictures[i], plan.sign)
-                values[f"{name}.{i}"] = unscale(b, pixels, scale, 3)
-    for (name, embedding), gradient in zip(plan.words.items(), gradients[len(sources) :], strict=False):
-        scores = heads.as_float32(b, token_attribution(b, gradient, embedding))
-        values[f"token_attribution.{name}"] = unscale(b, scores, scale, 2)
+        gradient = to_map(b, gradients[i], source, plan.axes[i])
+        if plan.for_kernels:
+            values |= _for_kernels(plan, i, gradient, scale)
+            continue
+        if plan.options.details:
+            values[f"{format.GRADIENTS}{i}"] = _gradient(plan, gradient, scale, 4)
+        for method in methods:
+            values |= _of_layer(plan, method, i, gradient, scale)
+    for (name, embedding), gradient in zip(plan.tokens.items(), gradients[len(sources) :], strict=False):
+        attributed = as_float32(b, token_attribution(b, gradient, embedding))
+        values[f"{format.TOKEN_ATTRIBUTION}{name}"] = unscale(b, attributed, scale, 2)
     rank = len(known_dims(plan.image) or [])
-    if "standard" in wanted:
-        values["gradient"] = finished(gradients[-1], rank)
-    for name, rule in INPUT_METHODS.items():
-        if rule in wanted and rule != "standard":
-            (gradient,) = backward(graph, b, {score: seed}, [plan.image], rule, plan.guided, plan.saturation)
-            values[name] = finished(gradient, rank)
+    for method in methods:
+        if method.relu_rule is None:
+            continue
+        gradient = gradients[-1]
+        if method.relu_rule != "standard":
+            found = backward(graph, b, {score: seed}, [plan.image], method.relu_rule, plan.guided, saturation)
+            gradient = found[0]
+        values[method.name] = _gradient(plan, gradient, scale, rank)
     return values
 
 
+def _of_layer(plan: Plan, method: Method, i: int, gradient: ir.Value, scale: ir.Value | None) -> dict[str, ir.Value]:
+    """What a method makes of the gradient of the i-th layer, (N, C, h, w): weights of its channels, or its map."""
+    compute = method.channel_weights or method.pixel_map
+    if compute is None:
+        return {}
+    b, linear = plan.builder, method.in_gradient == "linear"
+    if method.in_gradient == "nonlinear":
+        gradient, scale = unscale(b, as_float32(b, gradient), scale, 4), None
+    if plan.options.negated and not linear:
+        gradient = b.op("Neg", gradient)
+    made = compute(b, gradient, plan.maps[i])
+    if plan.options.negated and linear:
+        made = b.op("Neg", made)
+    return {f"{method.name}.{i}": unscale(b, made, scale, 2 if method.channel_weights else 3)}
+
+
+def _for_kernels(plan: Plan, i: int, gradient: ir.Value, scale: ir.Value | None) -> dict[str, ir.Value]:
+    """What kernels need of the gradient of the i-th layer: only the weights of its channels where it is the same
+    everywhere and no method asks for more."""
+    b, values = plan.builder, {}
+    methods = [method for method in plan.options.computed if method.uses_layer]
+    weights = bool(gradient.meta.get("spread")) and all(m.channel_weights is channel_weights for m in methods)
+    if weights:
+        values[f"{format.WEIGHTS}{i}"] = unscale(b, channel_weights(b, gradient), scale, 2)
+    if plan.options.details or not weights:
+        values[f"{format.GRADIENTS}{i}"] = _gradient(plan, gradient, scale, 4)
+    return values
+
+
+def _gradient(plan: Plan, gradient: ir.Value, scale: ir.Value | None, rank: int) -> ir.Value:
+    """A gradient as it leaves the graph: float32 and without the loss scale, or as kernels read it."""
+    if plan.for_kernels and scale is None:
+        return as_kernel_float(plan.builder, gradient)
+    return unscale(plan.builder, as_float32(plan.builder, gradient), scale, rank)
+
+
+# -- for all targets at once ---------------------------------------------------------------------------------------
+
+
 def _finish(plan: Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:
-    """From weights and gradients for all targets to the named outputs."""
-    if plan.bare:
-        _stop_before_heads(plan, targets, values)
-        return
+    """From weights, maps and gradients for all targets to the named outputs."""
     b, axis = plan.builder, channel_axis(plan.image)
-    size = heads.picture_size(b, plan.image, axis)
-    activations = [heads.as_float32(b, picture) for picture in plan.pictures]
-    wide: ir.Value | None = None
-    if {"gradcam", "guided_gradcam"} & set(plan.methods):
-        signed = [heads.weighted_sum(b, values[f"weights.{i}"], a, plan.sign) for i, a in enumerate(activations)]
-        wide = _maps(plan, "gradcam", signed, size, shown="gradcam" in plan.methods)
-    for name in PIXEL_METHODS:
-        if name in plan.methods:
-            _maps(plan, name, [values[f"{name}.{i}"] for i in range(len(plan.layers))], size, shown=True)
-    if "cam" in plan.methods:
-        end = cam_end(plan.target, plan.scores)
-        maps = heads.as_float32(b, cam_maps(b, end, targets))
-        _maps(plan, "cam", [maps if plan.sign > 0 else b.op("Neg", maps)], size, shown=True)
-    picture = known_dims(plan.image) or []
-    for name in INPUT_METHODS:
-        if name in plan.methods:
-            _emit(plan, name, values[name], picture[1:])
-    if "guided_gradcam" in plan.methods:
-        assert wide is not None
-        _emit(plan, "guided_gradcam", heads.guided_product(b, values["guided_backprop"], wide, axis), picture[1:])
-    _emit_words(plan, values)
-    if plan.details:
+    size = profiles.image_size(b, plan.image, axis)
+    activations = [as_float32(b, activation) for activation in plan.maps]
+    dims = (known_dims(plan.image) or [])[1:]
+    wide: dict[str, ir.Value] = {}
+    for method in plan.options.computed:
+        signed: list[ir.Value] = []
+        if method.classifier:
+            maps = as_float32(b, cam_maps(b, cam_end(plan.target, plan.scores), targets))
+            signed = [b.op("Neg", maps) if plan.options.negated else maps]
+        elif method.channel_weights is not None:
+            signed = [weighted_sum(b, values[f"{method.name}.{i}"], a) for i, a in enumerate(activations)]
+        elif method.pixel_map is not None:
+            signed = [values[f"{method.name}.{i}"] for i in range(len(plan.layers))]
+        if signed:
+            wide[method.name] = _heat_maps(plan, method, signed, size)
+        elif method.factors is not None:
+            of_input, of_layer = method.factors
+            _emit(plan, method.name, product(b, values[of_input], wide[of_layer], axis), dims)
+        elif plan.shown(method):
+            _emit(plan, method.name, values[method.name], dims)
+    _emit_tokens(plan, values)
+    if plan.options.details:
         for i, layer in enumerate(plan.layers):
-            dims = map_dims(layer, plan.places[i])[1:]
-            _emit(plan, f"activations.{layer.name}", activations[i], dims, per_target=False)
-            if f"gradients.{i}" in values:
-                _emit(plan, f"gradients.{layer.name}", values[f"gradients.{i}"], dims)
+            of_map = map_dims(layer, plan.axes[i])[1:]
+            _emit(plan, f"{format.ACTIVATIONS}{layer.name}", activations[i], of_map, per_target=False)
+            if f"{format.GRADIENTS}{i}" in values:
+                _emit(plan, f"{format.GRADIENTS}{layer.name}", values[f"{format.GRADIENTS}{i}"], of_map)
 
 
-def _emit_words(plan: Plan, values: dict[str, ir.Value]) -> None:
-    for name, embedding in plan.words.items():
-        _emit(
-            plan,
-            f"token_attribution.{name}",
-            values[f"token_attribution.{name}"],
-            (known_dims(embedding) or [None] * 3)[1:2],
-        )
+def _heat_maps(plan: Plan, method: Method, signed: list[ir.Value], size: ir.Value) -> ir.Value:
+    """Write the outputs of one method of maps; returns the map that a product multiplies with."""
+    b, profile = plan.builder, plan.options.profile
+    if profile == "captum" and len(signed) > 1:
+        raise OptionError("the profile captum gives a map per layer: explain one layer at a time")
+    raw = signed if profile == "captum" else [b.op("Relu", maps) for maps in signed]
+    final, wide = profiles.heat_map(b, raw, size, profile)
+    if not plan.shown(method):
+        return wide
+    small = [list(axes.size) for axes in plan.axes]
+    if method.classifier:
+        small = [(known_dims(cam_end(plan.target, plan.scores).activation) or [None] * 4)[2:]]
+    dims = known_dims(plan.image) or [None] * 4
+    shape = small[0] if profile == "captum" else dims[2:] if channel_axis(plan.image) == 1 else dims[1:3]
+    _emit(plan, format.output_of(method.name), final, shape)
+    for i, maps in enumerate(raw):
+        layer = None if len(raw) == 1 else str(plan.layers[i].name)
+        _emit(plan, format.raw_output(method.name, layer), maps, small[i])
+    one = signed[0] if len(signed) == 1 else final
+    _emit(plan, f"{format.RANGE}{method.name}", profiles.value_range(b, one), [2])
+    if method.classifier:
+        _emit(plan, format.CAM, final, shape)
+    return wide
 
 
-def _stop_before_heads(plan: Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:
-    """The outputs of a graph whose heads are kernels."""
+def _stop_before_maps(plan: Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:
+    """The outputs of a graph whose maps are made by kernels."""
     b = plan.builder
-    maps = dict(zip(plan.layers, plan.pictures, strict=True))
-    if "cam" in plan.methods:
+    maps = dict(zip(plan.layers, plan.maps, strict=True))
+    for method in plan.options.computed:
+        if not method.classifier:
+            continue
         end = cam_end(plan.target, plan.scores)
         dims = known_dims(end.activation) or [None] * 4
         rows = cam_weights(b, end, targets)
         if rows is None:
-            _emit(plan, "sums.cam", heads.for_kernels(b, cam_maps(b, end, targets)), dims[2:])
+            _emit(plan, f"{format.SUMS}{method.name}", as_kernel_float(b, cam_maps(b, end, targets)), dims[2:])
         else:
-            _emit(plan, "weights.cam", heads.as_float32(b, rows), dims[1:2])
+            _emit(plan, f"{format.WEIGHTS}{method.name}", as_float32(b, rows), dims[1:2])
             maps.setdefault(end.activation, end.activation)
-    for i, (layer, picture) in enumerate(maps.items()):
-        dims = (known_dims(picture) or [None] * 4)[1:]
-        _emit(plan, f"activations.{layer.name}", heads.for_kernels(b, picture), dims, per_target=False)
-        for kind, size in (("weights", dims[:1]), ("gradients", dims)):
-            if f"{kind}.{i}" in values:
-                _emit(plan, f"{kind}.{layer.name}", values[f"{kind}.{i}"], size)
-    for name in (name for name in INPUT_METHODS if name in values):
-        _emit(plan, name, values[name], (known_dims(plan.image) or [])[1:])
-    _emit_words(plan, values)
+    for i, (layer, activation) in enumerate(maps.items()):
+        dims = (known_dims(activation) or [None] * 4)[1:]
+        _emit(plan, f"{format.ACTIVATIONS}{layer.name}", as_kernel_float(b, activation), dims, per_target=False)
+        for prefix, size in ((format.WEIGHTS, dims[:1]), (format.GRADIENTS, dims)):
+            if f"{prefix}{i}" in values:
+                _emit(plan, f"{prefix}{layer.name}", values[f"{prefix}{i}"], size)
+    for method in plan.options.computed:
+        if method.relu_rule is not None:
+            _emit(plan, method.name, values[method.name], (known_dims(plan.image) or [])[1:])
+    _emit_tokens(plan, values)
 
 
-def _maps(plan: Plan, method: str, signed: list[ir.Value], size: ir.Value, *, shown: bool) -> ir.Value:
-    """Write the outputs of one method of maps; returns the map that the guided product multiplies with."""
-    b = plan.builder
-    raw = signed if plan.profile == "captum" else [b.op("Relu", maps) for maps in signed]
-    if plan.profile == "captum" and len(raw) > 1:
-        raise OptionError("the profile captum gives a map per layer: explain one layer at a time")
-    final, wide = heads.heat_map(b, raw, size, plan.profile)
-    if not shown:
-        return wide
-    small = [list(places.size) for places in plan.places]
-    if method == "cam":
-        small = [(known_dims(cam_end(plan.target, plan.scores).activation) or [None] * 4)[2:]]
-    picture, axis = known_dims(plan.image) or [None] * 4, channel_axis(plan.image)
-    shape = small[0] if plan.profile == "captum" else picture[2:] if axis == 1 else picture[1:3]
-    _emit(plan, f"heatmap.{method}", final, shape)
-    for i, maps in enumerate(raw):
-        suffix = method if len(raw) == 1 else f"{method}.{plan.layers[i].name}"
-        _emit(plan, f"raw.{suffix}", maps, small[i])
-    _emit(plan, f"range.{method}", heads.range_of(b, signed[0] if len(signed) == 1 else final), [2])
-    if method == "cam":
-        _emit(plan, "cam", final, shape)
-    return wide
+def _emit_tokens(plan: Plan, values: dict[str, ir.Value]) -> None:
+    for name, embedding in plan.tokens.items():
+        output, dims = f"{format.TOKEN_ATTRIBUTION}{name}", known_dims(embedding) or [None] * 3
+        _emit(plan, output, values[output], dims[1:2])
 
 
 def _emit(plan: Plan, name: str, value: ir.Value, dims: Sequence[int | None], *, per_target: bool = True) -> None:
     """Make ``value`` an output, (N, K, dims) or (N, dims)."""
-    targets = next(v for v in plan.graph.inputs if v.name == "targets")
-    assert targets.shape is not None
-    first = targets.shape.dims if per_target else targets.shape.dims[:1]
-    add_output(plan.graph, plan.builder, value, name, ir.Shape([*first, *dims]))
-
-
-def cam_end(target: Target, scores: Sequence[ir.Value]) -> CamEnd:
-    """The end of a classifier that CAM reads its weights from.
-
-    Raises:
-        OptionError: The target is no class.
-        LayerError: The model has no such end.
-    """
-    if target.name != Class.name:
-        raise OptionError(f"the method cam explains the classes of a classifier, not the target '{target.name}'")
-    return find_cam_end(scores[0])
+    targets = next(v for v in plan.graph.inputs if v.name == format.TARGETS)
+    shape = targets.shape.dims if targets.shape is not None else ()
+    add_output(plan.graph, plan.builder, value, name, ir.Shape([*(shape if per_target else shape[:1]), *dims]))

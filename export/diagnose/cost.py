@@ -25,7 +25,7 @@ from portable_cam.export.autodiff.rules import has_no_gradient
 from portable_cam.export.graph.operators import FLOATS, ONNX_DOMAINS
 from portable_cam.export.graph.shapes import complete_shapes
 from portable_cam.export.graph.values import constant_of, element_count, known_dims, reads
-from portable_cam.export.methods.registry import INPUT_METHODS, METHODS
+from portable_cam.export.methods.registry import METHODS
 from portable_cam.export.read.untrusted import may_fold
 
 #: What an open height or width is taken as, in pixels.
@@ -128,11 +128,10 @@ def estimate(
             for node in path_between(nodes, of, ends)
         )
 
-    to_map, to_layer = gradient([] if source is None else [source]), gradient(kept)
-    costs = {"cam": 0, "guided_gradcam": to_map + to_layer, **dict.fromkeys(INPUT_METHODS, to_map)}
+    of_need = {"input gradient": gradient([] if source is None else [source]), "gradient": gradient(kept)}
     multiples = {
-        name: round((forward + costs.get(name, to_layer)) / forward, 3)
-        for name in METHODS
+        name: round((forward + sum(of_need.get(need, 0) for need in method.needs)) / forward, 3)
+        for name, method in METHODS.items()
         if name in methods and forward
     }
     walk = _Walk(nodes, graph.outputs)

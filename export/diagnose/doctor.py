@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from portable_cam.errors import Error, LayerError, OptionError
 from portable_cam.export.assemble.explanation import explanation_model
-from portable_cam.export.assemble.write import cam_end
 from portable_cam.export.autodiff.backward import depends_on
 from portable_cam.export.autodiff.quantized_ranges import activations
 from portable_cam.export.autodiff.relu_policy import ReluPolicy, guided_nodes
@@ -19,7 +18,9 @@ from portable_cam.export.diagnose.element_types import ElementTypes, element_typ
 from portable_cam.export.diagnose.obstacles import Obstacle, find_obstacles, obstacles_with_ways_out
 from portable_cam.export.graph.operators import OPSET
 from portable_cam.export.layers.candidates import candidates, channel_axis, image_input
-from portable_cam.export.methods.registry import INPUT_METHODS, METHODS, PIXEL_METHODS
+from portable_cam.export.methods.cam import cam_end
+from portable_cam.export.methods.registry import METHODS
+from portable_cam.export.options import Options
 from portable_cam.export.passes.dynamic_batch import make_batch_dynamic
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.export.targets import Class, Target
@@ -169,31 +170,35 @@ def _methods(
         to_image = f"{len(obstacles)} nodes without a rule stand between the picture and the scores"
     elif not set(scores) & depends_on(nodes, [image]):
         to_image = "no differentiable path leads from the picture to the scores"
-    gradcam = "no layer keeps the two dimensions of a picture"
+    to_layer = "no layer keeps the two spatial axes of the image"
     if layers:
-        gradcam = "yes" if set(scores) & depends_on(nodes, layers) else "no differentiable path"
+        to_layer = "yes" if set(scores) & depends_on(nodes, layers) else "no differentiable path"
         blocked = next((layer for layer in layers if find_obstacles(graph, layer, scores)), None)
         if blocked is not None:
-            gradcam = f"nodes without a rule stand between '{blocked.name}' and the scores"
+            to_layer = f"nodes without a rule stand between '{blocked.name}' and the scores"
     try:
         cam_end(target, scores)
-        cam = "yes"
+        classifier = "yes"
     except (LayerError, OptionError) as error:
-        cam = str(error)
-    both = to_image if to_image != "yes" else gradcam
-    answers = {"cam": cam, "guided_gradcam": both, **dict.fromkeys(INPUT_METHODS, to_image)}
-    return {name: answers.get(name, gradcam) for name in METHODS}
+        classifier = str(error)
+    answers = {"classifier weights": classifier, "gradient": to_layer, "input gradient": to_image}
+    return {
+        name: next((answers[need] for need in method.needs if answers.get(need, "yes") != "yes"), "yes")
+        for name, method in METHODS.items()
+    }
 
 
 def _tried(model: NormalizedModel, output: str | None, target: Target, methods: dict[str, str]) -> dict[str, str]:
-    """What a rule refuses about its node (training mode, say) shows when it is asked: both gradients are built."""
+    """What a rule refuses about its node (training mode, say) shows when it is asked: for each kind of gradient, one
+    method that needs no other is built."""
     found = dict(methods)
-    for wanted, group in (("gradcam", ("gradcam", *PIXEL_METHODS)), ("gradient", INPUT_METHODS)):
-        if methods[wanted] == "yes":
+    for need in ("gradient", "input gradient"):
+        simple = next(n for n, m in METHODS.items() if need in m.needs and m.factors is None)
+        if methods[simple] == "yes":
             try:
-                explanation_model(model, (wanted,), None, target, output=output, targets_per_image=1)
+                explanation_model(model, Options((simple,), target=target, output=output), targets_per_image=1)
             except Error as error:
-                found |= dict.fromkeys([*group, "guided_gradcam"], str(error))
+                found |= {name: str(error) for name, method in METHODS.items() if need in method.needs}
     return found
 
 

@@ -9,16 +9,19 @@ Two shapes of classifier end have a CAM:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from portable_cam.errors import LayerError
+from portable_cam.errors import LayerError, OptionError
 from portable_cam.export.autodiff.dequantized import is_constant
 from portable_cam.export.autodiff.residuals import Residuals
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import constant_of, known_dims
-from portable_cam.export.methods.heat_map import weighted_sum
+from portable_cam.export.methods.gradcam import weighted_sum
+from portable_cam.export.methods.method import Method
+from portable_cam.export.targets import Class, Target
 from portable_cam.export.targets.scores import PASS_THROUGH
 
 
@@ -128,3 +131,25 @@ def _is_linear(conv: ir.Node) -> bool:
 
 def _is_plain(gemm: ir.Node) -> bool:
     return not gemm.attributes.get_int("transA", 0) and gemm.attributes.get_float("alpha", 1.0) == 1.0
+
+
+def cam_end(target: Target, scores: Sequence[ir.Value]) -> CamEnd:
+    """The end of a classifier that CAM reads its weights from.
+
+    Raises:
+        OptionError: The target is no class.
+        LayerError: The model has no such end.
+    """
+    if target.name != Class.name:
+        raise OptionError(f"the method cam explains the classes of a classifier, not the target '{target.name}'")
+    return find_cam_end(scores[0])
+
+
+cam = Method(
+    "cam",
+    title="CAM",
+    summary="the classifier's weights applied to the last feature map; needs a global average pool at the end",
+    paper="Zhou et al. 2016, arXiv 1512.04150",
+    classifier=True,
+    kernel="weights",
+)

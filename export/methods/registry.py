@@ -1,57 +1,72 @@
-"""The methods there are, and the options that go with them."""
+"""The methods there are: a row each. What lists, builds, estimates or draws methods iterates over these records."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Iterable, Sequence
 
 from portable_cam.errors import OptionError
-from portable_cam.export.autodiff.backward import ReluRule
-from portable_cam.export.methods.heat_map import Profile
-from portable_cam.export.passes.precision import Precision
+from portable_cam.export.methods.cam import cam
+from portable_cam.export.methods.gradcam import gradcam
+from portable_cam.export.methods.gradcam_plus_plus import gradcam_plus_plus
+from portable_cam.export.methods.guided_gradcam import guided_gradcam
+from portable_cam.export.methods.input_gradients import deconvnet, gradient, guided_backprop
+from portable_cam.export.methods.method import Method
+from portable_cam.export.methods.pixelwise import elementwise_gradcam, hirescam, layercam
+from portable_cam.export.methods.xgradcam import xgradcam
 
-#: Methods whose result is a heat map, and those whose result has the picture's own shape with the ReLU rule of each.
-#: The maps of PIXEL_METHODS weigh each element of the layer by its own gradient, those of gradcam each channel.
-PIXEL_METHODS = ("layercam", "hirescam")
-MAP_METHODS = ("cam", "gradcam", *PIXEL_METHODS)
-INPUT_METHODS: dict[str, ReluRule] = {"gradient": "standard", "guided_backprop": "guided", "deconvnet": "deconvnet"}
-METHODS = (*MAP_METHODS, *INPUT_METHODS, "guided_gradcam")
+#: By name, in the order in which they are listed.
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        cam,
+        gradcam,
+        gradcam_plus_plus,
+        xgradcam,
+        layercam,
+        hirescam,
+        elementwise_gradcam,
+        gradient,
+        guided_backprop,
+        deconvnet,
+        guided_gradcam,
+    )
+}
 
 
-def check_options(
-    methods: Sequence[str],
-    profile: str,
-    sign: str,
-    targets_per_image: int | None = None,
-    precision: str = "model",
-    *,
-    words: bool = False,
-) -> tuple[str, ...]:
-    """The methods as a tuple, each once, none only where ``words`` are scored; :class:`OptionError` where an option is
-    not one of those allowed."""
-    names = (methods,) if isinstance(methods, str) else tuple(dict.fromkeys(methods))
-    for name in names:
+def check_methods(names: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of methods, each once.
+
+    Raises:
+        OptionError: There is no method of that name.
+    """
+    found = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
+    for name in found:
         if name not in METHODS:
             raise OptionError(f"method '{name}' does not exist; the methods are {', '.join(METHODS)}")
-    if not names and not words:
-        raise OptionError(f"no method was given; the methods are {', '.join(METHODS)}")
-    if profile not in get_args(Profile):
-        raise OptionError(f"profile '{profile}' does not exist; the profiles are {', '.join(get_args(Profile))}")
-    if sign not in {"positive", "negative"}:
-        raise OptionError(f"sign is 'positive' or 'negative', not '{sign}'")
-    if targets_per_image not in {1, None}:
-        raise OptionError(f"targets_per_image is 1 or None (any number), not {targets_per_image}")
-    if precision not in get_args(Precision):
-        raise OptionError(f"precision is {' or '.join(map(repr, get_args(Precision)))}, not {precision!r}")
-    return names
+    return found
 
 
-def wants_layers(methods: Sequence[str]) -> bool:
-    """Whether one of the methods needs the gradient of a layer."""
-    return bool({"gradcam", "guided_gradcam", *PIXEL_METHODS} & set(methods))
+def with_factors(names: Iterable[str]) -> list[Method]:
+    """The records of these methods and of those that they are products of, in the registry's order."""
+    wanted = {part for name in names for part in (name, *(METHODS[name].factors or ()))}
+    return [method for name, method in METHODS.items() if name in wanted]
 
 
-def wants_guided(methods: Sequence[str]) -> bool:
-    """Whether one of the methods replaces the derivative of ReLUs."""
-    rules = {INPUT_METHODS.get(name, "guided" if name == "guided_gradcam" else "standard") for name in methods}
-    return bool(rules - {"standard"})
+def uses_layer(names: Iterable[str]) -> bool:
+    """One of the methods reads the gradient of a layer."""
+    return any(method.uses_layer for method in with_factors(names))
+
+
+def uses_relu_rule(names: Iterable[str]) -> bool:
+    """One of the methods replaces the derivative of ReLU-like nodes."""
+    return any(method.uses_relu_rule for method in with_factors(names))
+
+
+def help_text() -> str:
+    """All names, for the help of options that take methods."""
+    return f"Comma-separated: {', '.join(METHODS)}."
+
+
+#: Until the run-time side reads the records.
+MAP_METHODS = tuple(name for name, method in METHODS.items() if method.is_heat_map)
+wants_layers = uses_layer

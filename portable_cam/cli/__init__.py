@@ -133,6 +133,7 @@ def export(
     """The portable explainer: one ONNX file that any ONNX Runtime runs. Exit status 1 if it fails its own check."""
     from portable_cam.export.assemble.explanation import explanation_model
     from portable_cam.export.deploy.strip_shapes import strip_inner_shapes
+    from portable_cam.export.options import Options
     from portable_cam.export.passes.normalized import normalized
     from portable_cam.export.read.weights import save
     from portable_cam.tasks.classify import known_preprocessing
@@ -140,20 +141,25 @@ def export(
     from portable_cam.verify.selfcheck import record, self_check
 
     known = normalized(model)
-    options: dict[str, Any] = {
-        "preprocessing": known_preprocessing(known),
-        "target": recognize(known, task, output)[1],
-        "output": output,
-        "profile": profile,
-        "relu_policy": relu_policy,
-        "saturation": saturation,
-        "precision": precision,
-        "sign": sign,
-    }
-    built = explanation_model(known, names(methods), layer, targets_per_image=1 if single_target else None, **options)
+    options = Options.of(
+        {
+            "methods": names(methods),
+            "layer": layer,
+            "target": recognize(known, task, output)[1],
+            "output": output,
+            "profile": profile,
+            "relu_policy": relu_policy,
+            "saturation": saturation,
+            "precision": precision,
+            "sign": sign,
+        }
+    )
+    built = explanation_model(
+        known, options, targets_per_image=1 if single_target else None, preprocessing=known_preprocessing(known)
+    )
     strip_inner_shapes(built)
     if check:
-        proof = self_check(known, built, output, options["target"])
+        proof = self_check(known, built, output, options.target)
         record(built, proof)
         err.print(f"self-check: {proof.describe()}", highlight=False, markup=False)
     written = save(built, target_file)

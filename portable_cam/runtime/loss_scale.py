@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.export.autodiff.loss_scale import DEFAULT_SCALE
-from portable_cam.export.methods.registry import INPUT_METHODS
+from portable_cam.export.format import depends_on_loss_scale
 
 Values: TypeAlias = dict[str, NDArray[Any]]
 _DOWN = 2.0**-6  # per round; four rounds reach 2^-14, the smallest normal number of float16
 _ROUNDS = 4
 _UP = 2.0**15  # the largest power of two of float16
-_LINEAR = frozenset({*INPUT_METHODS, "guided_gradcam"})
-_PREFIXES = ("range.", "gradients.", "weights.", "token_attribution.")
 
 
 def with_loss_scale(run: Callable[[NDArray[np.float32]], Values], count: int) -> Values:
@@ -49,7 +47,7 @@ def _judged(values: Mapping[str, NDArray[Any]], count: int) -> tuple[NDArray[np.
     """For each image, whether a gradient is infinite though the score is not, and whether one is zero everywhere."""
     overflowed, vanished = np.zeros(count, bool), np.zeros(count, bool)
     for name, value in values.items():
-        if name in _LINEAR or name.startswith(_PREFIXES):
+        if depends_on_loss_scale(name):
             space = tuple(range(2, value.ndim))
             overflowed |= ~np.isfinite(value).all(axis=(1, *space))
             vanished |= (value == 0).all(axis=space).any(axis=1)

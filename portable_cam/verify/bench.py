@@ -14,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from portable_cam.export.assemble.explanation import explanation_model
+from portable_cam.export.options import Options
 from portable_cam.export.passes.dynamic_batch import make_batch_dynamic
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.runtime.session import Session
@@ -86,7 +87,7 @@ def bench(
     sessions, built = {}, {}
     for name, methods in CASES.items():
         begin = time.perf_counter()
-        graph = explanation_model(model, methods, output=output, targets_per_image=1)
+        graph = explanation_model(model, Options(methods, output=output), targets_per_image=1)
         built[name] = time.perf_counter() - begin
         sessions[name] = Session(graph, device=device, threads=threads, spin=False)
     feeds = random_feeds(plain, batch)

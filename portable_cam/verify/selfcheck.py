@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from portable_cam.errors import ModelError
 from portable_cam.export.assemble.explanation import explanation_model
-from portable_cam.export.format import ExplanationMetadata
+from portable_cam.export.format import ExplanationMetadata, raw_output
 from portable_cam.export.layers.candidates import layer_axes
 from portable_cam.export.layers.spatial import SpatialAxes
+from portable_cam.export.options import Options
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.export.passes.precision import Precision, to_float32
 from portable_cam.export.targets import Class, Target
@@ -29,7 +30,7 @@ _STEPS = (
     1e-3,
     3e-4,
 )  # relative to the picture's size; the best counts: kinks and rounding err opposite ways
-_PLACES = 32  # where the gradient is taken on the way between the two pictures, should it have kinks
+_POINTS = 32  # where the gradient is taken on the way between the two pictures, should it have kinks
 _TOLERANCE = 0.05  # a wrong rule is off by tens of per cent; kinks on the way cost a few
 
 
@@ -85,18 +86,19 @@ def self_check(
     if isinstance(explanation, onnx.ModelProto):
         explanation = ir.from_proto(explanation)
     quantized = any(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear"} for node in explanation.graph)
-    facts = ExplanationMetadata.read(explanation.metadata_props)
-    forward, explained, feeds, ours = _forward(model, explanation, facts)
+    metadata = ExplanationMetadata.read(explanation.metadata_props)
+    forward, explained, feeds, ours = _forward(model, explanation, metadata)
     if quantized and forward:
         # which operators ONNX Runtime fuses to integer kernels alone moves the logits of an int8 model by several
         # steps: then node by node, as both graphs are written, they must agree
-        forward = min(forward, _forward(model, explanation, facts, as_written=True)[0])
+        forward = min(forward, _forward(model, explanation, metadata, as_written=True)[0])
     feeds["targets"] = ours["explained"]
     if quantized:
         return Proof(forward, None, None, forward < 1e-3, quantized=True)
-    precision: Precision = "float32" if facts.precision == "float32" else "model"
-    analytic, numeric = _directional(model, explained, facts.image, feeds, output, target, seed, precision)
-    maps = _peaks(model, facts, feeds, ours) if target is None or target.name == Class.name else {}
+    analytic, numeric = _directional(
+        model, explained, metadata.image, feeds, output, target, seed, metadata.options.precision
+    )
+    maps = _peaks(model, metadata, feeds, ours) if target is None or target.name == Class.name else {}
     slopes = [*maps.values()] + ([] if analytic is None or numeric is None else [(analytic, numeric)])
     half = _is_half(model)  # three digits: a map's peak can be told by them, a slope not
     agrees = all(_close(a, n, 4 * _TOLERANCE if half else _TOLERANCE) for a, n in slopes)
@@ -104,17 +106,17 @@ def self_check(
 
 
 def _forward(
-    model: NormalizedModel, explanation: ir.Model, facts: ExplanationMetadata, *, as_written: bool = False
+    model: NormalizedModel, explanation: ir.Model, metadata: ExplanationMetadata, *, as_written: bool = False
 ) -> tuple[float, Session, dict[str, Any], dict[str, Any]]:
     """How far the model's outputs differ, relative to their greatest value, on random pixels; then the explanation's
     session, what it was fed and what it gave."""
     original, explained = _original(model, as_written=as_written), Session(explanation, as_written=as_written)
-    fixed = original.inputs[facts.image].shape[0]
+    fixed = original.inputs[metadata.image].shape[0]
     batch = fixed if isinstance(fixed, int) else 1
     feeds = random_feeds(explained, batch) | {"targets": np.full((batch, 1), -1, np.int64)}
     ours = explained.run(feeds)
     theirs = original.run({name: feeds[name].astype(original.dtype(name)) for name in original.inputs})
-    renamed = {old: new for new, old in (facts.renamed or {}).items()}
+    renamed = {old: new for new, old in (metadata.renamed or {}).items()}
     pairs = [(ours[renamed.get(name, name)].astype(np.float64), value) for name, value in theirs.items()]
     forward = max((float(np.abs(o - t).max() / (np.abs(t).max() + 1e-12)) for o, t in pairs), default=0.0)
     return forward, explained, feeds, ours
@@ -145,7 +147,7 @@ def record(explanation: ir.Model, proof: Proof) -> None:
 
 
 def _peaks(
-    model: NormalizedModel, facts: ExplanationMetadata, feeds: dict[str, Any], ours: dict[str, Any]
+    model: NormalizedModel, metadata: ExplanationMetadata, feeds: dict[str, Any], ours: dict[str, Any]
 ) -> dict[str, tuple[float, float]]:
     """The greatest value of each Grad-CAM map in the file, and the same by finite differences of the model alone.
 
@@ -153,50 +155,50 @@ def _peaks(
     sum_c mean(g_c) A_c[p] = d score(A + t D) / dt with D_c = A_c[p] / (h w) at every place of the picture.
     """
     found = {}
-    for name in facts.layer:
-        raw = next((ours[n] for n in (f"raw.gradcam.{name}", "raw.gradcam") if n in ours), None)
+    for name in metadata.layer:
+        raw = next((ours[n] for n in (raw_output("gradcam", name), raw_output("gradcam")) if n in ours), None)
         if raw is None or not raw[0, 0].max() > 0:
             continue
-        nudged, places = _nudged(model, name, facts.scores, facts.precision)
+        nudged, axes = _nudged(model, name, metadata.scores, metadata.options.precision)
         session = Session(nudged)
         given = {k: v for k, v in feeds.items() if k != "targets"}
-        still = np.zeros([1] * (len(places.axes) + 2), session.dtype("nudge"))
+        still = np.zeros([1] * (len(axes.axes) + 2), session.dtype("nudge"))
         a = session.run({**given, "nudge": still}, ["nudge/layer"])["nudge/layer"]
-        direction, area = _towards(a, places, int(raw[0, 0].argmax()))
+        direction, area = _towards(a, axes, int(raw[0, 0].argmax()))
 
         def score(step: float) -> float:
             nudge = (step * direction).astype(direction.dtype)  # noqa: B023 - called in this round only
             values = session.run({**given, "nudge": nudge}, ["nudge/scores"])["nudge/scores"]  # noqa: B023
             return float(values.reshape(len(values), -1)[0, int(feeds["targets"][0, 0])])
 
-        sign = -1 if facts.sign == "negative" else 1
+        sign = -1 if metadata.options.negated else 1
         slopes = [sign * (score(e) - score(-e)) / (2 * e * area) for e in _STEPS]
         peak = float(raw[0, 0].max())
         found[name] = (peak, min(slopes, key=lambda n: abs(n - peak)))
     return found
 
 
-def _towards(a: NDArray[Any], places: SpatialAxes, place: int) -> tuple[NDArray[Any], int]:
-    """The channels of one place of the first image at each of its places, in the layer's own layout; and how many
-    places there are."""
-    order = (places.batch, places.channels, *places.axes)
+def _towards(a: NDArray[Any], axes: SpatialAxes, place: int) -> tuple[NDArray[Any], int]:
+    """The channels of one place of the first image at each of its axes, in the layer's own layout; and how many
+    axes there are."""
+    order = (axes.batch, axes.channels, *axes.axes)
     maps = a.transpose(order)[:1]
     flat = maps.reshape(1, maps.shape[1], -1)
-    cells = slice(places.prefix, flat.shape[2] - places.suffix)
+    cells = slice(axes.prefix, flat.shape[2] - axes.suffix)
     direction = np.zeros_like(flat)
     direction[:, :, cells] = flat[:, :, cells][:, :, place : place + 1]
     return direction.reshape(maps.shape).transpose(np.argsort(order)), direction[:, :, cells].shape[2]
 
 
 def _nudged(model: NormalizedModel, layer: str, scores: str, precision: str) -> tuple[ir.Model, SpatialAxes]:
-    """The model with ``nudge`` added to a layer for all that read it, and the layer's places."""
+    """The model with ``nudge`` added to a layer for all that read it, and the layer's axes."""
     normal = _normalized(model, precision)
     graph = normal.graph
     values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
     value, score = values[layer], values[scores]
     assert value.dtype is not None
-    (places,) = layer_axes(graph, [value])
-    nudge = ir.Value(name="nudge", type=ir.TensorType(value.dtype), shape=ir.Shape([None] * (len(places.axes) + 2)))
+    (axes,) = layer_axes(graph, [value])
+    nudge = ir.Value(name="nudge", type=ir.TensorType(value.dtype), shape=ir.Shape([None] * (len(axes.axes) + 2)))
     readers = list(value.uses())
     add = ir.node("Add", [value, nudge], name="nudge/add")
     add.outputs[0].name, add.outputs[0].type = "nudge/layer", value.type
@@ -212,7 +214,7 @@ def _nudged(model: NormalizedModel, layer: str, scores: str, precision: str) -> 
     graph.outputs.clear()
     graph.outputs.extend([add.outputs[0], end.outputs[0]])
     passes.RemoveUnusedNodesPass()(normal)
-    return normal, places
+    return normal, axes
 
 
 def _directional(
@@ -232,7 +234,9 @@ def _directional(
             if "gradient" in explained.outputs
             else Session(
                 explanation_model(
-                    model, ("gradient",), target=target, output=output, targets_per_image=1, precision=precision
+                    model,
+                    Options(("gradient",), target=target, output=output, precision=precision),
+                    targets_per_image=1,
                 )
             )
         )
@@ -257,7 +261,7 @@ def _directional(
         return analytic, numeric
     # a picture beside a kink (a ReLU at zero, a tie in a pool): the mean slope of the way is what the ends differ by
     e = _STEPS[2]
-    way = (np.arange(_PLACES) + 0.5) / _PLACES * 2 - 1
+    way = (np.arange(_POINTS) + 0.5) / _POINTS * 2 - 1
     return float(np.mean([slope(x + t * e * direction) for t in way])), numbers[2]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps between gradient and map, by kernels: what ``export/methods/heat_map.py`` writes into a graph."""
+"""The steps between gradient and map, by kernels: what ``export/assemble/write.py`` writes into a graph."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from portable_cam.errors import OptionError
-from portable_cam.export.methods.heat_map import Profile
-from portable_cam.export.methods.registry import INPUT_METHODS, MAP_METHODS
+from portable_cam.export.format import ACTIVATIONS, EXTENT, GRADIENTS, RANGE, SUMS, WEIGHTS, output_of, raw_output
+from portable_cam.export.methods.method import Method
+from portable_cam.export.methods.registry import METHODS
+from portable_cam.export.options import Options
 from portable_cam.kernels import cam, guided, moments
 from portable_cam.kernels.array import Array, dense_strides
 from portable_cam.kernels.launch import Device
@@ -26,30 +28,26 @@ class _Wide:
 
 @dataclass(frozen=True)
 class KernelHeads:
-    """Makes maps from the outputs of a graph without heads.
+    """Makes maps from the outputs of a graph that stops before them.
 
     Attributes:
         device: Where the arrays are.
-        methods: What is asked for.
-        profile: As for the graph.
+        options: The choices that the graph was built with.
         layers: The names of the layers, as in ``activations.<layer>``.
         cam_layer: The layer of the method ``cam``; None where it has a channel per class.
-        sign: 1, or -1 for counterfactual maps.
-        channels_last: The layout of the picture.
+        channels_last: The layout of the image.
         details: Also give the layers' activations and gradients.
     """
 
     device: Device
-    methods: tuple[str, ...]
-    profile: Profile
+    options: Options
     layers: tuple[str, ...]
     cam_layer: str | None = None
-    sign: int = 1
     channels_last: bool = False
     details: bool = False
 
     def __post_init__(self) -> None:
-        if self.profile == "captum" and len(self.layers) > 1:
+        if self.options.profile == "captum" and len(self.layers) > 1:
             raise OptionError("the profile captum gives a map per layer: explain one layer at a time")
 
     def __call__(self, values: Mapping[str, Array], size: tuple[int, int]) -> dict[str, Array]:
@@ -57,69 +55,60 @@ class KernelHeads:
 
         Args:
             values: The graph's outputs.
-            size: The picture's (H, W).
+            size: The image's (H, W).
 
         Returns:
             ``heatmap.<method>``, ``raw.<method>`` and ``range.<method>`` as the graph with heads gives them, the
-            methods with the picture's own shape as float32, and for each map ``extent.<method>`` float32 (N, K, 2 or
+            methods with the image's own shape as float32, and for each map ``extent.<method>`` float32 (N, K, 2 or
             4), the last two its least and greatest value.
         """
         made: dict[str, Array] = {}
-        wide = None
-        for method in dict.fromkeys(["gradcam" if m == "guided_gradcam" else m for m in self.methods]):
-            if method in MAP_METHODS:
+        wide: dict[str, _Wide] = {}
+        for method in self.options.computed:
+            shown = method.name in self.options.methods
+            if method.is_heat_map:
                 raw, ranges = zip(*self._sums(method, values), strict=True)
-                found, wide_here = self._maps(method, raw, ranges, size)
-                made |= found if method in self.methods else {}
-                wide = wide_here if method == "gradcam" else wide
-        for method in INPUT_METHODS:
-            if method in self.methods:
-                made[method] = self._float32(values[method])
-        if "guided_gradcam" in self.methods:
-            assert wide is not None
-            made["guided_gradcam"] = guided.guided_product(
-                self.device,
-                values["guided_backprop"],
-                wide.of,
-                wide.norm,
-                ranges=wide.ranges,
-                channels_last=self.channels_last,
-            )
-        for method in self.methods:
-            if method not in MAP_METHODS:
-                made[f"extent.{method}"] = self._statistics(made[method])
+                found, wide[method.name] = self._maps(method.name, raw, ranges, size)
+                made |= found if shown else {}
+                continue
+            if method.factors is not None:
+                of_input, of_layer = method.factors
+                of = wide[of_layer]
+                made[method.name] = guided.guided_product(
+                    self.device, values[of_input], of.of, of.norm, ranges=of.ranges, channels_last=self.channels_last
+                )
+            elif shown:
+                made[method.name] = self._float32(values[method.name])
+            if shown:
+                made[f"{EXTENT}{method.name}"] = self._statistics(made[method.name])
         for layer in self.layers if self.details else ():
-            made[f"activations.{layer}"] = cam.finish(self.device, values[f"activations.{layer}"], relu=False)[0]
-            if f"gradients.{layer}" in values:
-                made[f"gradients.{layer}"] = self._float32(values[f"gradients.{layer}"])
+            a, g = f"{ACTIVATIONS}{layer}", f"{GRADIENTS}{layer}"
+            made[a] = cam.finish(self.device, values[a], relu=False)[0]
+            if g in values:
+                made[g] = self._float32(values[g])
         return made
 
     def gives(self, name: str) -> bool:
-        """Whether an output of the graph is one of the result as it is."""
-        return not name.startswith(("activations.", "gradients.")) and name not in INPUT_METHODS
+        """An output of the graph is one of the result as it is."""
+        return not name.startswith((ACTIVATIONS, GRADIENTS)) and name not in METHODS
 
-    def _sums(self, method: str, values: Mapping[str, Array]) -> list[tuple[Array, Array]]:
+    def _sums(self, method: Method, values: Mapping[str, Array]) -> list[tuple[Array, Array]]:
         """For each layer the low-resolution map and its range before the ReLU."""
-        relu = self.profile != "captum"
-        if method == "cam" and self.cam_layer is None:
-            return [cam.finish(self.device, values["sums.cam"], scale=self.sign, relu=relu)]
-        if method == "cam":
-            a, w = values[f"activations.{self.cam_layer}"], values["weights.cam"]
-            return [cam.weighted_sum(self.device, a, w, method="weights", scale=self.sign, relu=relu)]
+        relu, scale = self.options.profile != "captum", -1 if self.options.negated else 1
+        if method.classifier and self.cam_layer is None:
+            return [cam.finish(self.device, values[f"{SUMS}{method.name}"], scale=scale, relu=relu)]
+        kernel = method.kernel
+        if kernel is None:
+            raise OptionError(f"the method {method.name} has no kernel: choose heads='graph'")
         found = []
-        for layer in self.layers:
-            weights = values.get(f"weights.{layer}")
-            given = method == "gradcam" and weights is not None
-            found.append(
-                cam.weighted_sum(
-                    self.device,
-                    values[f"activations.{layer}"],
-                    weights if weights is not None and given else values[f"gradients.{layer}"],
-                    method="weights" if given else method,
-                    scale=self.sign,
-                    relu=relu,
-                )
-            )
+        for layer in (self.cam_layer,) if method.classifier else self.layers:
+            second, name = values[f"{WEIGHTS}{method.name}"] if method.classifier else None, kernel
+            if second is None and kernel == "gradcam" and f"{WEIGHTS}{layer}" in values:
+                second, name = values[f"{WEIGHTS}{layer}"], "weights"
+            if second is None:
+                second = values[f"{GRADIENTS}{layer}"]
+            a = values[f"{ACTIVATIONS}{layer}"]
+            found.append(cam.weighted_sum(self.device, a, second, method=name, scale=scale, relu=relu))
         return found
 
     def _maps(
@@ -127,14 +116,14 @@ class KernelHeads:
     ) -> tuple[dict[str, Array], _Wide]:
         device, several = self.device, len(raw) > 1
         made = {
-            f"raw.{method}" + (f".{layer}" if several else ""): maps
-            for maps, layer in zip(raw, self.layers if several else ("",), strict=True)
+            raw_output(method, layer): maps
+            for maps, layer in zip(raw, self.layers if several else (None,), strict=True)
         }
-        if self.profile == "captum":
+        if self.options.profile == "captum":
             positive, _ = cam.finish(device, raw[0])
-            made |= {f"heatmap.{method}": raw[0], f"range.{method}": ranges[0], f"extent.{method}": ranges[0]}
+            made |= {output_of(method): raw[0], f"{RANGE}{method}": ranges[0], f"{EXTENT}{method}": ranges[0]}
             return made, _Wide(Upsampling(positive, size, nearest=True))
-        norm: Normalisation = "minmax" if self.profile == "paper" else "pytorch_grad_cam"
+        norm: Normalisation = "minmax" if self.options.profile == "paper" else "pytorch_grad_cam"
         of = [
             Upsampling(maps, size, scale_by=limits if norm == "pytorch_grad_cam" else None)
             for maps, limits in zip(raw, ranges, strict=True)
@@ -151,9 +140,9 @@ class KernelHeads:
         limits = find_range(device, whole)
         final, extent = upsample(device, whole, norm, ranges=limits)
         made |= {
-            f"heatmap.{method}": final,
-            f"extent.{method}": extent,
-            f"range.{method}": extent if several else ranges[0],
+            output_of(method): final,
+            f"{EXTENT}{method}": extent,
+            f"{RANGE}{method}": extent if several else ranges[0],
         }
         return made, _Wide(whole, "none") if norm == "minmax" else _Wide(whole, norm, limits)
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from portable_cam.errors import DeviceError, InputError
-from portable_cam.export.format import ExplanationMetadata
-from portable_cam.export.methods.heat_map import Profile
+from portable_cam.export.format import ACTIVATIONS, EXTENT, GRADIENTS, ExplanationMetadata, is_internal
 from portable_cam.kernels.array import Array
 from portable_cam.runtime.gpu import placement
 from portable_cam.runtime.gpu.binding import BoundSession, from_dlpack
@@ -21,8 +20,6 @@ from portable_cam.runtime.gpu.device import PipelineDevice, has_kernels
 from portable_cam.runtime.gpu.heads import KernelHeads
 from portable_cam.runtime.gpu.options import Common, Cuda
 from portable_cam.runtime.session import Session
-
-_INTERNAL = ("weights.", "sums.")
 
 
 def wants_graph_heads(options: Common, device: PipelineDevice) -> bool:
@@ -65,11 +62,11 @@ class Pipeline:
         graphs = isinstance(options, Cuda) and options.cuda_graphs and not _has_subgraphs(model)
         self.session = Session(model, providers=device.providers(cuda_graphs=graphs), record_placement=True)
         self.inputs, self.outputs, self.optional = self.session.inputs, self.session.outputs, self.session.optional
-        facts = ExplanationMetadata.read(model.metadata_props)
-        self._image, self._axis = facts.image, facts.channel_axis
+        metadata = ExplanationMetadata.read(model.metadata_props)
+        self._image, self._axis = metadata.image, metadata.channel_axis
         self.bound = BoundSession(self.session, device, self._image, options.buckets, cuda_graphs=graphs)
         self._details = details
-        self.heads = _kernel_heads(facts, device, details)
+        self.heads = _kernel_heads(metadata, device, details)
         self._check_placement(model, options)
 
     def dtype(self, name: str) -> np.dtype[Any]:
@@ -83,7 +80,7 @@ class Pipeline:
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
         """From host to host: what a session returns for the graph with heads."""
         made = self.on_device(feeds)
-        wanted = [n for n in made if not n.startswith("extent.") and (outputs is None or n in outputs)]
+        wanted = [n for n in made if not n.startswith(EXTENT) and (outputs is None or n in outputs)]
         return dict(zip(wanted, self.device.download(*(made[name] for name in wanted)), strict=True))
 
     def on_device(self, feeds: Mapping[str, NDArray[Any] | Array]) -> dict[str, Array]:
@@ -97,10 +94,10 @@ class Pipeline:
         if self.heads is not None:
             shape = feeds[self._image].shape
             made = self.heads(values, (shape[2], shape[3]) if self._axis == 1 else (shape[1], shape[2]))
-        layers = ("activations.", "gradients.")
+        layers = (ACTIVATIONS, GRADIENTS)
         for name, value in values.items():
             # the next run writes these buffers again, so whoever gets one gets a copy
-            if name not in made and not name.startswith(_INTERNAL) and (self._details or not name.startswith(layers)):
+            if name not in made and not is_internal(name) and (self._details or not name.startswith(layers)):
                 if self.heads is None or self.heads.gives(name):
                     made[name] = self._copy(value)
             elif name in made and made[name].pointer == value.pointer:
@@ -144,18 +141,16 @@ class Pipeline:
             warnings.warn(message, stacklevel=4)
 
 
-def _kernel_heads(facts: ExplanationMetadata, device: PipelineDevice, details: bool) -> KernelHeads | None:
-    if facts.kernels is None:
+def _kernel_heads(metadata: ExplanationMetadata, device: PipelineDevice, details: bool) -> KernelHeads | None:
+    if metadata.kernels is None:
         return None
     return KernelHeads(
         device,
-        tuple(facts.methods),
-        cast(Profile, facts.profile),
-        tuple(facts.kernels["layers"]),
-        facts.kernels["cam"],
-        -1 if facts.sign == "negative" else 1,
-        facts.channel_axis != 1,
-        details,
+        metadata.options,
+        tuple(metadata.kernels["layers"]),
+        metadata.kernels["cam"],
+        channels_last=metadata.channel_axis != 1,
+        details=details,
     )
 
 

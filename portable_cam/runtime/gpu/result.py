@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from portable_cam import kernels
 from portable_cam.errors import InputError
+from portable_cam.export.format import EXTENT, RANGE, SCORES
 from portable_cam.kernels.array import Array
 from portable_cam.result import ByMethod, Result
 from portable_cam.runtime.gpu.binding import from_dlpack
@@ -122,8 +123,8 @@ class DeviceResult(ByMethod[DeviceArray]):
     def flags(self) -> list[list[tuple[str, ...]]]:
         """As in ``Result``; from a few numbers of each map that the kernels found, which cross to the host when this
         is asked for the first time."""
-        small = {n: v.numpy() for n, v in self.values.items() if n == "scores" or n.startswith("range.")}
-        extents = {m: self.values.get(f"extent.{m}") for m in self.maps}
+        small = {n: v.numpy() for n, v in self.values.items() if n == SCORES or n.startswith(RANGE)}
+        extents = {m: self.values.get(f"{EXTENT}{m}") for m in self.maps}
         ends = {m: self.maps[m].numpy() if e is None else e.numpy()[..., -2:] for m, e in extents.items()}
         return self.find_flags(small, ends)
 
