@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
 import onnx_ir as ir
@@ -151,15 +151,12 @@ class ExplanationMetadata:
             for name, kind in {**own, **chosen}.items()
             if _KEY + name in metadata
         }
-        missing = [name for name in chosen if name not in found]
-        try:
-            if missing:
-                raise TypeError(missing[0])
-            # a file whose only result are scores of tokens has no method
-            options = Options(**{name: found.pop(name) for name in chosen}, words=True)
-            return cls(options=options, **found)
-        except TypeError:
-            raise ModelError("the model is not an explanation that portable_cam has built: build one of it") from None
+        required = {*chosen, *(field.name for field in fields(cls) if field.default is MISSING)} - {"options"}
+        if not required <= found.keys():
+            raise ModelError("the model is not an explanation that portable_cam has built: build one of it")
+        # words: a file whose only result are scores of tokens has no method
+        options = Options(**{name: found.pop(name) for name in chosen}, words=True)
+        return cls(options=options, **found)
 
 
 def _read(name: str, kind: str, text: str) -> Any:
