@@ -1,4 +1,4 @@
-"""Overlays made where the maps are, so that only finished pictures cross to the host. Twin:
+"""Overlays made where the maps are, so that only finished overlays cross to the host. Twin:
 :func:`portable_cam.kernels.reference.overlay`."""
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The slow, obvious numpy twin of each kernel, in float64.
 
-N images, K targets, C channels, (h, w) the layer's size, (H, W) the picture's.
+N images, K targets, C channels, (h, w) the layer's size, (H, W) the image's.
 """
 
 from __future__ import annotations

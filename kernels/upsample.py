@@ -1,4 +1,4 @@
-"""Upsampling to the picture's size and normalisation: two passes that both compute the upsampled map, one to find its
+"""Upsampling to the image's size and normalisation: two passes that both compute the upsampled map, one to find its
 range and one to write it, so that the map is written once and never read.
 
 M = N K maps. Half-pixel centres, as cv2's INTER_LINEAR and torch with ``align_corners=False``. Twin:
@@ -25,7 +25,7 @@ _LIMIT = 2**31 - 1
 
 @dataclass(frozen=True)
 class Upsampling:
-    """How a map (N, K, h, w) becomes one of the picture's size: what the kernels need to compute any of its pixels.
+    """How a map (N, K, h, w) becomes one of the image's size: what the kernels need to compute any of its pixels.
 
     Attributes:
         maps: float32 (N, K, h, w).

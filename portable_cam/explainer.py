@@ -168,7 +168,7 @@ class Explainer:
 
     @property
     def input_quantization(self) -> tuple[float, int] | None:
-        """Scale and zero point of an integer image input: its integers q stand for (q - zero point) * scale. None if
+        """Scale and zero point of an integer image input: an integer q represents (q - zero point) * scale. None if
         the model says none."""
         found = self._metadata.input_quantization
         return None if found is None else (float(found[0]), int(found[1]))
@@ -191,7 +191,7 @@ class Explainer:
         """Explain a batch.
 
         Args:
-            x: The picture as the model takes it, (N, C, H, W) or (N, H, W, C), or a dict of all inputs.
+            x: The image as the model takes it, (N, C, H, W) or (N, H, W, C), or a dict of all inputs.
             targets: Integers (N,) or (N, K), or one integer for all; None: the top class of each image.
             **extra: The further inputs of the target by name (see ``inputs``), each (N, K, ...), or any shape that
                 broadcasts to it: a mask (H, W) holds for all images and targets.
@@ -353,7 +353,7 @@ def explain(
     """Decode, preprocess and explain one photo.
 
     Args:
-        model: The path of the model; a JSON file beside it may say how pictures are prepared.
+        model: The path of the model; a JSON file beside it may say how images are prepared.
         image: A path, bytes, PIL image or uint8 array (H, W, 3).
         methods: As for :class:`Explainer`.
         targets: A class number, a label, several of them, ``"top3"``, or None for the top class.

@@ -302,7 +302,7 @@ def test_wrong_shape(explainer: pcam.Explainer, shape: tuple[int, ...]) -> None:
 def test_not_finite(explainer: pcam.Explainer, value: float) -> None:
     x = X.copy()
     x[1, 2, 3, 4] = value
-    with pytest.raises(InputError, match="input 'x' holds NaN or infinite values: check the picture"):
+    with pytest.raises(InputError, match="input 'x' holds NaN or infinite values: check the image"):
         explainer(x)
 
 

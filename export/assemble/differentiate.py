@@ -39,7 +39,7 @@ def differentiate(
     Returns:
         A model with the old inputs and one more, ``seed`` (shape and type of ``of``: the gradient with respect to
         it), and with the old outputs and more, ``gradient.<tensor>`` for each of ``wrt``, in its shape and type
-        (float32 for a tensor of integers: the gradient of the numbers that they stand for).
+        (float32 for a tensor of integers: the gradient of its dequantised values).
         Standard ONNX operators only.
 
     Raises:
@@ -58,7 +58,7 @@ def differentiate(
         raise TargetError(f"'{of}' {_not_a_tensor(of, values)}: it cannot be differentiated")
     for name in wrt:
         floats = name in values and values[name].dtype in FLOATS
-        # an integer picture, or a quantised tensor, has the gradient of the numbers that it stands for
+        # an integer image, or a quantised tensor, has the gradient of its dequantised values
         if not floats and (name not in values or values[of] not in depends_on(list(graph), [values[name]])):
             raise LayerError(f"'{name}' {_not_a_tensor(name, values)}: nothing can be differentiated for it")
     score, sources = values[of], [values[name] for name in wrt]

@@ -10,15 +10,15 @@ from portable_cam.export.read.weights import apart
 
 
 def strip_inner_shapes(model: ir.Model) -> None:
-    """Take out the types and shapes inside the graph that whoever runs it infers again: written down they are a tenth
+    """Remove the types and shapes inside the graph that every runtime infers again: written down they are a tenth
     of a small quantised model's file. For a model to be written alone, since telling them apart takes an inference.
 
     What onnx does not infer stays: without it ONNX Runtime cannot tell which tensors are of one size, and reuses less
     memory (EfficientNet-lite0, guided: a quarter more time).
     """
     graph = model.graph
-    stated = {id(value) for inner in [graph, *graph.subgraphs()] for value in inner.outputs}
-    inside = [v for node in ir.traversal.RecursiveGraphIterator(graph) for v in node.outputs if id(v) not in stated]
+    interface = {id(value) for inner in [graph, *graph.subgraphs()] for value in inner.outputs}
+    inside = [v for node in ir.traversal.RecursiveGraphIterator(graph) for v in node.outputs if id(v) not in interface]
     known = {str(value.name): (value.type, value.shape) for value in inside}
     weights = [value for value in graph.initializers.values() if not value.is_graph_input()]
     for value in (*inside, *weights):  # of a weight, the tensor says both

@@ -30,7 +30,7 @@ from portable_cam.export.targets import Class, Target
 class DoctorReport:
     """What a model is and which methods it allows.
 
-    ``problems`` are reasons why nothing can be explained; ``obstacles`` nodes that stand between the picture and the
+    ``problems`` are reasons why nothing can be explained; ``obstacles`` nodes that stand between the image and the
     scores: layers behind the last of them can still be explained, and each has its ways out. ``methods`` says for each
     method ``"yes"`` or why not. ``precision`` is that of the file as it was exported. ``guided`` and ``guided_nodes``
     count and name the ReLU-like nodes that guided methods use under each policy. ``cost`` is an estimate
@@ -167,9 +167,9 @@ def _methods(
     nodes = list(graph)
     to_image = "yes"
     if obstacles:
-        to_image = f"{len(obstacles)} nodes without a rule stand between the picture and the scores"
+        to_image = f"{len(obstacles)} nodes without a rule stand between the image and the scores"
     elif not set(scores) & depends_on(nodes, [image]):
-        to_image = "no differentiable path leads from the picture to the scores"
+        to_image = "no differentiable path leads from the image to the scores"
     to_layer = "no layer keeps the two spatial axes of the image"
     if layers:
         to_layer = "yes" if set(scores) & depends_on(nodes, layers) else "no differentiable path"

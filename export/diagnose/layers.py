@@ -11,7 +11,7 @@ from portable_cam.export.targets.scores import find_scores
 def list_layers(model: AnyModel, output: str | None = None, target: Target | None = None) -> list[Layer]:
     """The candidates of a model, best first; those of a classifier, or of what ``target`` explains.
 
-    First come the tensors that every path from the picture to the scores passes, from the last one back: what the
+    First come the tensors that every path from the image to the scores passes, from the last one back: what the
     classifier reads is all there. Then those on only some of the paths.
     """
     graph = normalized(model).graph

@@ -17,7 +17,7 @@ from portable_cam.export.graph.values import reads, subgraphs
 
 @dataclass(frozen=True)
 class Obstacle:
-    """A node without a gradient rule on the path from the picture to the scores; ``why``, if there is a reason;
+    """A node without a gradient rule on the path from the image to the scores; ``why``, if there is a reason;
     ``ways_out``, what to do about it."""
 
     node: str
@@ -45,7 +45,7 @@ def find_obstacles(graph: ir.Graph, source: ir.Value, scores: Iterable[ir.Value]
 def obstacles_with_ways_out(
     graph: ir.Graph, image: ir.Value, scores: Iterable[ir.Value], layers: Iterable[ir.Value]
 ) -> list[Obstacle]:
-    """As :func:`find_obstacles` from the picture on, each with its ways out; ``layers`` are the candidates, best
+    """As :func:`find_obstacles` from the image on, each with its ways out; ``layers`` are the candidates, best
     first."""
     nodes = list(graph)
     found = _in_the_way(nodes, [image], scores)
@@ -64,7 +64,7 @@ def obstacles_with_ways_out(
 def _ways_out(one: _Found, free: str | None, affected: set[ir.Value]) -> list[str]:
     ways = []
     if free is not None:
-        ways.append(f"explain layer '{free}' behind it with a method that needs no gradient of the picture, as gradcam")
+        ways.append(f"explain layer '{free}' behind it with a method that needs no gradient of the image, as gradcam")
     before = next((v for v in reads(one.outermost) if v in affected and v.dtype in FLOATS), None)
     if before is not None:
         ways.append(f"choose as output '{before.name}', the tensor before it")

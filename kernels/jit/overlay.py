@@ -1,4 +1,4 @@
-"""Map, colour map and photo to pictures."""
+"""From map, colour map and photo to the overlay."""
 
 import triton
 import triton.language as tl
@@ -26,7 +26,7 @@ def overlay(
     ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program for each map and block of picture bytes, which are read and written in their own order."""
+    """One program for each map and block of its bytes, which are read and written in their own order."""
     row = tl.program_id(1).to(tl.int64)
     size = P * 3
     if ALIGNED:

@@ -33,7 +33,7 @@ class Inputs:
         self._image, self._classes = facts.image, facts.classes
 
     def named(self, x: Any) -> dict[str, Any]:
-        """The model's inputs by name, from a picture alone or a dict of all."""
+        """The model's inputs by name, from a image alone or a dict of all."""
         return dict(x) if isinstance(x, Mapping) else {self._image: x}
 
     def check_names(self, named: Mapping[str, Any], extra: Mapping[str, Any]) -> None:

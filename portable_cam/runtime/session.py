@@ -185,7 +185,7 @@ class Session:
             array = array.astype(dtype)
         self.check_shape(name, array.shape)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise InputError(f"input '{name}' holds NaN or infinite values: check the picture and its preprocessing")
+            raise InputError(f"input '{name}' holds NaN or infinite values: check the image and its preprocessing")
         return array
 
     def check_shape(self, name: str, shape: tuple[int, ...]) -> None:

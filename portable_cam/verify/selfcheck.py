@@ -24,20 +24,15 @@ from portable_cam.export.targets import Class, Target
 from portable_cam.runtime.session import Session
 from portable_cam.verify.bench import random_feeds
 
-_STEPS = (
-    1e-2,
-    3e-3,
-    1e-3,
-    3e-4,
-)  # relative to the picture's size; the best counts: kinks and rounding err opposite ways
-_POINTS = 32  # where the gradient is taken on the way between the two pictures, should it have kinks
+_STEPS = (1e-2, 3e-3, 1e-3, 3e-4)  # relative to the image's size; the best counts: kinks and rounding err opposite ways
+_POINTS = 32  # where the gradient is taken on the way between the two images, should it have kinks
 _TOLERANCE = 0.05  # a wrong rule is off by tens of per cent; kinks on the way cost a few
 
 
 @dataclass(frozen=True)
 class Proof:
     """``forward``: greatest difference of the model's outputs, relative to their greatest value. ``analytic`` and
-    ``numeric``: the derivative of the top class's score along a random direction; None if the picture has no
+    ``numeric``: the derivative of the top class's score along a random direction; None if the image has no
     gradient, or half precision, whose three digits cannot tell it by differences. ``maps``: for each Grad-CAM map in
     the file, its peak and what finite differences say it should be. ``quantized``: the forward pass rounds to integers,
     a staircase, of which finite differences say nothing; its outputs alone were checked."""
@@ -52,7 +47,7 @@ class Proof:
     def describe(self) -> str:
         """One line for a person."""
         verdict = "passed" if self.passed else "FAILED"
-        gradient = "the picture's gradient was not checked"
+        gradient = "the image's gradient was not checked"
         if self.quantized:
             gradient = "a quantised model is a staircase, whose gradient finite differences cannot check"
         if self.analytic is not None and self.numeric is not None:
@@ -152,7 +147,7 @@ def _peaks(
     """The greatest value of each Grad-CAM map in the file, and the same by finite differences of the model alone.
 
     A map's value at a place is the score's derivative along A's channels at that place, each spread over its mean:
-    sum_c mean(g_c) A_c[p] = d score(A + t D) / dt with D_c = A_c[p] / (h w) at every place of the picture.
+    sum_c mean(g_c) A_c[p] = d score(A + t D) / dt with D_c = A_c[p] / (h w) at every place of the image.
     """
     found = {}
     for name in metadata.layer:
@@ -240,26 +235,26 @@ def _directional(
                 )
             )
         )
-    except ModelError:  # the picture has no gradient (an integer input, an operator without a rule before the layer)
+    except ModelError:  # the image has no gradient (an integer input, an operator without a rule before the layer)
         return None, None
     x = feeds[image]
     if x.dtype == np.float16:
         return None, None
     direction = np.random.default_rng(seed).standard_normal(x.shape).astype(x.dtype)
 
-    def slope(picture: Any) -> float:
-        gradient = plain.run({**feeds, image: picture.astype(x.dtype)})["gradient"][0, 0]
+    def slope(pixels: Any) -> float:
+        gradient = plain.run({**feeds, image: pixels.astype(x.dtype)})["gradient"][0, 0]
         return float((gradient.astype(np.float64) * direction[0]).sum())
 
-    def score(picture: Any) -> float:
-        return float(explained.run({**feeds, image: picture.astype(x.dtype)}, ["scores"])["scores"][0, 0])
+    def score(pixels: Any) -> float:
+        return float(explained.run({**feeds, image: pixels.astype(x.dtype)}, ["scores"])["scores"][0, 0])
 
     numbers = [(score(x + e * direction) - score(x - e * direction)) / (2 * e) for e in _STEPS]
     analytic = slope(x)
     numeric = min(numbers, key=lambda n: abs(n - analytic))
     if _close(analytic, numeric):
         return analytic, numeric
-    # a picture beside a kink (a ReLU at zero, a tie in a pool): the mean slope of the way is what the ends differ by
+    # a image beside a kink (a ReLU at zero, a tie in a pool): the mean slope of the way is what the ends differ by
     e = _STEPS[2]
     way = (np.arange(_POINTS) + 0.5) / _POINTS * 2 - 1
     return float(np.mean([slope(x + t * e * direction) for t in way])), numbers[2]

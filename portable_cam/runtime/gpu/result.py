@@ -129,7 +129,7 @@ class DeviceResult(ByMethod[DeviceArray]):
         return self.find_flags(small, ends)
 
     def overlay(self, method: str, photos: Any, alpha: float = 0.5) -> DeviceArray:
-        """The maps of a method over the photos, made on the device: only finished pictures need to cross to the host.
+        """The maps of a method over the photos, made on the device: only finished overlays need to cross to the host.
 
         Args:
             method: A method of maps at the size of the photos.
