@@ -1,0 +1,171 @@
+"""Each check passes on what is right, and fails on the fault that it is there for."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from portable_cam.export.assemble.explanation import explanation_model
+from portable_cam.export.autodiff.registry import RULES
+from portable_cam.export.format import ExplanationMetadata
+from portable_cam.export.options import Options
+from portable_cam.export.passes.normalized import normalized
+from portable_cam.runtime.session import Session
+from portable_cam.verify.checks import Check, check_explanation, describe
+
+Run = Callable[..., dict[str, Check]]
+X = np.random.default_rng(5).standard_normal((1, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def run() -> Run:
+    """The checks by name, of an explanation of one image; ``spoil`` changes what it gave."""
+
+    def call(
+        model: onnx.ModelProto,
+        targets: tuple[int, ...] = (1,),
+        spoil: Callable[[dict[str, Any]], None] | None = None,
+        x: np.ndarray = X,
+        **options: Any,
+    ) -> dict[str, Check]:
+        known, chosen = normalized(model), Options.of(options)
+        built = explanation_model(known, chosen, targets_per_image=None if len(targets) > 1 else 1)
+        metadata = ExplanationMetadata.read(built.metadata_props)
+        feeds = {metadata.image: x, "targets": np.array([targets], np.int64)}
+        values = Session(built).run(feeds)
+        if spoil is not None:
+            spoil(values)
+        return {check.name: check for check in check_explanation(known, chosen, metadata, feeds, values)}
+
+    return call
+
+
+def verdicts(checks: dict[str, Check]) -> dict[str, str]:
+    return {name: check.verdict for name, check in checks.items() if name != "occlusion"}
+
+
+ALL = dict.fromkeys(("outputs", "score", "layer", "input", "images"), "passed")
+
+
+@pytest.mark.parametrize("methods", [("gradcam",), ("layercam", "guided_gradcam"), ("cam", "xgradcam")])
+@pytest.mark.parametrize("targets", [(1,), (0, 4)])
+@pytest.mark.parametrize("sign", ["positive", "negative"])
+def test_what_is_right_passes(
+    run: Run, small_cnn: onnx.ModelProto, methods: tuple[str, ...], targets: tuple[int, ...], sign: str
+) -> None:
+    assert verdicts(run(small_cnn, targets, methods=methods, sign=sign)) == ALL
+
+
+@pytest.mark.parametrize(
+    ("tail", "cut"), [("Softmax", "Softmax"), ("Sigmoid", "Sigmoid"), ("LogSoftmax", "LogSoftmax")]
+)
+def test_the_score_behind_a_cut(run: Run, small_cnn: onnx.ModelProto, tail: str, cut: str) -> None:
+    """The logit is held against the probability that the original gives."""
+    model = onnx.ModelProto()
+    model.CopyFrom(small_cnn)
+    model.graph.node.append(onnx.helper.make_node(tail, ["y"], ["q"], "tail"))
+    model.graph.output[0].name = "q"
+    checks = run(model)
+    assert verdicts(checks) == ALL
+    spoiled = run(model, spoil=lambda values: values.update(scores=values["scores"] * 1.1 + 0.1))
+    assert spoiled["score"].verdict == "FAILED"
+
+
+def test_a_wrong_forward_pass(run: Run, small_cnn: onnx.ModelProto) -> None:
+    checks = run(small_cnn, spoil=lambda values: values.update(y=values["y"] * 1.01))
+    assert verdicts(checks) == {**ALL, "outputs": "FAILED"}
+    shape = run(small_cnn, spoil=lambda values: values.update(y=values["y"][0]))
+    assert "shape (5,), the original's (1, 5)" in shape["outputs"].detail
+
+
+def test_a_wrong_score(run: Run, small_cnn: onnx.ModelProto) -> None:
+    checks = run(small_cnn, spoil=lambda values: values.update(scores=values["scores"] + 1))
+    assert verdicts(checks) == {**ALL, "score": "FAILED"}
+
+
+@pytest.mark.parametrize(("operator", "at_layer"), [("Relu", "passed"), ("Gemm", "FAILED")])
+def test_a_wrong_gradient(
+    run: Run, small_cnn: onnx.ModelProto, operator: str, at_layer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rule that is a third too large, before the layer and behind it."""
+    entry = RULES[operator]
+
+    def wrong(v: Any) -> Any:
+        found = entry.rule(v)
+        found = list(found) if not hasattr(found, "name") else [found]
+        return [None if g is None else v.b.op("Mul", g, 1.3) for g in found]
+
+    monkeypatch.setitem(RULES, operator, replace(entry, rule=wrong))
+    checks = run(small_cnn)
+    assert checks["layer"].verdict == at_layer
+    assert checks["input"].verdict == "FAILED"
+    assert "by central differences" in checks["input"].detail
+
+
+def test_a_gradient_that_points_elsewhere(
+    run: Run, small_cnn: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the right length, its rows the other way up."""
+    entry = RULES["Conv"]
+
+    def wrong(v: Any) -> Any:
+        found = list(entry.rule(v))
+        g = found[0]
+        reverse = v.b.op("Slice", g, v.b.ints([-1]), v.b.ints([-(2**62)]), v.b.ints([2]), v.b.ints([-1]))
+        reverse.shape = g.shape
+        return [reverse, *found[1:]]
+
+    monkeypatch.setitem(RULES, "Conv", replace(entry, rule=wrong))
+    assert run(small_cnn)["input"].verdict == "FAILED"
+
+
+def test_images_that_mix(run: Run, make_model: Any) -> None:
+    random = np.random.default_rng(3)
+    weights = {
+        "w": random.standard_normal((4, 3, 3, 3)).astype(np.float32),
+        "v": random.standard_normal((4, 5)).astype(np.float32),
+        "zero": np.array([0], np.int64),
+    }
+    body = """
+        c = Conv<pads = [1, 1, 1, 1]>(x, w) m = ReduceMean<axes = [0]>(c) d = Sub(c, m)
+        r = Relu(c) s = Add(r, d) p = GlobalAveragePool(s) f = Flatten(p) y = MatMul(f, v)
+    """
+    assert run(make_model(body, weights))["images"].verdict == "FAILED"
+    apart = body.replace("ReduceMean<axes = [0]>(c)", "ReduceMean<axes = [1]>(c)")
+    assert run(make_model(apart, weights))["images"].verdict == "passed"
+
+
+def test_zero_on_both_sides_is_not_passed(run: Run, small_cnn: onnx.ModelProto) -> None:
+    """Behind dead ReLUs nothing changes: the derivative is zero, and nothing was tested."""
+    model = onnx.ModelProto()
+    model.CopyFrom(small_cnn)
+    for tensor in model.graph.initializer:
+        if tensor.name == "b1":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(4, -1e3, np.float32), "b1"))
+    checks = run(model)
+    assert checks["input"].verdict == "not tested"
+    assert "zero on both sides" in checks["input"].detail
+    assert checks["occlusion"].verdict == "not tested"
+
+
+def test_occlusion_that_disagrees(run: Run, small_cnn: onnx.ModelProto) -> None:
+    """The map upside down: what it shows as brightest does not matter."""
+    x = np.zeros((1, 3, 8, 8), np.float32)
+    x[:, :, 1:4, 1:4] = 3
+    right = run(small_cnn, x=x)["occlusion"]
+    flipped = run(small_cnn, x=x, spoil=lambda v: v.update({"heatmap.gradcam": 1 - v["heatmap.gradcam"]}))["occlusion"]
+    assert {right.passed, flipped.passed} == {True, False}
+    assert "disagrees" in {right.verdict, flipped.verdict}
+
+
+def test_what_cannot_be_tested_is_said(run: Run, small_cnn: onnx.ModelProto) -> None:
+    checks = run(small_cnn, methods=("gradient",))
+    assert checks["layer"].verdict == "not tested"
+    assert checks["occlusion"].verdict == "not tested"
+    line = describe(list(checks.values()))
+    assert line.startswith("outputs, score, input, images passed; layer, occlusion not tested")
+    assert checks["layer"].to_dict()["passed"] == "not tested"
+    assert checks["input"].to_dict()["passed"] is True
