@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -96,11 +97,10 @@ class Row:
 def by_onnx_ad(path: Path, image: str, feeds: Mapping[str, Array], plain: Session, threads: int) -> Gradient:
     """The gradient by onnx-ad with its defaults, which lay a seed out as a matrix: (rows, columns) for two axes, else
     (elements, 1)."""
-    model = onnx.load(path)
+    model, of = onnx.load(path), plain.outputs[0]
     begin = perf_counter()
-    graph = onnx_ad.reverse(model)
+    graph = onnx_ad.reverse(model, inputs=[image], outputs=[of])
     built = perf_counter() - begin
-    of = plain.outputs[0]
     shape = plain.run(feeds, [of])[of].shape
     wanted = shape if len(shape) == 2 else (int(np.prod(shape)), 1)
     session = Session(graph, threads=threads, spin=False)
@@ -223,11 +223,10 @@ def table(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
         elif row.onnx_ad != "refused":
             cell = "wrong" if row.onnx_ad_multiple is None else f"{row.onnx_ad_multiple:.1f} ({row.onnx_ad_ms:.1f})"
             lines.append(f"| {row.model} | {cell} | {ours} |")
-    for reason, count in Counter(row.onnx_ad_reason for row in rows if row.onnx_ad == "refused").most_common():
-        least, most = (
-            pick(row.portable_cam_multiple for row in rows if row.onnx_ad_reason == reason) for pick in (min, max)
-        )
-        span = f"{least:.1f}" if count == 1 else f"{least:.1f} to {most:.1f}"
+    refused = [(_without_names(row.onnx_ad_reason), row) for row in rows if row.onnx_ad == "refused"]
+    for reason, count in Counter(reason for reason, _ in refused).most_common():
+        ours = sorted(row.portable_cam_multiple for why, row in refused if why == reason)
+        span = f"{ours[0]:.1f}" if count == 1 else f"{ours[0]:.1f} to {ours[-1]:.1f}"
         lines.append(f"| {count} more | refused: {reason} | {span} |")
     lines += [
         "",
@@ -235,6 +234,11 @@ def table(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
         f"quantised models. Their median multiple is {statistics.median(multiples):.1f}.",
     ]
     return "\n".join(lines)
+
+
+def _without_names(reason: str) -> str:
+    """A reason without the names of tensors, which tell equal ones apart."""
+    return re.sub(r" '[^']*'", "", reason)
 
 
 def main() -> None:
