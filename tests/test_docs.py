@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documents against the tree: links, paths, module names, commands and options that they name exist; examples run."""
+"""The documents against the tree: the links, paths, modules, commands and options in them exist, and examples run."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ DECISIONS = sorted(DOCS.glob("adr/*.md"))
 
 #: Files that a command in the documents writes, and that are not in the tree.
 WRITTEN = {"benchmarks/results/gpu.csv"}
+#: Rooms and names that the documents announce; one leaves the list when it is there.
+TO_COME = {"portable_cam/metrics", "pcam.evaluate"}
 #: Written by ``python -m portable_cam.verify.operator_table``, with a head of its own.
 GENERATED = {"operators.md"}
 #: Packages that a module may need and that an installation may lack.
@@ -62,9 +64,11 @@ def broken_links(text: str, folder: Path) -> Iterator[str]:
             continue
         path, _, anchor = target.partition("#")
         file = folder / path if path else None
-        if (file is not None and not file.exists()) or (
-            anchor and anchor not in anchors(text if file is None else file.read_text(encoding="utf-8"))
-        ):
+        if file is None:
+            there = anchor in anchors(text)
+        else:
+            there = file.exists() and (not anchor or anchor in anchors(file.read_text(encoding="utf-8")))
+        if not there:
             yield target
 
 
@@ -72,7 +76,7 @@ def missing_paths(text: str) -> Iterator[str]:
     for match in TREE.finditer(re.sub(r"\w+://\S+", "", text)):
         path = match.group()
         there = any(ROOT.glob(path)) if "*" in path else (ROOT / path).exists()
-        if not there and path not in WRITTEN:
+        if not there and path.rstrip("/") not in WRITTEN | TO_COME:
             yield path
     for span in spans(text):  # a file named by itself, beside one that was named with its folder
         if re.fullmatch(r"\w+\.py", span) and not any(
@@ -94,16 +98,15 @@ def is_there(name: str) -> bool:
         try:
             found = importlib.import_module(".".join(parts[: i + 1]))
         except ModuleNotFoundError as error:
-            if error.name in OPTIONAL:
-                return True
-            return False
+            return error.name in OPTIONAL
     return True
 
 
 def missing_names(text: str) -> Iterator[str]:
     for match in DOTTED.finditer(re.sub(r"\w+://\S+", "", text)):
-        if not match.group().endswith((".md", ".py", ".onnx")) and not is_there(match.group()):
-            yield match.group()
+        name = match.group()
+        if name not in TO_COME and not name.endswith((".md", ".py", ".onnx")) and not is_there(name):
+            yield name
     for name in MODULE.findall(text):
         top = name.split(".")[0]
         if top in {"portable_cam", "benchmarks", "tests"}:
@@ -145,9 +148,8 @@ def wrong_commands(text: str, commands: dict[str, set[str]]) -> Iterator[str]:
 def unknown_options(text: str, commands: dict[str, set[str]]) -> Iterator[str]:
     """Options named by themselves that neither a command nor a script of the project has."""
     known = set().union(*commands.values())
-    scripts = "".join(
-        path.read_text(encoding="utf-8") for folder in ("benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")
-    )
+    files = [path for folder in ("benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")]
+    scripts = "".join(path.read_text(encoding="utf-8") for path in files if path != Path(__file__))
     for span in spans(text):
         option = re.match(r"--[a-z-]+", span)
         if option and option.group() not in known and f'"{option.group()}"' not in scripts:
@@ -192,6 +194,10 @@ def test_commands(page: Path) -> None:
     assert [*wrong_commands(text, commands), *unknown_options(text, commands)] == []
 
 
+def test_what_is_to_come_is_not_there_yet() -> None:
+    assert [name for name in TO_COME if (ROOT / name).exists() or ("/" not in name and is_there(name))] == []
+
+
 def test_the_checks_find_what_is_wrong() -> None:
     commands = options_of_commands()
     wrong = (
@@ -210,9 +216,8 @@ def test_the_checks_find_what_is_wrong() -> None:
 def test_every_page_is_in_the_index() -> None:
     index = (DOCS / "README.md").read_text(encoding="utf-8")
     listed = {(DOCS / target).resolve() for target in re.findall(r"\]\(([\w./-]+\.md)\)", index)}
-    assert [
-        named(page) for page in PAGES if page.parent != ROOT and page.name != "README.md" and page not in listed
-    ] == []
+    pages = {page for page in PAGES if page.parent != ROOT and page.name != "README.md"}
+    assert pages - listed == set()
 
 
 def test_decisions_are_in_the_index_under_their_titles() -> None:
