@@ -211,7 +211,8 @@ def table(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
     lines = [
         f"{facts['cpu']}, {facts['threads']} threads, onnx-ad {facts['onnx-ad']}, ONNX Runtime {facts['onnxruntime']}; "
         f"{facts['date']}, commit {facts['commit']}. Batch 1, the input gradient of the top score as a multiple of "
-        "plain inference in the same round, in brackets median ms; `python -m benchmarks.onnx_ad`.",
+        "plain inference in the same round, in brackets median ms; load of the machine when it began "
+        f"{facts['load']}; `python -m benchmarks.onnx_ad`.",
         "",
         "| model | onnx-ad | portable_cam |",
         "|---|---|---|",
