@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
 
 def machine(threads: int, packages: Sequence[str]) -> dict[str, str]:
@@ -50,7 +49,8 @@ def write_csv(rows: Sequence[DataclassInstance], facts: Mapping[str, str], path:
         writer.writerows({**asdict(row), **facts} for row in rows)
 
 
-def write_table(text: str, path: Path) -> None:
-    """Replace what stands between the markers of a document."""
-    before, rest = path.read_text().split(BEGIN, 1)
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END, 1)[1]}")
+def write_table(text: str, path: Path, name: str = "") -> None:
+    """Replace what stands between the markers of a document; where it has several tables, they have names."""
+    begin, end = (f"<!-- benchmarks:{f'{name}:' if name else ''}{place} -->" for place in ("begin", "end"))
+    before, rest = path.read_text().split(begin, 1)
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end, 1)[1]}")

@@ -8,10 +8,11 @@ the two model files come from the zoo.
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -114,8 +115,8 @@ def measure(name: str, subject: Subject, batch: int, seconds: float, threads: in
     return rows
 
 
-def table(rows: list[Row], facts: dict[str, str]) -> str:
-    """The README's table: milliseconds per batch, and the share of plain inference."""
+def table(rows: Sequence[Row], facts: Mapping[str, str], methods: Sequence[str] = tuple(CASES)) -> str:
+    """Milliseconds per batch, and the multiple of plain inference."""
     lines = [
         f"{facts['cpu']}, {facts['threads']} threads, ONNX Runtime {facts['onnxruntime']}, torch {facts['torch']}, "
         f"Captum {facts['captum']}, torch-cam {facts['torchcam']}; {facts['date']}, commit {facts['commit']}. Median "
@@ -127,13 +128,33 @@ def table(rows: list[Row], facts: dict[str, str]) -> str:
     for model, batch in dict.fromkeys((row.model, row.batch) for row in rows):
         found = {(r.method, r.implementation): r for r in rows if (r.model, r.batch) == (model, batch)}
         base = found["inference", "ONNX Runtime"]
-        for method in CASES:
+        for method in methods:
             cells = [
                 f"{r.milliseconds:.0f} ({r.of_plain_inference:.2f})" if r else ""
                 for r in (found.get((method, i)) for i in ("portable_cam", "Captum", "torch-cam"))
             ]
             lines.append(f"| {model} | {batch} | {base.milliseconds:.0f} | {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def rows_of(path: Path) -> tuple[list[Row], dict[str, str]]:
+    """What a run has written: its rows, and the machine that they were measured on."""
+    with path.open(newline="") as file:
+        records = list(csv.DictReader(file))
+    rows = [
+        Row(
+            r["model"],
+            int(r["batch"]),
+            r["method"],
+            r["implementation"],
+            float(r["milliseconds"]),
+            float(r["of_plain_inference"]),
+            int(r["rounds"]),
+            float(r["build_seconds"]) if r["build_seconds"] else None,
+        )
+        for r in records
+    ]
+    return rows, records[0]
 
 
 def main() -> None:
@@ -143,8 +164,26 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--csv", type=Path, default=ROOT / "benchmarks" / "results" / "cpu.csv")
-    parser.add_argument("--readme", action="store_true", help="write the table into README.md")
+    parser.add_argument(
+        "--docs", "--readme", action="store_true", help="write the table into docs/benchmarks.md, a part into README.md"
+    )
+    parser.add_argument("--written", action="store_true", help="measure nothing: take the rows that the CSV file has")
     arguments = parser.parse_args()
+    if arguments.written:
+        rows, facts = rows_of(arguments.csv)
+    else:
+        rows, facts = run(arguments)
+        write_csv(rows, facts, arguments.csv)
+    text = table(rows, facts)
+    print(text)
+    if arguments.docs:
+        write_table(text, ROOT / "docs" / "benchmarks.md", "peers")
+        if few := [row for row in rows if row.batch == 1]:
+            write_table(table(few, facts, ("Grad-CAM", "Guided Grad-CAM")), ROOT / "README.md")
+
+
+def run(arguments: argparse.Namespace) -> tuple[list[Row], dict[str, str]]:
+    """Every model at every batch size, and what it was measured on."""
     peers.quiet()
     torch.set_num_threads(arguments.threads)
     facts = machine(arguments.threads, ("onnxruntime", "onnx", "torch", "captum", "torchcam"))
@@ -154,11 +193,7 @@ def main() -> None:
             subject = SUBJECTS[name](Path(folder))
             for batch in arguments.batches:
                 rows += measure(name, subject, batch, arguments.seconds, arguments.threads)
-    write_csv(rows, facts, arguments.csv)
-    text = table(rows, facts)
-    print(text)
-    if arguments.readme:
-        write_table(text, ROOT / "README.md")
+    return rows, facts
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def main() -> None:
     text = table(rows, facts)
     print(f"\n{text}")
     if arguments.docs:
-        write_table(text, ROOT / "docs" / "benchmarks.md")
+        write_table(text, ROOT / "docs" / "benchmarks.md", "zoo")
 
 
 if __name__ == "__main__":
