@@ -17,7 +17,8 @@ out = Console(soft_wrap=True)
 ModelArgument = Annotated[Path, typer.Argument(help="The .onnx file.", show_default=False)]
 OutputOption = Annotated[str | None, typer.Option("--output", help="Tensor that holds the scores, taken as it is.")]
 TaskOption = Annotated[
-    str | None, typer.Option("--task", help="classify, detect or segment; by default what the outputs look like.")
+    str | None,
+    typer.Option("--task", help="classify, detect, segment, caption, vqa or ctc; by default as the outputs look."),
 ]
 LayerOption = Annotated[list[str] | None, typer.Option(help="Tensor or node to explain; several to average over.")]
 ProfileOption = Annotated[str, typer.Option(help="paper, pytorch_grad_cam or captum: whose conventions to follow.")]
@@ -37,13 +38,28 @@ METHODS_HELP = (
 )
 
 
+def say(text: str) -> None:
+    """Print a line of results on stdout."""
+    out.print(text, highlight=False, markup=False)
+
+
+def note(text: str) -> None:
+    """Print a line on stderr."""
+    err.print(text, highlight=False, markup=False)
+
+
 def warn(text: str) -> None:
-    """A line on stderr."""
+    """Print a warning on stderr."""
     err.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
 
 
+def fail(text: str) -> None:
+    """Print an error on stderr."""
+    err.print(f"error: {text}", style="red", highlight=False, markup=False)
+
+
 def print_json(content: Any) -> None:
-    """On stdout, nothing else."""
+    """Print JSON on stdout."""
     sys.stdout.write(json.dumps(content, indent=2) + "\n")
 
 

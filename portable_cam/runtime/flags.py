@@ -1,4 +1,4 @@
-"""What a reader of maps must not overlook in them."""
+"""Warnings about maps: flat, all negative, not finite."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portable_cam.result import AGAINST, Result
+from portable_cam.result import Result
 
 
 def find_flags(values: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[Any]]) -> list[list[tuple[str, ...]]]:
@@ -41,15 +41,15 @@ def find_flags(values: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[An
 
 
 def remark(result: Result, method: str, k: int, sign: str = "positive") -> str:
-    """What to say below one method's picture of the first image's target ``k``; nothing where the map is sound.
+    """What a reader must know of one method's map of the first image's target ``k``; empty where the map is sound.
 
-    The flags of a result are those of all methods together; here each map is looked at for itself.
+    The flags of a result are those of all methods together; this looks at each map for itself.
 
     Args:
-        result: As explained with this ``sign``.
-        method: Also that of a counterpart, which has the other sign.
-        k: The target's place.
-        sign: ``positive`` or ``negative``.
+        result: The maps.
+        method: Which of them.
+        k: The target's index.
+        sign: ``negative`` where the maps show what speaks against a target.
     """
     values = result[method][0, k]
     raw = [v[0, k] for name, v in result.raw.items() if name == method or name.startswith(f"{method}.")]
@@ -58,6 +58,5 @@ def remark(result: Result, method: str, k: int, sign: str = "positive") -> str:
     if values.min() != values.max():
         return ""
     if raw and all(v.max() <= 0 for v in raw):
-        against = method.startswith(AGAINST) != (sign == "negative")
-        return f"nothing speaks {'against' if against else 'for'} it"
+        return f"nothing speaks {'against' if sign == 'negative' else 'for'} it"
     return "one value everywhere"

@@ -9,21 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.export.targets import Boxes, Columns
-from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, Size, corners, grid
+from portable_cam.image.geometry import Size
+from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, corners, grid
 
 _STRIDES = (8, 16, 32)
 # nothing but these stands behind the last convolutions: centre and size are left as the network gives them
 _ONLY = frozenset({"Conv", "Sigmoid", "Concat", "Reshape", "Transpose", "Flatten"})
 
 
-def recognize(facts: OutputSummary) -> Head | None:
+def recognize(summary: OutputSummary) -> Head | None:
     """One output with a row for each cell of strides 8, 16 and 32, put together of raw numbers and sigmoids."""
-    if len(facts.outputs) != 1:
+    if len(summary.outputs) != 1:
         return None
-    (name, dims), *_ = facts.outputs.items()
-    if len(dims) != 3 or dims[1] != facts.cells(_STRIDES) or dims[2] < 6:
+    (name, dims), *_ = summary.outputs.items()
+    if len(dims) != 3 or dims[1] != summary.cells(_STRIDES) or dims[2] < 6:
         return None
-    kinds = [node.op_type for node in facts.behind(name)]
+    kinds = [node.op_type for node in summary.behind(name)]
     if not set(kinds) <= _ONLY or kinds.count("Sigmoid") != 2 * len(_STRIDES):
         return None
     return head(name)
