@@ -112,7 +112,7 @@ class Explanation:
         labels: (1, K): what each target is called.
         writer: Draws and writes this.
         details: For each target what is known beside its score; empty if nothing is.
-        marks: For each target what it is about, in pixels of the view; empty if the targets are not places.
+        marks: For each target what it is about, in pixels of the view; empty if the targets have no position.
         sign: ``positive`` where the maps show what speaks for a target, ``negative`` where they show what speaks
             against it.
         counterpart: The same targets explained with the other sign, where one of them was not found.

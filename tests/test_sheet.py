@@ -19,12 +19,12 @@ from portable_cam.image.colormap import overlay
 from portable_cam.image.decode import read_image
 from portable_cam.report.figures import sections_of
 from portable_cam.report.files import save_figure
+from portable_cam.report.maps import ShownMaps
 from portable_cam.report.record import record_of
 from portable_cam.report.sheet import Panel, Section, arrange, bar_lengths, sheet_figure, wrap
 from portable_cam.report.wording import how_much, number, part_explained, score_is
 from portable_cam.report.write import write_explanation
 from portable_cam.result import Result
-from portable_cam.runtime.flags import remark
 from portable_cam.tasks.classify import PhotoExplainer
 from portable_cam.tasks.language.caption import CaptionExplainer
 
@@ -185,10 +185,11 @@ def test_a_flagged_map_says_what_it_is() -> None:
     raw = {"gradcam": np.stack([good, none - 1, none + 5, good])[None]}
     result = Result(np.zeros((1, 4), np.float32), np.zeros((1, 4), np.int64), "c", maps, raw, [[()] * 4], [], {})
     said = ["", "nothing speaks for it", "one value everywhere", "holds NaN or infinity"]
-    assert [remark(result, "gradcam", k) for k in range(4)] == said
-    assert remark(result, "gradcam", 1, "negative") == "nothing speaks against it"
+    maps = ShownMaps("gradcam", "Grad-CAM", "gradcam", result, "positive")
+    assert [maps.remark(k) for k in range(4)] == said
+    assert replace(maps, sign="negative").remark(1) == "nothing speaks against it"
     gradient = replace(result, maps={"gradient": np.zeros((1, 1, 3, 4, 4), np.float32)})
-    assert remark(gradient, "gradient", 0) == "one value everywhere"
+    assert replace(maps, method="gradient", result=gradient).remark(0) == "one value everywhere"
 
 
 def explained(**options: str) -> Explanation:

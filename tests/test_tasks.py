@@ -15,7 +15,6 @@ import portable_cam as pcam
 from portable_cam import assets, targets
 from portable_cam.cli import main
 from portable_cam.errors import InputError, LabelError, OptionError, TargetError
-from portable_cam.export.passes.normalize import normalize
 from portable_cam.image.decode import read_image
 from portable_cam.kernels import reference
 from portable_cam.tasks.classify import PhotoExplainer
@@ -323,7 +322,7 @@ def test_similarity_to_another_photo() -> None:
     prepare = PhotoExplainer(assets.model()).preprocessing
     both, cat, cup = (prepare(read_image(assets.photo(n))) for n in (assets.PHOTOS[0], "chelsea.png", "coffee.jpg"))
     explainer = pcam.Explainer(assets.model(), target=targets.Similarity())
-    logits = raw_session(normalize(assets.model()).graph, [explainer.metadata["portable_cam.scores"]])
+    logits = raw_session(assets.model(), [explainer.metadata["portable_cam.scores"]])
     (image,) = logits.inputs
     vectors = [next(iter(logits.run({image: x}).values())).reshape(1, 1, -1) for x in (cat, cup)]
     result = explainer(both, embedding=np.concatenate(vectors, axis=1))

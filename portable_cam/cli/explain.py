@@ -149,7 +149,7 @@ def run(
     if chosen is None:
         chosen = implied_task([name for name, value in own.items() if value is not None])
         chosen = chosen or recognize(known, None, output)[0]
-        note(f"task: {chosen}, recognised; --task names another")
+        note(f"task: {chosen} (recognised; --task overrides)")
     made, asked = own_options(chosen, own, _spelled)
     explainer: Any = task_named(chosen).explainer()(  # type: ignore[call-arg]
         known,

@@ -9,7 +9,6 @@ import numpy as np
 
 from portable_cam.errors import OptionError
 from portable_cam.explanation import Explanation
-from portable_cam.export.methods.registry import MAP_METHODS
 from portable_cam.image.colormap import overlay, signed_image
 from portable_cam.image.geometry import ImageArray
 from portable_cam.image.marks import Mark
@@ -17,7 +16,6 @@ from portable_cam.image.upsample import to_unit_range, upsample_bilinear
 from portable_cam.report.annotate import draw
 from portable_cam.report.wording import title_of
 from portable_cam.result import Result
-from portable_cam.runtime.flags import remark
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,20 @@ class ShownMaps:
     sign: str
 
     def remark(self, k: int) -> str:
-        """What a reader must know of the map of target ``k``."""
-        return remark(self.result, self.method, k, self.sign)
+        """What a reader must know of the map of target ``k``; empty where the map is sound.
+
+        The flags of a result are those of all methods together; this looks at each map for itself.
+        """
+        values = self.result[self.method][0, k]
+        by_layer = f"{self.method}."
+        raw = [v[0, k] for name, v in self.result.raw.items() if f"{name}.".startswith(by_layer)]
+        if not all(np.isfinite(v).all() for v in (values, *raw)):
+            return "holds NaN or infinity"
+        if values.min() != values.max():
+            return ""
+        if raw and all(v.max() <= 0 for v in raw):
+            return f"nothing speaks {'against' if self.sign == 'negative' else 'for'} it"
+        return "one value everywhere"
 
 
 def shown_maps(explanation: Explanation) -> list[ShownMaps]:
@@ -72,7 +82,7 @@ def map_image(explanation: Explanation, maps: ShownMaps, k: int, *, whole_photo:
     """The map of target ``k`` over what the model sees (or over the whole photo), with the target's mark; or the signed
     input gradient, grey where it is zero."""
     values = maps.result[maps.method][0, k]
-    if maps.method not in MAP_METHODS:
+    if values.ndim == 3:
         layout = "nchw" if maps.result.channel_axis == 1 else "nhwc"
         return signed_image(values, layout, explanation.color)  # type: ignore[arg-type]
     size = explanation.view.shape[0], explanation.view.shape[1]

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portable_cam.result import Result
-
 
 def find_flags(values: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[Any]]) -> list[list[tuple[str, ...]]]:
     """For each image and target the flags that :class:`~portable_cam.result.Result` describes.
@@ -38,25 +36,3 @@ def find_flags(values: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[An
     for value in [*maps.values(), values["scores"]]:
         mark("nan", ~np.isfinite(value).all(axis=tuple(range(2, value.ndim))))
     return [[tuple(flags) for flags in row] for row in found]
-
-
-def remark(result: Result, method: str, k: int, sign: str = "positive") -> str:
-    """What a reader must know of one method's map of the first image's target ``k``; empty where the map is sound.
-
-    The flags of a result are those of all methods together; this looks at each map for itself.
-
-    Args:
-        result: The maps.
-        method: Which of them.
-        k: The target's index.
-        sign: ``negative`` where the maps show what speaks against a target.
-    """
-    values = result[method][0, k]
-    raw = [v[0, k] for name, v in result.raw.items() if name == method or name.startswith(f"{method}.")]
-    if not all(np.isfinite(v).all() for v in (values, *raw)):
-        return "holds NaN or infinity"
-    if values.min() != values.max():
-        return ""
-    if raw and all(v.max() <= 0 for v in raw):
-        return f"nothing speaks {'against' if sign == 'negative' else 'for'} it"
-    return "one value everywhere"

@@ -89,5 +89,5 @@ class PhotoExplainer(LabelledExplainer):
 
 
 def _sums_to_one(values: NDArray[np.float64]) -> bool:
-    """Whether these are probabilities; loosely, as eight bits hold those of a quantised softmax."""
+    """Whether these are probabilities; with a wide tolerance, for eight bits of a quantised softmax."""
     return len(values) > 1 and bool((values >= 0).all() and (values <= 1).all() and abs(values.sum() - 1) < 0.02)

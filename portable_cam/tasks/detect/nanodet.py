@@ -42,12 +42,12 @@ def head(pairs: Sequence[tuple[str, str]], strides: Sequence[int]) -> Head:
     """The head with these pairs of outputs, class scores and distributions."""
 
     def decode(outputs: Mapping[str, NDArray[Any]], size: Size) -> tuple[Floats, Floats]:
-        places, steps = grid(size, strides)
+        cells, steps = grid(size, strides)
         scores = np.concatenate([outputs[name].reshape(-1, outputs[name].shape[-1]) for name, _ in pairs])
         raw = np.concatenate([outputs[name].reshape(-1, 4, outputs[name].shape[-1] // 4) for _, name in pairs])
         spread = np.exp(raw - raw.max(axis=2, keepdims=True))
         distance = (spread @ np.arange(raw.shape[2])) / spread.sum(axis=2) * steps
-        centers = (places + 0.5) * steps
+        centers = (cells + 0.5) * steps
         boxes = np.concatenate([centers - distance[:, :2], centers + distance[:, 2:]], axis=1)
         return boxes.astype(np.float32), scores
 

@@ -35,8 +35,8 @@ def head(name: str) -> Head:
 
     def decode(outputs: Mapping[str, NDArray[Any]], size: Size) -> tuple[Floats, Floats]:
         rows = outputs[name].reshape(-1, outputs[name].shape[-1])
-        places, strides = grid(size, _STRIDES)
-        boxes = corners((rows[:, :2] + places) * strides, np.exp(rows[:, 2:4]) * strides)
+        cells, strides = grid(size, _STRIDES)
+        boxes = corners((rows[:, :2] + cells) * strides, np.exp(rows[:, 2:4]) * strides)
         return boxes, rows[:, 4:5] * rows[:, 5:]
 
     target = Boxes((Columns(name, 5),), (Columns(name, 4, 5),), (Columns(name, 0, 4),), form="cxcywh_log")
