@@ -16,7 +16,7 @@ from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, corners
 _SIZES, _OFFSETS = ("wh", "size", "scale"), ("reg", "off", "offset")
 
 
-def recognize(summary: OutputSummary) -> Head | None:
+def recognize_head(summary: OutputSummary) -> Head | None:
     """Three grids of one height and width: a heat map that ends in a sigmoid, and two of two channels whose names say
     which of them are sizes and which offsets."""
     grids = {name: dims for name, dims in summary.outputs.items() if len(dims) == 4}

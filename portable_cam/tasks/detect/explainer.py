@@ -24,9 +24,9 @@ from portable_cam.result import Result
 from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
 from portable_cam.tasks.counterfactual import Counterfactual
 from portable_cam.tasks.detect.described import read_head
+from portable_cam.tasks.detect.families import find_head
 from portable_cam.tasks.detect.head import Floats, Head
 from portable_cam.tasks.detect.nms import Detection, best, iou, suppress
-from portable_cam.tasks.detect.recognize import find_head
 from portable_cam.tasks.labels import parse_targets
 from portable_cam.tasks.preprocessing import preprocessing_of
 from portable_cam.tasks.raw_outputs import raw_session, session_options

@@ -16,7 +16,7 @@ from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, computed
 _POWERS = (0.6, 0.4)
 
 
-def recognize(summary: OutputSummary) -> Head | None:
+def recognize_head(summary: OutputSummary) -> Head | None:
     """One output of a grid, joined from a sigmoid of one number, a convolution of four and a softmax."""
     if len(summary.outputs) != 1:
         return None

@@ -15,7 +15,7 @@ from portable_cam.image.geometry import Size
 from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, corners
 
 
-def recognize(summary: OutputSummary) -> Head | None:
+def recognize_head(summary: OutputSummary) -> Head | None:
     """A NonMaxSuppression node: its boxes (N, A, 4) and scores (N, C, A) are the raw head."""
     for node in summary.graph:
         if node.op_type == "NonMaxSuppression" and node.domain == "":

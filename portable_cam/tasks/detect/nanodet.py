@@ -18,7 +18,7 @@ from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, grid
 _STRIDES = (8, 16, 32, 64)
 
 
-def recognize(summary: OutputSummary) -> Head | None:
+def recognize_head(summary: OutputSummary) -> Head | None:
     """As many outputs of class scores as of distributions, a row per cell, one pair for each of the first strides."""
     scales = len(summary.outputs) // 2
     if len(summary.outputs) != 2 * scales or scales not in {3, 4} or any(len(d) != 3 for d in summary.outputs.values()):

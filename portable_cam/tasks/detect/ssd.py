@@ -22,7 +22,7 @@ _SIDES = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))
 _VARIANCES = (0.1, 0.2)
 
 
-def recognize(summary: OutputSummary) -> Head | None:
+def recognize_head(summary: OutputSummary) -> Head | None:
     """Two outputs with a row per prior: a softmax over at least two classes, and four numbers."""
     if len(summary.outputs) != 2 or any(len(dims) != 3 for dims in summary.outputs.values()):
         return None

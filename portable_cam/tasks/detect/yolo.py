@@ -19,7 +19,7 @@ from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, corners
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64))
 
 
-def recognize(summary: OutputSummary) -> Head | None:
+def recognize_head(summary: OutputSummary) -> Head | None:
     """The number of boxes is that of the cells of the usual strides, and the graph decodes centre and size."""
     for name, dims in summary.outputs.items():
         if len(dims) != 3:

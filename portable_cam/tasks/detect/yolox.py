@@ -17,7 +17,7 @@ _STRIDES = (8, 16, 32)
 _ONLY = frozenset({"Conv", "Sigmoid", "Concat", "Reshape", "Transpose", "Flatten"})
 
 
-def recognize(summary: OutputSummary) -> Head | None:
+def recognize_head(summary: OutputSummary) -> Head | None:
     """One output with a row for each cell of strides 8, 16 and 32, put together of raw numbers and sigmoids."""
     if len(summary.outputs) != 1:
         return None

@@ -14,9 +14,14 @@ from portable_cam.tasks.detect.head import Head, OutputSummary, summarize_output
 
 # the surest first: each looks at the shapes of the outputs and at the operators behind them
 _FAMILIES: dict[str, Callable[[OutputSummary], Head | None]] = {
-    "inner_nms": inner_nms.recognize, "nanodet": nanodet.recognize, "yolox": yolox.recognize,
-    "fastestdet": fastestdet.recognize, "ssd": ssd.recognize, "centernet": centernet.recognize, "yolo": yolo.recognize,
-}  # fmt: skip
+    "inner_nms": inner_nms.recognize_head,
+    "nanodet": nanodet.recognize_head,
+    "yolox": yolox.recognize_head,
+    "fastestdet": fastestdet.recognize_head,
+    "ssd": ssd.recognize_head,
+    "centernet": centernet.recognize_head,
+    "yolo": yolo.recognize_head,
+}
 
 
 def find_head(graph: ir.Graph, size: Size) -> Head:
@@ -26,8 +31,8 @@ def find_head(graph: ir.Graph, size: Size) -> Head:
         TargetError: It is none of those known.
     """
     summary = summarize_outputs(graph, image_input(graph), size)
-    for recognize in _FAMILIES.values():
-        head = recognize(summary)
+    for recognize_head in _FAMILIES.values():
+        head = recognize_head(summary)
         if head is not None:
             return head
     listing = ", ".join(f"'{name}' {list(dims)}" for name, dims in summary.outputs.items())
