@@ -17,6 +17,7 @@ import matplotlib.text
 import numpy as np
 import onnx.parser
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -151,11 +152,29 @@ def test_an_overlay_is_the_file(tmp_path: Path) -> None:
         e.overlay("cam")
 
 
-def test_several_methods_of_words_are_one_figure() -> None:
-    """One strip for each method below the other."""
-    tall = made("caption").plot().get_size_inches()[1]
-    explainer = pcam.explain(MODELS / "caption_lstm.onnx", scene(), ("layercam",), vocabulary=WORDS)
-    assert tall == pytest.approx(2 * explainer.plot().get_size_inches()[1], abs=0.05)
+def test_several_methods_of_words_are_one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One strip for each method below the other, each with its name."""
+    written = []
+    text = Figure.text
+    monkeypatch.setattr(Figure, "text", lambda self, x, y, s, **o: written.append(s) or text(self, x, y, s, **o))
+    e = made("caption")
+    tall = e.plot().get_size_inches()[1]
+    assert {f"{e.text}: LayerCAM", f"{e.text}: Grad-CAM"} <= set(written)
+    alone = pcam.explain(MODELS / "caption_lstm.onnx", scene(), ("layercam",), vocabulary=WORDS)
+    assert tall == pytest.approx(2 * alone.plot().get_size_inches()[1], abs=0.05)
+    assert e.text in written
+
+
+def test_words_alone_have_a_figure() -> None:
+    """Of a question whose image is not explained there are bars and no maps."""
+    options = {"vocabulary": MODELS / "vqa_words.txt", "labels": MODELS / "vqa_answers.txt", "explain": "question"}
+    e = pcam.explain(MODELS / "vqa_recurrent.onnx", scene(), question="what color is the shape", **options)
+    assert list(e) == []
+    texts = {text.get_text() for text in e.plot().findobj(matplotlib.text.Text)}
+    assert set(e.words) <= texts
+    assert e.token_attribution is not None
+    assert e.token_attribution.shape == (1, 5)
+    assert all(word in e._repr_html_() for word in e.words)
 
 
 def test_what_was_not_found_has_a_counterpart(tmp_path: Path) -> None:

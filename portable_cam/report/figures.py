@@ -28,8 +28,13 @@ def figures_of(explanation: Explanation) -> dict[str, Figure]:
 
 def whole_figure(explanation: Explanation) -> Figure:
     """Everything in one figure."""
-    figures = list(figures_of(explanation).values())
-    return stacked(figures or [_words_figure(explanation, None)])
+    if explanation.drawing == "sheet":
+        return sheet_of(explanation)
+    shown = shown_maps(explanation)
+    if len(shown) < 2:
+        return _words_figure(explanation, shown[0] if shown else None)
+    heading = heading_of(explanation)
+    return stacked([_words_figure(explanation, maps, f"{heading}: {maps.title}") for maps in shown])
 
 
 def sheet_of(explanation: Explanation, heading: str | None = None) -> Figure:
@@ -46,8 +51,8 @@ def sheet_of(explanation: Explanation, heading: str | None = None) -> Figure:
 
 def heading_of(explanation: Explanation) -> str:
     """What is above a figure: the text, the question, or the photo's name."""
-    text = explanation.text.strip() or explanation.question
-    return _signed(explanation, text) if text else Path(explanation.source).name
+    text = explanation.text.strip()
+    return _signed(explanation, text) if text else explanation.question or Path(explanation.source).name
 
 
 def sections_of(explanation: Explanation) -> list[Section]:
@@ -63,13 +68,13 @@ def sections_of(explanation: Explanation) -> list[Section]:
     ]
 
 
-def _words_figure(explanation: Explanation, maps: ShownMaps | None) -> Figure:
+def _words_figure(explanation: Explanation, maps: ShownMaps | None, heading: str | None = None) -> Figure:
+    """A strip or the answers of one method; of none, where only words are explained."""
+    heading = heading_of(explanation) if heading is None else heading
     cells = _cells(explanation, maps)
     if explanation.drawing == "strip":
-        return strip_figure(explanation.view, cells, heading_of(explanation))
-    return answers_figure(
-        explanation.view, cells, explanation.question, explanation.words, explanation.token_attribution
-    )
+        return strip_figure(explanation.view, cells, heading)
+    return answers_figure(explanation.view, cells, heading, explanation.words, explanation.token_attribution)
 
 
 def _cells(explanation: Explanation, maps: ShownMaps | None) -> Sequence[Cell]:

@@ -120,8 +120,6 @@ def answers_figure(
 
 def stacked(figures: Sequence[Figure]) -> Figure:
     """Figures of :func:`strip_figure` or :func:`answers_figure` below each other, as one."""
-    if len(figures) == 1:
-        return figures[0]
     drawn = []
     for figure in figures:
         file = io.BytesIO()
