@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from portable_cam import assets
+from portable_cam.explanation import Explanation
 from portable_cam.kernels.reference import upsample_bilinear
-from portable_cam.tasks.classify import PhotoExplanation
-from portable_cam.tasks.detect.photos import DetectExplainer
+from portable_cam.tasks.detect.explainer import DetectExplainer
 from portable_cam.tasks.segment import SegmentExplainer
 
 ZOO = Path(os.environ.get("PORTABLE_CAM_ZOO", Path(__file__).parents[2] / "shared" / "zoo"))
@@ -36,7 +36,7 @@ SEGMENTATIONS = (
 MASKS = (("bird", "coral_bird_segmentation", False), ("dog", "coral_dog_segmentation", True))
 
 
-def positive(explained: PhotoExplanation, method: str, k: int) -> NDArray[np.float64]:
+def positive(explained: Explanation, method: str, k: int) -> NDArray[np.float64]:
     """The positive map at the input's size, the layers each divided by their greatest value and summed."""
     raw = [v[0, k] for name, v in explained.result.raw.items() if name.split(".")[0] == method]
     wide = [upsample_bilinear(v, (explained.view.shape[0], explained.view.shape[1])) for v in raw]
@@ -44,7 +44,7 @@ def positive(explained: PhotoExplanation, method: str, k: int) -> NDArray[np.flo
     return total
 
 
-def shares(explained: PhotoExplanation, k: int, inside: NDArray[np.bool_]) -> str:
+def shares(explained: Explanation, k: int, inside: NDArray[np.bool_]) -> str:
     """The share of each method's map inside, as cells of a table."""
     maps = [positive(explained, method, k) for method in METHODS]
     return " | ".join(f"{m[inside].sum() / m.sum():.2f}" if m.sum() > 0 else "no map" for m in maps)
@@ -55,15 +55,15 @@ def detections(model: str, photos: Sequence[str]) -> None:
     explainer = DetectExplainer(ZOO / "models" / f"{model}.onnx", METHODS, most=3)
     for photo in photos:
         explained = explainer(assets.photo(photo) if photo in assets.PHOTOS else ZOO / "images" / photo)
-        for k, label in enumerate(explained.result.labels[0]):
+        for k, label in enumerate(explained.labels[0]):
             box = explained.marks[k].box
             assert box is not None
             inside = np.zeros(explained.view.shape[:2], bool)
             x0, y0, x1, y1 = (max(0, round(edge)) for edge in box)
             inside[y0:y1, x0:x1] = True
-            fact = explained.facts[k]
+            detail = explained.details[k]
             print(
-                f"| {model} | {photo} | {label} {fact['detection']:.2f} | {inside.mean():.2f} | "
+                f"| {model} | {photo} | {label} {detail.detection:.2f} | {inside.mean():.2f} | "
                 f"{shares(explained, k, inside)} |"
             )
 

@@ -25,7 +25,7 @@ from portable_cam.export.autodiff.dequantized import moves
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.read.load import ModelLike
 from portable_cam.image.decode import read_image
-from portable_cam.tasks.classify import preprocessing_of
+from portable_cam.tasks.preprocessing import preprocessing_of
 
 ROOT = Path(__file__).parents[1]
 ZOO = Path(os.environ.get("PORTABLE_CAM_ZOO", ROOT.parent / "shared" / "zoo"))

@@ -56,7 +56,7 @@ class Options:
 
     methods: tuple[str, ...] = field(default=("gradcam",), metadata={"help": help_text, "stored": True})
     layer: str | Sequence[str] | None = field(
-        default=None, metadata={"help": "Tensor or node to explain; several to average over."}
+        default=None, metadata={"help": "Tensor or node to explain; several to average over.", "several": True}
     )
     target: Target | None = None
     output: str | Sequence[str] | None = field(

@@ -14,18 +14,23 @@ from portable_cam.errors import Error
 
 if TYPE_CHECKING:
     from portable_cam import export, kernels, targets
-    from portable_cam.explainer import Explainer, explain
+    from portable_cam.explainer import Explainer
+    from portable_cam.explanation import Explanation
     from portable_cam.result import Result
+    from portable_cam.runtime.gpu.options import Cuda
+    from portable_cam.tasks.api import explain
     from portable_cam.tasks.classify import PhotoExplainer
-    from portable_cam.tasks.detect.photos import DetectExplainer
+    from portable_cam.tasks.detect.explainer import DetectExplainer
     from portable_cam.tasks.segment import SegmentExplainer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cuda",
     "DetectExplainer",
     "Error",
     "Explainer",
+    "Explanation",
     "PhotoExplainer",
     "Result",
     "SegmentExplainer",
@@ -37,11 +42,13 @@ __all__ = [
 ]
 
 _HOME = {
+    "Cuda": "portable_cam.runtime.gpu.options",
     "Explainer": "portable_cam.explainer",
-    "explain": "portable_cam.explainer",
+    "Explanation": "portable_cam.explanation",
+    "explain": "portable_cam.tasks.api",
     "Result": "portable_cam.result",
     "PhotoExplainer": "portable_cam.tasks.classify",
-    "DetectExplainer": "portable_cam.tasks.detect.photos",
+    "DetectExplainer": "portable_cam.tasks.detect.explainer",
     "SegmentExplainer": "portable_cam.tasks.segment",
 }
 

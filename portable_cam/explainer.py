@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -27,14 +26,12 @@ from portable_cam.export.methods.registry import uses_relu_rule
 from portable_cam.export.options import Keywords, Options
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Target
-from portable_cam.image.preprocess import Preprocessing
 from portable_cam.result import Result
 from portable_cam.runtime.flags import find_flags
 from portable_cam.runtime.gpu.options import Common, Cuda
 from portable_cam.runtime.inputs import Inputs
 from portable_cam.runtime.run_batches import Batches
 from portable_cam.runtime.session import Provider, Session
-from portable_cam.tasks.labels import Labels
 
 if TYPE_CHECKING:
     from portable_cam.runtime.gpu.device import PipelineDevice
@@ -338,30 +335,3 @@ class Explainer:
             },
             channel_axis=self._metadata.channel_axis,
         )
-
-
-def explain(
-    model: str | Path,
-    image: Any,
-    methods: Sequence[str] = ("gradcam",),
-    targets: str | int | Sequence[int | str] | None = None,
-    *,
-    labels: Labels | str | Path | None = None,
-    preprocessing: Preprocessing | str | None = None,
-    **options: Any,
-) -> Result:
-    """Decode, preprocess and explain one photo.
-
-    Args:
-        model: The path of the model; a JSON file beside it may say how images are prepared.
-        image: A path, bytes, PIL image or uint8 array (H, W, 3).
-        methods: As for :class:`Explainer`.
-        targets: A class number, a label, several of them, ``"top3"``, or None for the top class.
-        labels: A labels file; ImageNet's names are used where the model has 1000 classes.
-        preprocessing: A preset's name or a :class:`~portable_cam.image.preprocess.Preprocessing`.
-        **options: As for :class:`Explainer`.
-    """
-    from portable_cam.tasks.classify import PhotoExplainer
-
-    explainer = PhotoExplainer(model, methods, labels=labels, preprocessing=preprocessing, **options)
-    return explainer(image, targets).result

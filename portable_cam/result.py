@@ -1,4 +1,4 @@
-"""What an explanation is."""
+"""The result of an :class:`~portable_cam.explainer.Explainer`: N images, K targets each."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ from portable_cam.errors import OptionError
 
 T = TypeVar("T")
 
-#: What the methods' names begin with in a result, for the maps of a counterpart with the other sign.
-AGAINST = "against."
-
 
 class ByMethod(Generic[T]):
-    """What is explained by methods: ``result["gradcam"]``, ``for method in result``, ``len(result)`` images."""
+    """Maps by method: ``result["gradcam"]``, ``for method in result``; ``len(result)`` images."""
 
     scores: Any
     maps: Mapping[str, T]
@@ -74,5 +71,3 @@ class Result(ByMethod[NDArray[np.float32]]):
     embedding."""
     channel_axis: int = 1
     """Of the input: 1 for (N, C, H, W), 3 for (N, H, W, C)."""
-    labels: list[list[str]] = field(default_factory=list)
-    """(N, K): the names of the targets, where labels are known."""

@@ -11,8 +11,9 @@ import pytest
 from benchmarks.train.scenes import VOCABULARY, Scene, draw_scene
 from portable_cam.errors import InputError, LabelError, ModelError, TargetError
 from portable_cam.runtime.session import Session
-from portable_cam.tasks.language.caption import CaptionExplainer, find_spans
+from portable_cam.tasks.language.caption import CaptionExplainer
 from portable_cam.tasks.language.decoding import Pair
+from portable_cam.tasks.language.spans import find_spans
 from portable_cam.tasks.language.vocabulary import Vocabulary, read_vocabulary
 
 MODELS = Path(__file__).parents[1] / "benchmarks" / "train" / "models"
@@ -28,7 +29,7 @@ def scenes(count: int) -> list[Scene]:
 
 @cache
 def captioner(decoder: str) -> CaptionExplainer:
-    return CaptionExplainer(ENCODER, MODELS / f"caption_{decoder}.onnx", vocabulary=WORDS, threads=1)
+    return CaptionExplainer(ENCODER, decoder=MODELS / f"caption_{decoder}.onnx", vocabulary=WORDS, threads=1)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -62,9 +63,9 @@ def test_scores_are_log_probabilities(decoder: str) -> None:
     """Of a caption that the user gives: each word, a phrase and the whole, from the decoder's own output."""
     scene = scenes(1)[0]
     text = "a red circle above a blue cross"
-    explained = captioner(decoder)(scene.pixels, text, ["red", "blue cross", "*", "a"])
-    assert explained.labels == ("red", "blue cross", text, "a", "a")
-    assert explained.given
+    explained = captioner(decoder)(scene.pixels, ["red", "blue cross", "*", "a"], caption=text)
+    assert explained.labels == [["red", "blue cross", text, "a", "a"]]
+    assert explained.text_given
     ids = [VOCABULARY.index(w) for w in ("<start>", *text.split())]
     seen = Session(onnx.load(ENCODER)).run({"image": captioner(decoder).preprocessing(scene.pixels)})
     run = Session(onnx.load(MODELS / f"caption_{decoder}.onnx")).run
@@ -80,15 +81,15 @@ def test_gradient_is_the_finite_difference(decoder: str) -> None:
     """Of a word that the model does not say, whose gradient is large; along the gradient itself."""
     scene, text = scenes(1)[0], "a purple cross left"
     task = CaptionExplainer(
-        ENCODER, MODELS / f"caption_{decoder}.onnx", vocabulary=WORDS, methods=("gradient",), threads=1
+        ENCODER, decoder=MODELS / f"caption_{decoder}.onnx", vocabulary=WORDS, methods=("gradient",), threads=1
     )
     x = task.preprocessing(scene.pixels)
     ids, spans = task.vocabulary.encode(text), [(1, 2), (0, 4)]
-    gradient = task._explain(x, ids, spans)["gradient"][0]
+    gradient = task._result(x, ids, spans)["gradient"][0]
     for k in range(len(spans)):
         direction = (gradient[k] / np.linalg.norm(gradient[k]))[None]
         step = 1e-3
-        ends = [task._explain(x + s * step * direction, ids, spans).scores[0, k] for s in (1, -1)]
+        ends = [task._result(x + s * step * direction, ids, spans).scores[0, k] for s in (1, -1)]
         numeric, analytic = (ends[0] - ends[1]) / (2 * step), np.linalg.norm(gradient[k])
         assert analytic > 0.1
         assert abs(numeric - analytic) < 0.05 * analytic
@@ -98,7 +99,7 @@ def test_gradient_is_the_finite_difference(decoder: str) -> None:
 def test_peaks_lie_on_what_the_words_name(decoder: str, share: float) -> None:
     on = []
     for scene in scenes(20):
-        explained = captioner(decoder)(scene.pixels, scene.words)
+        explained = captioner(decoder)(scene.pixels, caption=scene.words)
         for k, named in enumerate(scene.named):
             if named is not None:
                 peak = np.unravel_index(explained.result["layercam"][0, k].argmax(), (64, 64))
@@ -109,18 +110,20 @@ def test_peaks_lie_on_what_the_words_name(decoder: str, share: float) -> None:
 def test_words_that_are_not_there() -> None:
     pixels, task = scenes(1)[0].pixels, captioner("transformer_decoder")
     with pytest.raises(LabelError, match=r"the word 'pruple' is not in .*caption_words.txt.*close to it are: purple"):
-        task(pixels, "a pruple circle")
+        task(pixels, caption="a pruple circle")
     with pytest.raises(TargetError, match="'blue' is not in 'a red circle': name a part of that, or give the caption"):
-        task(pixels, "a red circle", ["blue"])
+        task(pixels, ["blue"], caption="a red circle")
     with pytest.raises(InputError, match="the caption has 12 words with the one that starts it, more than the decoder"):
-        task(pixels, "a red circle above a red circle above a red circle")
+        task(pixels, caption="a red circle above a red circle above a red circle")
 
 
 def test_a_decoder_that_does_not_fit() -> None:
     with pytest.raises(ModelError, match="the decoder does not fit the encoder: none of the encoder's outputs"):
-        CaptionExplainer(ENCODER, MODELS / "vqa_recurrent.onnx", vocabulary=WORDS)
+        CaptionExplainer(ENCODER, decoder=MODELS / "vqa_recurrent.onnx", vocabulary=WORDS)
     with pytest.raises(ModelError, match="mapping names output 'memory' of the encoder, which does not exist"):
-        CaptionExplainer(ENCODER, MODELS / "caption_lstm_decoder.onnx", vocabulary=WORDS, mapping={"memory": "x"})
+        CaptionExplainer(
+            ENCODER, decoder=MODELS / "caption_lstm_decoder.onnx", vocabulary=WORDS, mapping={"memory": "x"}
+        )
     with pytest.raises(ModelError, match="takes one step at a time needs its encoder in a file of its own"):
         Pair(whole_with_state())
     with pytest.raises(ModelError, match="a decoder needs one input of token ids"):
@@ -152,7 +155,7 @@ def test_names_that_both_models_have() -> None:
     scene = scenes(1)[0]
     for decoder in DECODERS:
         task = CaptionExplainer(
-            encoder, MODELS / f"caption_{decoder}.onnx", vocabulary=WORDS, preprocessing="unit", threads=1
+            encoder, decoder=MODELS / f"caption_{decoder}.onnx", vocabulary=WORDS, preprocessing="unit", threads=1
         )
         got, expected = task(scene.pixels), captioner(decoder)(scene.pixels)
         np.testing.assert_allclose(got.result["layercam"], expected.result["layercam"], atol=1e-3)
@@ -161,10 +164,10 @@ def test_names_that_both_models_have() -> None:
 def test_a_vocabulary_that_does_not_fit() -> None:
     decoder = MODELS / "caption_lstm_decoder.onnx"
     with pytest.raises(LabelError, match="has 2 words, but the model scores 19 tokens"):
-        CaptionExplainer(ENCODER, decoder, vocabulary=Vocabulary(("<start>", "<end>")))
+        CaptionExplainer(ENCODER, decoder=decoder, vocabulary=Vocabulary(("<start>", "<end>")))
     plain = Vocabulary(tuple(f"w{i}" for i in range(19)))
     with pytest.raises(LabelError, match="no words that mark the start and the end"):
-        CaptionExplainer(ENCODER, decoder, vocabulary=plain)
+        CaptionExplainer(ENCODER, decoder=decoder, vocabulary=plain)
 
 
 def test_a_decoder_of_fixed_length() -> None:
@@ -175,14 +178,14 @@ def test_a_decoder_of_fixed_length() -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param == "T":
                 dim.dim_value = 9
-    fixed = CaptionExplainer(ENCODER, model, vocabulary=WORDS, threads=1)
+    fixed = CaptionExplainer(ENCODER, decoder=model, vocabulary=WORDS, threads=1)
     scene = scenes(1)[0]
     free = captioner("lstm_decoder")(scene.pixels)
     got = fixed(scene.pixels)
     assert got.words == free.words
     np.testing.assert_allclose(got.result.scores, free.result.scores, atol=1e-5)
     with pytest.raises(InputError, match="the decoder takes at most 9: shorten it"):
-        fixed(scene.pixels, "a red circle above a red circle above a red circle")
+        fixed(scene.pixels, caption="a red circle above a red circle above a red circle")
 
 
 def test_spans() -> None:

@@ -52,7 +52,7 @@ def test_reads_and_says_where() -> None:
     explained = small()(stripes(" a aab  b "))
     assert explained.text == "aabb"
     assert [(c.first, c.last) for c in explained.characters] == [(2, 3), (6, 9), (10, 11), (16, 17)]
-    assert explained.labels == ("a", "a", "b", "b")
+    assert explained.labels == [["a", "a", "b", "b"]]
     assert explained.result["layercam"].shape == (1, 4, 16, 80)
     for k, character in enumerate(explained.characters):
         column = explained.result["layercam"][0, k].max(0).argmax() // 4
@@ -62,7 +62,8 @@ def test_reads_and_says_where() -> None:
 
 def test_pieces_of_the_text() -> None:
     explained = small()(stripes(" a aab  b "), ["ab", "*"])
-    assert (explained.labels, explained.spans) == (("ab", "aabb"), ((1, 3), (0, 4)))
+    assert explained.labels == [["ab", "aabb"]]
+    assert [detail.span for detail in explained.details] == [(1, 3), (0, 4)]
     each = small()(stripes(" a aab  b ")).result.scores[0]
     np.testing.assert_allclose(explained.result.scores[0], [each[1] + each[2], each.sum()], rtol=1e-5)
     with pytest.raises(TargetError, match=r"'ba' is not in 'aabb': name a part of that$"):
@@ -93,9 +94,9 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
 def test_characters(characters: list[str], classes: int, known: list[str], tmp_path: Path) -> None:
     options = {"preprocessing": {"preset": "unit"}, "layer": "p"}
     model = reader(None, classes)
-    assert LineExplainer(model, characters=characters, **options).characters == known  # type: ignore[arg-type]
+    assert LineExplainer(model, vocabulary=characters, **options).characters == known  # type: ignore[arg-type]
     (tmp_path / "c.txt").write_text("\n".join(characters))
-    assert LineExplainer(model, characters=tmp_path / "c.txt", **options).characters == known  # type: ignore[arg-type]
+    assert LineExplainer(model, vocabulary=tmp_path / "c.txt", **options).characters == known  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portable_cam.image.geometry import fit
-from portable_cam.report.annotate import COLORS, Mark, draw, place_labels
+from portable_cam.image.marks import Mark
+from portable_cam.report.annotate import COLORS, draw, place_labels
 from portable_cam.tasks.segment import _mark_of
 
 SIZE = (200, 120)

@@ -12,9 +12,10 @@ from PIL import Image
 from portable_cam import assets
 from portable_cam.errors import InputError, PreprocessError
 from portable_cam.image.decode import read_image
-from portable_cam.image.preprocess import METADATA_KEY, Preprocessing, find_sidecar, resolve
+from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.presets import PRESETS
-from portable_cam.image.sidecar import FIELDS
+from portable_cam.image.resolve import METADATA_KEY, resolve
+from portable_cam.image.sidecar import FIELDS, find_sidecar
 from portable_cam.tasks.labels import Labels
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -419,7 +420,7 @@ def test_quantised_input(how: str, tmp_path: Path) -> None:
         (tmp_path / "m.json").write_text(json.dumps(content))
         prepared = resolve(NCHW, "int8", sidecar=tmp_path / "m.json")
     else:
-        prepared = resolve(NCHW, "int8", preset="imagenet", resize="stretch", stands_for=(STEP, ZERO))
+        prepared = resolve(NCHW, "int8", preset="imagenet", resize="stretch", own_quantization=(STEP, ZERO))
     floats = resolve(NCHW, "float32", preset="imagenet", resize="stretch")(photo).astype(np.float64)
     expected = np.clip(np.rint(floats / STEP + ZERO), -128, 127)
     assert (prepared(photo) == expected).mean() > 0.999  # float32 may round what lies half-way the other way
@@ -430,10 +431,10 @@ def test_quantised_input(how: str, tmp_path: Path) -> None:
 
 
 def test_what_the_model_says_of_its_integers_is_taken_only_where_it_must_be() -> None:
-    assert resolve(NHWC, "uint8", stands_for=(1 / 128, 128)) == resolve(NHWC, "uint8")
-    assert resolve(NHWC, "int8", stands_for=(1 / 255, -128)) == resolve(NHWC, "int8")
-    assert resolve(NHWC, "int8", preset="raw", stands_for=(STEP, ZERO)).quantization is None
-    guessed = resolve(NCHW, "int8", stands_for=(STEP, ZERO))
+    assert resolve(NHWC, "uint8", own_quantization=(1 / 128, 128)) == resolve(NHWC, "uint8")
+    assert resolve(NHWC, "int8", own_quantization=(1 / 255, -128)) == resolve(NHWC, "int8")
+    assert resolve(NHWC, "int8", preset="raw", own_quantization=(STEP, ZERO)).quantization is None
+    guessed = resolve(NCHW, "int8", own_quantization=(STEP, ZERO))
     assert guessed.quantization == (STEP, ZERO)
     assert guessed.guessed == ("color", "mean", "resize", "scale", "std")
     assert guessed.mean == PRESETS["imagenet"]["mean"]

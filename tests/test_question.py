@@ -22,7 +22,7 @@ COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0), "bl
 @cache
 def asker(name: str, explain: str = "both") -> QuestionExplainer:
     path = MODELS / f"{name}.onnx"
-    return QuestionExplainer(path, vocabulary=WORDS, answers=ANSWERS, explain=explain, threads=1)
+    return QuestionExplainer(path, vocabulary=WORDS, labels=ANSWERS, explain=explain, threads=1)
 
 
 def picture(colour: str, shape: str, centre: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -51,8 +51,8 @@ def test_answers_and_looks_at_the_shape(name: str) -> None:
             "is there a teal shape in the image?": "no",
         }
         for question, answer in asked.items():
-            explained = asker(name)(pixels, question)
-            right.append(explained.result.labels[0][0] == answer)
+            explained = asker(name)(pixels, question=question)
+            right.append(explained.labels[0][0] == answer)
             y, x = np.unravel_index(explained.result["layercam"][0, 0].argmax(), (64, 64))
             rows, columns = np.nonzero(inside)
             near.append(np.hypot(rows - y, columns - x).min() <= 2)
@@ -63,20 +63,20 @@ def test_answers_and_looks_at_the_shape(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_each_answer_has_a_map_and_scores_of_the_words(name: str) -> None:
     pixels, _ = picture("blue", "circle", (30, 30))
-    explained = asker(name)(pixels, "What color is the circle?", "blue,red")
+    explained = asker(name)(pixels, "blue,red", question="What color is the circle?")
     assert explained.result["layercam"].shape == (1, 2, 64, 64)
-    assert explained.result.labels == [["blue", "red"]]
-    assert explained.question == ("what", "color", "is", "the", "circle")
-    assert explained.word_scores is not None
-    assert explained.word_scores.shape == (2, 5)
-    assert np.abs(explained.word_scores).max() > 0
-    assert asker(name)(pixels, "what color is the circle", "top3").result.labels[0][0] == "blue"
+    assert explained.labels == [["blue", "red"]]
+    assert explained.words == ("what", "color", "is", "the", "circle")
+    assert explained.token_attribution is not None
+    assert explained.token_attribution.shape == (2, 5)
+    assert np.abs(explained.token_attribution).max() > 0
+    assert asker(name)(pixels, "top3", question="what color is the circle").labels[0][0] == "blue"
 
 
 def test_the_scores_of_words_are_the_slope_along_their_embeddings() -> None:
     """For a word that stands once: its row of the table scaled, the answer's score by finite differences."""
     pixels, _ = picture("blue", "circle", (30, 30))
-    words = asker("vqa_recurrent")(pixels, "What color is the circle?", "blue").word_scores
+    words = asker("vqa_recurrent")(pixels, "blue", question="What color is the circle?").token_attribution
     assert words is not None
     ends = []
     for factor in (1.01, 0.99):
@@ -85,18 +85,18 @@ def test_the_scores_of_words_are_the_slope_along_their_embeddings() -> None:
         rows = onnx.numpy_helper.to_array(table).copy()
         rows[asker("vqa_recurrent").vocabulary.find("color")] *= factor
         table.CopyFrom(onnx.numpy_helper.from_array(rows, table.name))
-        task = QuestionExplainer(model, vocabulary=WORDS, answers=ANSWERS, preprocessing="unit", threads=1)
-        ends.append(task(pixels, "What color is the circle?", "blue").result.scores[0, 0])
+        task = QuestionExplainer(model, vocabulary=WORDS, labels=ANSWERS, preprocessing="unit", threads=1)
+        ends.append(task(pixels, "blue", question="What color is the circle?").result.scores[0, 0])
     assert (ends[0] - ends[1]) / 0.02 == pytest.approx(words[0, 1], rel=0.05)
 
 
 def test_what_is_explained_is_a_choice() -> None:
     pixels, _ = picture("red", "circle", (30, 30))
-    alone = asker("vqa_recurrent", "image")(pixels, "is there a circle?")
-    assert alone.word_scores is None
+    alone = asker("vqa_recurrent", "image")(pixels, question="is there a circle?")
+    assert alone.token_attribution is None
     assert list(alone.result) == ["layercam"]
-    words = asker("vqa_recurrent", "question")(pixels, "is there a circle?")
-    assert words.word_scores is not None
+    words = asker("vqa_recurrent", "question")(pixels, question="is there a circle?")
+    assert words.token_attribution is not None
     assert list(words.result) == []
     with pytest.raises(OptionError, match="both, image or question, not 'sound'"):
         asker("vqa_recurrent", "sound")
@@ -105,11 +105,11 @@ def test_what_is_explained_is_a_choice() -> None:
 def test_questions_that_do_not_fit() -> None:
     pixels, _ = picture("red", "circle", (30, 30))
     with pytest.raises(LabelError, match=r"the word 'colour' is not in .*close to it are: color"):
-        asker("vqa_recurrent")(pixels, "what colour is it?")
+        asker("vqa_recurrent")(pixels, question="what colour is it?")
     with pytest.raises(InputError, match="the question has 12 words, but the model takes at most 10: shorten it"):
-        asker("vqa_recurrent")(pixels, "is there a red shape " * 2 + "is there")
+        asker("vqa_recurrent")(pixels, question="is there a red shape " * 2 + "is there")
     with pytest.raises(LabelError, match=r"no class of .*vqa_answers.txt is called 'maybe'"):
-        asker("vqa_recurrent")(pixels, "is there a red shape?", "maybe")
+        asker("vqa_recurrent")(pixels, "maybe", question="is there a red shape?")
     with pytest.raises(LabelError, match="has 2 words, but the model scores 27 tokens"):
         QuestionExplainer(MODELS / "vqa_recurrent.onnx", vocabulary=Vocabulary(("a", "b")))
     with pytest.raises(OptionError, match="no input holds token ids"):

@@ -12,10 +12,10 @@ from PIL import Image
 
 from portable_cam import assets
 from portable_cam.errors import InputError, OptionError
-from portable_cam.image.colormap import NOT_A_NUMBER, colorize, overlay, signed_picture
+from portable_cam.image.colormap import NOT_A_NUMBER, colorize, overlay, signed_image
 from portable_cam.image.decode import read_image
-from portable_cam.report.files import PNG_LEVEL, save
-from portable_cam.report.sheet import Panel, Row, sheet
+from portable_cam.report.files import PNG_LEVEL, save, save_figure
+from portable_cam.report.sheet import Panel, Section, sheet_figure
 
 
 def lightness(rgb: np.ndarray) -> np.ndarray:
@@ -60,50 +60,50 @@ def test_overlay_blends() -> None:
         overlay(photo, map01, 2)
 
 
-def test_signed_picture_keeps_sign_channel_and_scale() -> None:
+def test_signed_image_keeps_sign_channel_and_scale() -> None:
     rng = np.random.default_rng(0)
     gradients = rng.normal(0, 1e-4, (3, 50, 60)).astype(np.float32)
     gradients[0, 0, 0], gradients[0, 0, 1] = 50, -50  # outliers must not leave the rest grey
-    picture = signed_picture(gradients)
+    picture = signed_image(gradients)
     assert picture.shape == (50, 60, 3)
     inner = np.abs(gradients.transpose(1, 2, 0)) > 3e-5
     assert ((picture > 128) == (gradients.transpose(1, 2, 0) > 0))[inner].all()
     assert picture[0, 0, 0] == 255
     assert picture[0, 1, 0] == 0
     assert picture[1:].std() > 30
-    np.testing.assert_array_equal(signed_picture(gradients.transpose(1, 2, 0)), picture)
-    np.testing.assert_array_equal(signed_picture(gradients[::-1], color="bgr"), picture)
-    np.testing.assert_array_equal(signed_picture(gradients * 1000), picture)
+    np.testing.assert_array_equal(signed_image(gradients.transpose(1, 2, 0)), picture)
+    np.testing.assert_array_equal(signed_image(gradients[::-1], color="bgr"), picture)
+    np.testing.assert_array_equal(signed_image(gradients * 1000), picture)
 
 
-def test_signed_picture_layout_where_the_shape_is_ambiguous() -> None:
+def test_signed_image_layout_where_the_shape_is_ambiguous() -> None:
     gradients = np.zeros((3, 4, 3), np.float32)
     gradients[2] = 1
-    assert signed_picture(gradients, "nchw").shape == (4, 3, 3)
-    assert signed_picture(gradients, "nhwc").shape == (3, 4, 3)
-    assert (signed_picture(gradients, "nchw")[:, :, 2] == 255).all()
+    assert signed_image(gradients, "nchw").shape == (4, 3, 3)
+    assert signed_image(gradients, "nhwc").shape == (3, 4, 3)
+    assert (signed_image(gradients, "nchw")[:, :, 2] == 255).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_flat_and_nan_gradients_are_grey(channels: int) -> None:
-    assert set(np.unique(signed_picture(np.zeros((channels, 4, 4), np.float32)))) == {128}
+    assert set(np.unique(signed_image(np.zeros((channels, 4, 4), np.float32)))) == {128}
     broken = np.full((channels, 4, 4), np.nan, np.float32)
     broken[0, 0, 0] = np.inf
-    assert set(np.unique(signed_picture(broken))) == {128}
+    assert set(np.unique(signed_image(broken))) == {128}
 
 
 def test_sparse_gradients_are_seen() -> None:
     gradients = np.zeros((1, 50, 50), np.float32)
     gradients[0, 25, 25] = -1e-30
-    picture = signed_picture(gradients)
+    picture = signed_image(gradients)
     assert (picture[25, 25] == 0).all()
     assert (picture == 128).sum() == picture.size - 3
 
 
-def test_signed_picture_needs_channels() -> None:
+def test_signed_image_needs_channels() -> None:
     for shape in ((4, 5, 6), (5, 6), (1, 3, 5, 6)):
         with pytest.raises(InputError, match="1 or 3 channels"):
-            signed_picture(np.zeros(shape))
+            signed_image(np.zeros(shape))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_save(photo: np.ndarray, tmp_path: Path) -> None:
         "path": Path("x"),
         "text": "Ägyptisch",
     }
-    written = save(tmp_path / "out", "photo", pictures={"../a/b": photo}, arrays={"gradcam": array}, document=document)
+    written = save(tmp_path / "out", "photo", images={"../a/b": photo}, arrays={"gradcam": array}, document=document)
     assert [p.name for p in written] == ["photo._a_b.png", "photo.gradcam.npy", "photo.json"]
     assert all(p.parent == tmp_path / "out" for p in written), "no name leads out of the folder"
     np.testing.assert_array_equal(np.asarray(Image.open(written[0])), photo)
@@ -141,7 +141,7 @@ def test_save(photo: np.ndarray, tmp_path: Path) -> None:
 
 
 def test_save_only_what_was_asked_for(photo: np.ndarray, tmp_path: Path) -> None:
-    everything = {"pictures": {"a": photo}, "arrays": {"a": photo}, "document": {}}
+    everything = {"images": {"a": photo}, "arrays": {"a": photo}, "document": {}}
     for form in ("png", "npy", "json"):
         assert {p.suffix for p in save(tmp_path / form, "x", formats=[form], **everything)} == {f".{form}"}
     with pytest.raises(OptionError, match="'gif' is unknown: choose from png, npy, json"):
@@ -161,10 +161,11 @@ def test_png_is_compressed_lightly(photo: np.ndarray, tmp_path: Path, monkeypatc
         plain(self, *args, **options)
 
     monkeypatch.setattr(Image.Image, "save", watched)
-    save(tmp_path, "x", pictures={"a": photo})
-    sheet(photo, [Row("t", "", [Panel("cam", photo)])], tmp_path / "s.png")
+    save(tmp_path, "x", images={"a": photo})
+    sheet = sheet_figure(photo, [Section("t", "", [Panel("cam", photo)])])
+    save_figure(sheet, tmp_path / "s.png")
     assert levels == [PNG_LEVEL, PNG_LEVEL]
-    sheet(photo, [Row("t", "", [Panel("cam", photo)])], tmp_path / "s.pdf")
+    save_figure(sheet, tmp_path / "s.pdf")
     assert (tmp_path / "s.pdf").is_file()
 
 

@@ -3,6 +3,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib.text
 import numpy as np
@@ -13,15 +14,19 @@ from PIL import Image
 
 from portable_cam import assets
 from portable_cam.errors import OptionError
+from portable_cam.explanation import Explanation
 from portable_cam.image.colormap import overlay
 from portable_cam.image.decode import read_image
-from portable_cam.report.sheet import Panel, Row, arrange, bar_lengths, sheet, wrap
+from portable_cam.report.figures import sections_of
+from portable_cam.report.files import save_figure
+from portable_cam.report.maps import ShownMaps
+from portable_cam.report.record import record_of
+from portable_cam.report.sheet import Panel, Section, arrange, bar_lengths, sheet_figure, wrap
 from portable_cam.report.wording import how_much, number, part_explained, score_is
-from portable_cam.report.write import describe, rows_of, write_explanation
+from portable_cam.report.write import write_explanation
 from portable_cam.result import Result
-from portable_cam.runtime.flags import remark
-from portable_cam.tasks.classify import PhotoExplainer, PhotoExplanation
-from portable_cam.tasks.registry import job_for
+from portable_cam.tasks.classify import PhotoExplainer
+from portable_cam.tasks.language.caption import CaptionExplainer
 
 LONG = "American Staffordshire terrier rather than soft-coated wheaten terrier"
 
@@ -49,10 +54,14 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
 
 
-def rows(photo: np.ndarray, targets: int, panels: int, title: str = "class $n$ {x}") -> list[Row]:
+def sheet(image: np.ndarray, sections: list[Section], path: Path, *more: Any, **options: Any) -> Path:
+    return save_figure(sheet_figure(image, sections, *more, **options), path)
+
+
+def rows(photo: np.ndarray, targets: int, panels: int, title: str = "class $n$ {x}") -> list[Section]:
     map01 = np.linspace(0, 1, photo.shape[0] * photo.shape[1]).reshape(photo.shape[:2])
     panel = Panel("gradcam", overlay(photo, map01))
-    return [Row(f"{title}{t}", f"score {number(1.5 * t, 2)}", [panel] * panels) for t in range(targets)]
+    return [Section(f"{title}{t}", f"score {number(1.5 * t, 2)}", [panel] * panels) for t in range(targets)]
 
 
 @pytest.mark.parametrize(("targets", "panels", "top"), [(1, 1, 0), (2, 4, 5), (3, 2, 5)])
@@ -70,7 +79,7 @@ def test_sheet(photo: np.ndarray, targets: int, panels: int, top: int, tmp_path:
 
 def test_sheet_shows_the_pictures_as_they_are(photo: np.ndarray, tmp_path: Path) -> None:
     plain = np.full((40, 40, 3), (12, 200, 99), np.uint8)
-    path = sheet(photo, [Row("t", "", [Panel("a", plain), Panel("b", plain[:, :, ::-1])])], tmp_path / "s.png")
+    path = sheet(photo, [Section("t", "", [Panel("a", plain), Panel("b", plain[:, :, ::-1])])], tmp_path / "s.png")
     picture = np.asarray(Image.open(path).convert("RGB"))
     for colour in ((12, 200, 99), (99, 200, 12)):
         area = (picture == colour).all(2).sum()
@@ -172,19 +181,18 @@ def test_one_number_for_each_task() -> None:
 
 def test_a_flagged_map_says_what_it_is() -> None:
     good, none, broken = np.eye(4, dtype=np.float32), np.zeros((4, 4), np.float32), np.full((4, 4), np.nan, np.float32)
-    maps = {name: np.stack([good, none, none, broken])[None] for name in ("gradcam", "against.gradcam")}
-    raw = {name: np.stack([good, none - 1, none + 5, good])[None] for name in maps}
+    maps = {"gradcam": np.stack([good, none, none, broken])[None]}
+    raw = {"gradcam": np.stack([good, none - 1, none + 5, good])[None]}
     result = Result(np.zeros((1, 4), np.float32), np.zeros((1, 4), np.int64), "c", maps, raw, [[()] * 4], [], {})
     said = ["", "nothing speaks for it", "one value everywhere", "holds NaN or infinity"]
-    assert [remark(result, "gradcam", k) for k in range(4)] == said
-    assert remark(result, "gradcam", 1, "negative") == "nothing speaks against it"
-    assert remark(result, "against.gradcam", 1) == "nothing speaks against it"
-    assert remark(result, "against.gradcam", 1, "negative") == "nothing speaks for it"
+    maps = ShownMaps("gradcam", "Grad-CAM", "gradcam", result, "positive")
+    assert [maps.remark(k) for k in range(4)] == said
+    assert replace(maps, sign="negative").remark(1) == "nothing speaks against it"
     gradient = replace(result, maps={"gradient": np.zeros((1, 1, 3, 4, 4), np.float32)})
-    assert remark(gradient, "gradient", 0) == "one value everywhere"
+    assert replace(maps, method="gradient", result=gradient).remark(0) == "one value everywhere"
 
 
-def explained(**options: str) -> PhotoExplanation:
+def explained(**options: str) -> Explanation:
     return PhotoExplainer(assets.model(), ("gradcam",), **options)(assets.photo(), "tabby,goldfish")
 
 
@@ -192,22 +200,22 @@ def test_what_speaks_against_goes_to_files_of_its_own(tmp_path: Path, drawn: lis
     both = [explained(sign=sign) for sign in ("positive", "negative")]
     names = []
     for one in both:
-        write_explanation(one, tmp_path, "photo", ("png", "npy", "json"), "heading")
+        write_explanation(one, tmp_path, "photo")
         names.append({path.name for path in tmp_path.iterdir()} - {name for found in names for name in found})
     assert "photo.sheet.png" in names[0]
     assert names[1] == {name.replace("photo.", "photo.against.", 1) for name in names[0]}
     assert "tabby" in texts(drawn[0])
     assert {"against: tabby", "against: goldfish", "nothing speaks against it"} <= set(texts(drawn[1]))
-    assert [describe(one)["sign"] for one in both] == ["positive", "negative"]
+    assert [record_of(one)["sign"] for one in both] == ["positive", "negative"]
 
 
 def test_a_contrast_names_both_and_sets_the_class_off(tmp_path: Path, drawn: list[Figure]) -> None:
     explainer = PhotoExplainer(assets.model(), ("gradcam",), rather_than="coffee mug")
     one = explainer(assets.photo(), "tiger cat")
-    (row,) = rows_of(one)
+    (row,) = sections_of(one)
     assert row.title == "tiger cat rather than coffee mug"
     assert row.note.startswith("score difference ")
-    record = write_explanation(one, tmp_path, "photo", ("png",), "heading")
+    record = write_explanation(one, tmp_path, "photo", ("png",))
     assert (record["explained"][0]["name"], record["explained"][0]["rather_than"]) == ("tiger cat", "coffee mug")
     assert record["top_is"] == "probability"
     bold = [t.get_text() for axes in drawn[0].axes for t in axes.texts if t.get_fontweight() == "bold"]
@@ -218,16 +226,13 @@ def test_words_say_their_probability_in_pictures_and_records(tmp_path: Path, dra
     models = Path(__file__).parents[1] / "benchmarks" / "train" / "models"
     Image.new("RGB", (96, 96), "red").save(tmp_path / "scene.png")
     for sign in ("positive", "negative"):
-        job = job_for(
-            "caption",
+        task = CaptionExplainer(
             models / "caption_encoder.onnx",
-            None,
-            {},
-            None,
-            {"sign": sign},
-            {"decoder": models / "caption_lstm_decoder.onnx", "vocabulary": models / "caption_words.txt"},
+            decoder=models / "caption_lstm_decoder.onnx",
+            vocabulary=models / "caption_words.txt",
+            sign=sign,
         )
-        record = job.run(tmp_path / "scene.png", tmp_path / "out", "scene", ("png",))
+        record = write_explanation(task(tmp_path / "scene.png"), tmp_path / "out", "scene", ("png",))
         for line in record["explained"]:
             assert line["probability"] == pytest.approx(np.exp(line["score"]))
             assert {line["label"], how_much(line)} <= set(texts(drawn[-1])) or line["flags"]

@@ -42,14 +42,14 @@ def captions(count: int) -> None:
     for decoder in ("lstm", "transformer"):
         task = CaptionExplainer(
             FOLDER / "caption_encoder.onnx",
-            FOLDER / f"caption_{decoder}_decoder.onnx",
+            decoder=FOLDER / f"caption_{decoder}_decoder.onnx",
             vocabulary=FOLDER / "caption_words.txt",
             methods=METHODS,
             threads=1,
         )
         marks: Marks = defaultdict(list)
         for scene in scenes:
-            result = task(scene.pixels, scene.words).result
+            result = task(scene.pixels, caption=scene.words).result
             for k, named in enumerate(scene.named):
                 for method in METHODS if named is not None else ():
                     marks[method].append(mark(result[method][0, k], scene.masks[named]))
@@ -67,7 +67,7 @@ def answers(count: int) -> None:
         task = QuestionExplainer(
             FOLDER / f"{name}.onnx",
             vocabulary=FOLDER / "vqa_words.txt",
-            answers=FOLDER / "vqa_answers.txt",
+            labels=FOLDER / "vqa_answers.txt",
             methods=METHODS,
             explain="image",
             threads=1,
@@ -77,7 +77,7 @@ def answers(count: int) -> None:
             pixels = np.asarray(Image.open(paths[owners[i]]).convert("RGB"))
             ground = np.median(pixels.reshape(-1, 3), axis=0)
             mask = np.abs(pixels - ground).sum(-1) > 60
-            result = task(pixels, questions[i], replies[i]).result
+            result = task(pixels, replies[i], question=questions[i]).result
             for method in METHODS:
                 marks[method].append(mark(result[method][0, 0], mask))
         report(f"{name}, layer {task.explainer.layer}", marks)

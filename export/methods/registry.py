@@ -65,8 +65,3 @@ def uses_relu_rule(names: Iterable[str]) -> bool:
 def help_text() -> str:
     """All names, for the help of options that take methods."""
     return f"Comma-separated: {', '.join(METHODS)}."
-
-
-#: Until the run-time side reads the records.
-MAP_METHODS = tuple(name for name, method in METHODS.items() if method.is_heat_map)
-wants_layers = uses_layer

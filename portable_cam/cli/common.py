@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from portable_cam.export.options import Options
 
 err = Console(stderr=True, soft_wrap=True)
 out = Console(soft_wrap=True)
@@ -17,33 +23,71 @@ out = Console(soft_wrap=True)
 ModelArgument = Annotated[Path, typer.Argument(help="The .onnx file.", show_default=False)]
 OutputOption = Annotated[str | None, typer.Option("--output", help="Tensor that holds the scores, taken as it is.")]
 TaskOption = Annotated[
-    str | None, typer.Option("--task", help="classify, detect or segment; by default what the outputs look like.")
+    str | None,
+    typer.Option("--task", help="classify, detect, segment, caption, vqa or ctc; by default as the outputs look."),
 ]
-LayerOption = Annotated[list[str] | None, typer.Option(help="Tensor or node to explain; several to average over.")]
-ProfileOption = Annotated[str, typer.Option(help="paper, pytorch_grad_cam or captum: whose conventions to follow.")]
-SaturationOption = Annotated[
-    str, typer.Option(help="Where the range of a quantised model cuts a value off: pass the gradient on, or mask it.")
-]
-PrecisionOption = Annotated[
-    str, typer.Option(help="model: the types of the model; float32: a float16 or float64 model computed in float32.")
-]
-PolicyOption = Annotated[str, typer.Option(help="Which nodes guided methods treat as a ReLU: relu, relu+clip or all.")]
-SignOption = Annotated[str, typer.Option(help="positive, or negative for what speaks against the target.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable stdout.")]
 
-METHODS_HELP = (
-    "Comma-separated: cam, gradcam, layercam, hirescam, guided_backprop, guided_gradcam, gradient, deconvnet."
-)
+
+def takes_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the fields of :class:`~portable_cam.export.options.Options` as options of its own.
+
+    The command has a parameter ``options`` for what the user chose, by the names of the fields; an option that he left
+    out is not in it. A field that the command takes by itself is left to it.
+    """
+    hints, own = get_type_hints(command, include_extras=True), inspect.signature(command)
+    fields = {f.name: f for f in dataclasses.fields(Options) if "help" in f.metadata and f.name not in own.parameters}
+    added = []
+    for name, known in fields.items():
+        text = known.metadata["help"]
+        shown = None if name in _OPEN else known.default
+        option = typer.Option(help=text() if callable(text) else text, show_default=str(shown) if shown else False)
+        base: Any = list[str] | None if known.metadata.get("several") else str | None
+        kind: Any = Annotated[base, option]
+        added.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
+    rest = [p.replace(annotation=hints[p.name]) for p in own.parameters.values() if p.name != "options"]
+    keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in rest]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        chosen = {name: given.pop(name) for name in fields}
+        if chosen.get("methods") is not None:
+            chosen["methods"] = names(chosen["methods"])
+        command(**given, options={name: value for name, value in chosen.items() if value is not None})
+
+    parameters = [*keyword_only, *added]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+#: Fields whose default is no word to be shown: chosen by the task, or found in the model.
+_OPEN = frozenset({"methods", "layer", "output"})
+
+
+def say(text: str) -> None:
+    """Print a line of results on stdout."""
+    out.print(text, highlight=False, markup=False)
+
+
+def note(text: str) -> None:
+    """Print a line on stderr."""
+    err.print(text, highlight=False, markup=False)
 
 
 def warn(text: str) -> None:
-    """A line on stderr."""
+    """Print a warning on stderr."""
     err.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
 
 
+def fail(text: str) -> None:
+    """Print an error on stderr."""
+    err.print(f"error: {text}", style="red", highlight=False, markup=False)
+
+
 def print_json(content: Any) -> None:
-    """On stdout, nothing else."""
+    """Print JSON on stdout."""
     sys.stdout.write(json.dumps(content, indent=2) + "\n")
 
 

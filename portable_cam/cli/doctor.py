@@ -1,8 +1,9 @@
-"""The command ``doctor``: what a report says, as a table."""
+"""``portable-cam doctor``: the report on a model, as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -15,24 +16,38 @@ if TYPE_CHECKING:
     from portable_cam.export.diagnose.cost import Cost
 
 
-def doctor(
+def run(
     model: ModelArgument, output: OutputOption = None, task: TaskOption = None, as_json: JsonOption = False
 ) -> None:
     """Can it be explained, what will it cost (an estimate), and if not, which nodes stand in the way and what to do.
     Exit status 1 if no method works."""
+    from portable_cam.errors import Error
     from portable_cam.export import doctor as examine
     from portable_cam.export.passes.normalized import normalized
     from portable_cam.tasks.recognize import recognize
 
     known = normalized(model)
-    task, target = recognize(known, task, output)
+    found, target, problem = task, None, ""
+    try:
+        found, target = recognize(known, task, output)
+    except Error as error:
+        if task is not None:
+            raise
+        problem = str(error)
     report = examine(known, output, target)
+    if problem:
+        report = replace(report, problems=list(dict.fromkeys([problem, *report.problems])))
     if as_json:
-        print_json({"task": task, **report.to_dict()})
+        print_json({"task": found, **report.to_dict()})
     else:
         table = new_table("", "")
         table.show_header = False
-        for key, value in (*_model(report), ("task", task), *_explanation(report), *_cost(report.cost)):
+        for key, value in (
+            *_model(report),
+            ("task", found or "not recognised"),
+            *_explanation(report),
+            *_cost(report.cost),
+        ):
             table.add_row(key, escape(value))
         out.print(table)
     if not report.explainable:

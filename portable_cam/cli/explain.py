@@ -1,4 +1,4 @@
-"""``portable-cam explain``: photos in, pictures and a line for each thing explained out, for every task."""
+"""``portable-cam explain``: photos in, maps and a line for each target out, for every task."""
 
 from __future__ import annotations
 
@@ -9,23 +9,19 @@ import typer
 from rich.progress import track
 
 from portable_cam.cli.common import (
-    METHODS_HELP,
     DeviceOption,
     JsonOption,
-    LayerOption,
     ModelArgument,
-    OutputOption,
-    PolicyOption,
-    PrecisionOption,
-    ProfileOption,
-    SaturationOption,
-    SignOption,
+    TaskOption,
     err,
+    fail,
     names,
+    note,
     numbers,
-    out,
     print_json,
+    say,
     size_of,
+    takes_options,
     warn,
 )
 from portable_cam.errors import ImageError, InputError
@@ -33,19 +29,17 @@ from portable_cam.errors import ImageError, InputError
 _TASKS = "Tasks"  # the heading in --help of what only some tasks take
 
 
-def explain(
+@takes_options
+def run(
     model: ModelArgument,
     images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)],
     folder: Annotated[Path, typer.Option("-o", "--out", help="Where results go.")] = Path("explained"),
-    task: Annotated[str, typer.Option(help="classify, detect, segment, caption, vqa or ctc.")] = "classify",
-    methods: Annotated[str | None, typer.Option(help=f"{METHODS_HELP} Default: what did best for the task.")] = None,
+    task: TaskOption = None,
     target: Annotated[
         str | None,
-        typer.Option("--target", "--why", help="Class number or NAME, several by comma, top3; a word of what is said."),
+        typer.Option("--target", "--why", help="Class number or NAME, several by comma, top3; a word of the text."),
     ] = None,
     rather_than: Annotated[str | None, typer.Option(help="Class number or NAME: why the target and not this.")] = None,
-    layer: LayerOption = None,
-    output: OutputOption = None,
     labels: Annotated[Path | None, typer.Option(help="Names of the classes or answers: txt, JSON or CSV.")] = None,
     preset: Annotated[str | None, typer.Option(help="imagenet, tf, caffe, unit, raw; yolox, yolo, nanodet …")] = None,
     mean: Annotated[str | None, typer.Option(help="One number per channel, by comma; after --scale.")] = None,
@@ -55,13 +49,8 @@ def explain(
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, where the model leaves it open.")] = None,
     resize: Annotated[str | None, typer.Option(help="stretch, shortest+crop or letterbox.")] = None,
     quantization: Annotated[
-        str | None, typer.Option(help="SCALE,ZERO_POINT of an integer input, if the values are those it stands for.")
+        str | None, typer.Option(help="SCALE,ZERO_POINT of an integer input, if the values are the dequantised ones.")
     ] = None,
-    profile: ProfileOption = "paper",
-    relu_policy: PolicyOption = "relu",
-    saturation: SaturationOption = "pass",
-    precision: PrecisionOption = "model",
-    sign: SignOption = "positive",
     device: DeviceOption = "cpu",
     class_set: Annotated[
         list[str] | None,
@@ -93,18 +82,22 @@ def explain(
     ] = None,
     question: Annotated[str | None, typer.Option(help="vqa: what is asked.", rich_help_panel=_TASKS)] = None,
     caption: Annotated[
-        str | None, typer.Option(help="caption: what the model is made to say.", rich_help_panel=_TASKS)
+        str | None, typer.Option(help="caption: the text to explain, not the model's own.", rich_help_panel=_TASKS)
     ] = None,
     formats: Annotated[str, typer.Option("--format", help="Comma-separated: png, npy, json.")] = "png",
     as_json: JsonOption = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Explain photos: writes maps, prints a line for each class, box or region explained."""
+    from portable_cam.export.passes.normalized import normalized
     from portable_cam.image.decode import expand_images
-    from portable_cam.report.write import check_formats, unique_stems
-    from portable_cam.tasks.registry import job_for
+    from portable_cam.report.write import check_formats, unique_stems, write_explanation
+    from portable_cam.tasks.recognize import implied_task, recognize
+    from portable_cam.tasks.registry import own_options, task_named
 
-    chosen = check_formats(formats)
-    given = {
+    wanted = check_formats(formats)
+    preprocessing = {
         "preset": preset,
         "mean": numbers("--mean", mean),
         "std": numbers("--std", std),
@@ -113,16 +106,6 @@ def explain(
         "size": size_of(size),
         "resize": resize,
         "quantization": numbers("--quantization", quantization, 2),
-    }
-    options = {
-        "layer": layer,
-        "output": output,
-        "profile": profile,
-        "relu_policy": relu_policy,
-        "saturation": saturation,
-        "precision": precision,
-        "sign": sign,
-        "device": device,
     }
     own = {
         "labels": labels,
@@ -139,58 +122,63 @@ def explain(
         "question": question,
         "caption": caption,
     }
-    job = job_for(
-        task,
-        model,
-        None if methods is None else names(methods),
-        {k: v for k, v in given.items() if v is not None},
-        target,
-        options,
-        own,
+    known = normalized(model)
+    chosen = task
+    if chosen is None:
+        chosen = implied_task([name for name, value in own.items() if value is not None])
+        chosen = chosen or recognize(known, None, options.get("output"))[0]
+        note(f"task: {chosen} (recognised; --task overrides)")
+    made, asked = own_options(chosen, own, _spelled)
+    explainer: Any = task_named(chosen).explainer()(  # type: ignore[call-arg]
+        known,
+        options.pop("methods", None),
+        device=device,
+        preprocessing={name: value for name, value in preprocessing.items() if value is not None},
+        **made,
+        **options,
     )
-    prepared = job.preprocessing
-    err.print(f"preprocessing: {prepared.describe()}", highlight=False, markup=False)
+    prepared = explainer.preprocessing
+    note(f"preprocessing: {prepared.describe()}")
     if prepared.guessed:
         warn(f"guessed: {', '.join(prepared.guessed)}; say what the model expects with --preset, or a JSON beside it")
-    for note in job.notes:
-        err.print(f"note: {note}", highlight=False, markup=False)
+    for text in explainer.notes:
+        note(f"note: {text}")
     paths = expand_images(images)
     failed, records, stems = 0, [], unique_stems(paths)
     for path, stem in track(
         list(zip(paths, stems, strict=True)), "explaining", console=err, transient=True, disable=len(paths) < 2
     ):
         try:
-            written = job.run(path, folder, stem, chosen)
-        except (ImageError, InputError) as error:  # one bad picture does not stop the others
+            written = write_explanation(explainer(path, target, **asked), folder, stem, wanted)
+        except (ImageError, InputError) as error:  # one bad image does not stop the others
             failed += 1
-            named = "" if str(path) in str(error) else f"{path}: "
-            err.print(f"error: {named}{error}", style="red", highlight=False, markup=False)
+            fail(str(error) if str(path) in str(error) else f"{path}: {error}")
             continue
         record = {"image": str(path), **written}
         records.append(record)
         if not as_json:
             if "said" in record:
-                out.print(f"{path.name}: {record['said']}", highlight=False, markup=False)
+                say(f"{path.name}: {record['said']}")
             for line in record["explained"]:
-                out.print(f"{path.name}: {describe(line)}", highlight=False, markup=False)
+                say(f"{path.name}: {_described(line)}")
     if as_json:
         print_json(
             {
                 "model": str(model),
                 "preprocessing": prepared.to_json(),
-                "layer": job.explainer.layer,
+                "layer": explainer.explainer.layer,
                 "images": records,
                 "failed": failed,
             }
         )
     elif records:
-        err.print(f"written to {folder}", highlight=False, markup=False)
+        note(f"written to {folder}")
     if failed:
         raise typer.Exit(1)
 
 
-def describe(line: dict[str, Any]) -> str:
-    """One thing explained, for a person: its label and score, and where it is."""
+def _described(line: dict[str, Any]) -> str:
+    """One target in a line: its label and score, and where it is."""
     from portable_cam.report.wording import how_much, number, part_explained
 
     flags = f" [{', '.join(line['flags'])}]" if line["flags"] else ""
@@ -199,8 +187,8 @@ def describe(line: dict[str, Any]) -> str:
     if "box" in line:
         box = ", ".join(f"{edge:.0f}" for edge in line["box"])
         return f"{label} {number(line['detection'])} at {box}{part_explained(line)}{flags}"
-    said = how_much(line) if {"share", "probability"} & set(line) else number(line["score"])
-    return f"{label} {said}{flags}"
+    score = how_much(line) if {"share", "probability"} & set(line) else number(line["score"])
+    return f"{label} {score}{flags}"
 
 
 def _sets(given: list[str] | None) -> dict[str, list[str]] | None:
@@ -214,3 +202,8 @@ def _sets(given: list[str] | None) -> dict[str, list[str]] | None:
             raise typer.BadParameter(f"--set is NAME=CLASS,CLASS …, not {text!r}")
         found[name.strip()] = list(names(members))
     return found
+
+
+def _spelled(option: str) -> str:
+    """How an option is called on the command line."""
+    return "--set" if option == "sets" else f"--{option.replace('_', '-')}"

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results as pictures and files: coloured maps, overlays, PNG, NPY and JSON."""
+"""Colours: heat maps and signed gradients as RGB images."""
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.errors import InputError, OptionError
-
-Picture: TypeAlias = NDArray[np.uint8]
+from portable_cam.image.geometry import ImageArray
 
 #: Perceptually uniform, like magma and viridis: equal steps of the map look equally large, and lightness only rises (it
 #: survives grey print and colour blindness), where jet and turbo draw edges that are not in the data. Of these, inferno
@@ -22,12 +21,11 @@ COLORMAP = "inferno"
 #: Neither end of the colour map: a value that is not a number must not look like an unimportant one.
 NOT_A_NUMBER = (0, 170, 190)
 
-
-# beyond this quantile gradients are outliers, a few pixels that would leave the rest of the picture grey
+# beyond this percentile gradients are outliers: a few pixels that would leave all others grey
 _ROBUST = 99.5
 
 
-def colorize(map01: NDArray[np.floating]) -> Picture:
+def colorize(map01: NDArray[np.floating]) -> ImageArray:
     """A map (H, W) of 0 to 1 as uint8 (H, W, 3) RGB; values outside are clipped, NaN shows in a colour of its own.
 
     Raises:
@@ -35,12 +33,12 @@ def colorize(map01: NDArray[np.floating]) -> Picture:
     """
     _check_map(map01)
     values = np.nan_to_num(map01, nan=0.0, posinf=1.0, neginf=0.0)
-    picture: Picture = _palette()[np.rint(np.clip(values, 0, 1) * 255).astype(np.intp)]
-    picture[np.isnan(map01)] = NOT_A_NUMBER
-    return picture
+    colours: ImageArray = _palette()[np.rint(np.clip(values, 0, 1) * 255).astype(np.intp)]
+    colours[np.isnan(map01)] = NOT_A_NUMBER
+    return colours
 
 
-def overlay(image: Picture, map01: NDArray[np.floating], alpha: float = 0.5) -> Picture:
+def overlay(image: ImageArray, map01: NDArray[np.floating], alpha: float = 0.5) -> ImageArray:
     """A map over the photo: ``(1 - alpha) * photo + alpha * colour``.
 
     Args:
@@ -60,22 +58,22 @@ def overlay(image: Picture, map01: NDArray[np.floating], alpha: float = 0.5) -> 
     # float32: a photo of 12 megapixels takes 150 MB so, a third of the time, and no value of 0 to 255 needs more
     mixed = image * np.float32(1 - alpha)
     mixed += colorize(map01) * np.float32(alpha)
-    blended: Picture = np.rint(mixed, out=mixed).astype(np.uint8)
+    blended: ImageArray = np.rint(mixed, out=mixed).astype(np.uint8)
     return blended
 
 
-def signed_picture(
+def signed_image(
     gradients: NDArray[np.floating], layout: Literal["nchw", "nhwc"] | None = None, color: str = "rgb"
-) -> Picture:
-    """Signed values per channel as a picture: grey is 0, brighter is positive, darker negative.
+) -> ImageArray:
+    """Signed values per channel as an image: grey is 0, brighter is positive, darker negative.
 
     The scale is one robust percentile of the magnitudes for all channels, so that hues keep their meaning and a few
-    outliers do not leave everything else grey. A picture without any gradient is grey; so are NaNs in it.
+    outliers do not leave everything else grey. An image without any gradient is grey; so are NaNs in it.
 
     Args:
         gradients: Float (C, H, W) or (H, W, C), with 1 or 3 channels.
         layout: Which of the two; None: by where the channels are, first axis first.
-        color: ``bgr`` if the channels are in this order; the picture is RGB.
+        color: ``bgr`` if the channels are in this order; the image is RGB.
 
     Returns:
         uint8 (H, W, 3).
@@ -94,14 +92,14 @@ def signed_picture(
     # a sparse gradient may be zero at that percentile: then its maximum is the scale
     scale = float(np.percentile(magnitude, _ROBUST)) or float(magnitude.max(initial=0.0))
     signed = np.clip(values / scale, -1, 1) if scale > 0 else values
-    picture = np.rint(127.5 + 127.5 * signed).astype(np.uint8)
+    shades = np.rint(127.5 + 127.5 * signed).astype(np.uint8)
     if color == "bgr":
-        picture = picture[:, :, ::-1]
-    return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+        shades = shades[:, :, ::-1]
+    return np.ascontiguousarray(np.broadcast_to(shades, (*shades.shape[:2], 3)))
 
 
 @cache
-def _palette() -> Picture:
+def _palette() -> ImageArray:
     colours: NDArray[np.float64] = matplotlib.colormaps[COLORMAP](np.arange(256))[:, :3]
     return np.rint(colours * 255).astype(np.uint8)
 

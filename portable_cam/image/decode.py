@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures in: any common image file to an RGB array."""
+"""Any common image file to an RGB array."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ import warnings
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from portable_cam.errors import ImageError
+from portable_cam.image.geometry import ImageArray
 
-Picture: TypeAlias = NDArray[np.uint8]
-
-#: Larger pictures are refused before they are decoded: some kilobytes can unpack to gigabytes (a decompression bomb).
+#: Larger images are refused before they are decoded: some kilobytes can unpack to gigabytes (a decompression bomb).
 #: 120 million pixels hold the photos of 108-megapixel phones and take 360 MB as RGB.
 MAX_PIXELS = 120_000_000
 
 #: The formats read. Image files are untrusted: Pillow would hand an EPS file to Ghostscript, which runs programs, and
 #: its rarest decoders are its least tried ones.
-FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+READABLE_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
 _ORIENTATION = 0x0112
-# EXIF 2.32, table 6: how to turn a picture stored with each orientation upright; 1 is upright
+# EXIF 2.32, table 6: how to turn an image stored with each orientation upright; 1 is upright
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -36,10 +35,10 @@ _UPRIGHT = {
 }  # fmt: skip
 
 
-def read_image(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]) -> Picture:
-    """A picture as uint8 (H, W, 3), RGB.
+def read_image(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]) -> ImageArray:
+    """An image as uint8 (H, W, 3), RGB.
 
-    EXIF orientation is applied, and of several frames the first taken. Grey, 1-bit, palette and CMYK pictures are
+    EXIF orientation is applied, and of several frames the first taken. Grey, 1-bit, palette and CMYK images are
     converted; transparent ones are laid on white, as a page shows them. 16-bit values are divided by 257, so that
     65535 becomes 255 and nothing is cut off. Floating point is taken as 0 to 1 if all of it lies there, else as 0 to
     255, else stretched from its least to its greatest value.
@@ -49,7 +48,7 @@ def read_image(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[An
             uint16, bool or floating point; the fourth channel is opacity.
 
     Raises:
-        ImageError: It is not a picture, truncated, larger than :data:`MAX_PIXELS`, or not there.
+        ImageError: It is not an image, is truncated, larger than :data:`MAX_PIXELS`, or missing.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -73,7 +72,9 @@ def read_image(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[An
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has far more than the {MAX_PIXELS} pixels allowed: scale it down first") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is not an image, or not one of {', '.join(FORMATS)}: convert it to PNG") from None
+        raise ImageError(
+            f"{name} is not an image, or not one of {', '.join(READABLE_FORMATS)}: convert it to PNG"
+        ) from None
     except Exception as error:
         raise _damaged(name, error) from None
     with image:
@@ -95,7 +96,7 @@ def expand_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
             found.append(path)
             continue
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _suffixes() and _visible_file(p))
-        # an empty folder is a picture that cannot be read, and says so when it is
+        # an empty folder is reported when it is read, as an image that cannot be
         found += inside or [path]
     if not found:
         raise ImageError("no image was given: name image files or folders of them")
@@ -108,9 +109,9 @@ def _visible_file(path: Path) -> bool:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of :data:`FORMATS` that this build of Pillow has."""
+    """Those of :data:`READABLE_FORMATS` that this build of Pillow has."""
     Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+    return tuple(name for name in READABLE_FORMATS if name in Image.OPEN)
 
 
 @cache
@@ -130,7 +131,7 @@ def _damaged(name: str, error: Exception) -> ImageError:
     return ImageError(f"{name} is truncated or damaged ({error}): save or download it again")
 
 
-def _decode(image: Image.Image, name: str) -> Picture:
+def _decode(image: Image.Image, name: str) -> ImageArray:
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(
             f"{name} has {image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed: scale it down first"
@@ -147,13 +148,13 @@ def _decode(image: Image.Image, name: str) -> Picture:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # damaged EXIF is common and no reason to refuse a sound picture
+    except Exception:  # damaged EXIF is common and no reason to refuse a sound image
         return image
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
 
 
-def _to_rgb(image: Image.Image, name: str) -> Picture:
+def _to_rgb(image: Image.Image, name: str) -> ImageArray:
     # 16-bit grey is "I;16", and "I" where an older Pillow read it from PNG
     if image.mode == "I" or image.mode.startswith("I;16"):
         deep = np.asarray(image)
@@ -168,7 +169,7 @@ def _to_rgb(image: Image.Image, name: str) -> Picture:
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
-def _from_array(array: NDArray[Any]) -> Picture:
+def _from_array(array: NDArray[Any]) -> ImageArray:
     name = "the given array"
     if array.ndim == 2:
         array = array[:, :, None]
@@ -196,13 +197,13 @@ def _stretched(values: NDArray[Any], name: str) -> NDArray[np.float64]:
     return (deep - low) / ((high - low) or 1) * 255
 
 
-def _rounded(values: NDArray[Any]) -> Picture:
+def _rounded(values: NDArray[Any]) -> ImageArray:
     rounded: NDArray[Any] = np.clip(np.rint(values), 0, 255)
     return rounded.astype(np.uint8)
 
 
-def _rgb(values: NDArray[Any]) -> Picture:
+def _rgb(values: NDArray[Any]) -> ImageArray:
     """(H, W), (H, W, 1) or (H, W, 3) of 0 to 255 to a new uint8 (H, W, 3)."""
-    picture = _rounded(values)
-    picture = picture[:, :, None] if picture.ndim == 2 else picture
-    return np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture
+    pixels = _rounded(values)
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels

@@ -14,7 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+#: An image as it is decoded and shown: uint8 (H, W, 3), RGB.
+ImageArray: TypeAlias = NDArray[np.uint8]
+#: (height, width).
 Size: TypeAlias = tuple[int, int]
+#: Left, top, right, bottom.
 Box: TypeAlias = tuple[float, float, float, float]
 Resize = Literal["stretch", "shortest+crop", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
@@ -51,9 +55,9 @@ class Geometry:
         (top, left), (h, w), (H, W) = self.offset, self.scaled, self.size
         return max(0, -left), max(0, -top), min(W, w - left), min(H, h - top)
 
-    def apply(self, picture: NDArray[np.uint8], interpolation: Interpolation, pad: int) -> NDArray[np.uint8]:
+    def apply(self, photo: ImageArray, interpolation: Interpolation, pad: int) -> ImageArray:
         """Resize and crop or pad uint8 (H, W, 3) to the input's size; Pillow's filters, which antialias."""
-        image = Image.fromarray(np.ascontiguousarray(picture))
+        image = Image.fromarray(np.ascontiguousarray(photo))
         (h, w), (H, W), (top, left) = self.scaled, self.size, self.offset
         image = image.resize((w, h), Image.Resampling[interpolation.upper()])
         if self.scaled == self.size:
@@ -65,7 +69,7 @@ class Geometry:
         return np.asarray(canvas)
 
     def to_photo(self, box: Box) -> Box:
-        """A box in pixels of the input in those of the photo, cut off at the photo's edges."""
+        """From a box in pixels of the input to one in pixels of the photo, clipped to the photo."""
         left, top, right, bottom = self.box
         x, y = (right - left) / self.size[1], (bottom - top) / self.size[0]
         (height, width), (x0, y0, x1, y1) = self.photo, box
@@ -77,7 +81,7 @@ class Geometry:
         )
 
     def to_input(self, box: Box) -> Box:
-        """A box in pixels of the photo in those of the input; it may reach beyond what a crop leaves."""
+        """From a box in pixels of the photo to one in pixels of the input; it may reach beyond a crop."""
         left, top, right, bottom = self.box
         x, y = self.size[1] / (right - left), self.size[0] / (bottom - top)
         return (box[0] - left) * x, (box[1] - top) * y, (box[2] - left) * x, (box[3] - top) * y

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the shape and type of a model's image input say, and preprocessing fields in their normal form."""
+"""What the shape and type of a model's image input tell, and preprocessing fields in their normal form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from portable_cam.errors import PreprocessError
 from portable_cam.image.geometry import Size
 
-Color = Literal["rgb", "bgr", "gray"]
+ChannelOrder = Literal["rgb", "bgr", "gray"]
 Layout = Literal["nchw", "nhwc"]
 Dim: TypeAlias = int | str | None
 
@@ -64,7 +64,7 @@ def input_size(stated: Any, fixed: tuple[int | None, int | None]) -> tuple[Size,
     """(H, W) of the input, and whether it is more than a guess.
 
     Raises:
-        PreprocessError: The stated size is none, or differs from what the model fixes.
+        PreprocessError: The given size is not a size, or differs from what the model fixes.
     """
     height, width = fixed
     if stated is None:
@@ -103,7 +103,7 @@ def dtype_name(dtype: DTypeLike) -> str:
     """numpy's name of an input's type, which ONNX Runtime calls ``tensor(float)``.
 
     Raises:
-        PreprocessError: It is not a type of numbers that pictures come in.
+        PreprocessError: It is not a type of numbers that images have.
     """
     if isinstance(dtype, str) and dtype.startswith("tensor("):
         dtype = {"float": "float32", "double": "float64"}.get(dtype[7:-1], dtype[7:-1])

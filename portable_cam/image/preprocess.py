@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a photo to the model's input array, and how to find out what the model wants.
+"""From a photo to the model's input array.
 
 The arithmetic is ``(pixel * scale - mean) / std``, pixels 0 to 255, with mean and std in the model's channel order (for
-BGR: blue first). An ONNX file says the input's layout, size and type at most; the rest comes from a JSON file beside
-the model, its metadata, or options, and what none of them says is guessed and named in ``guessed``.
+BGR: blue first). :func:`~portable_cam.image.resolve.resolve` finds out what a model expects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from portable_cam.errors import InputError, PreprocessError
 from portable_cam.image.geometry import (
@@ -22,37 +20,18 @@ from portable_cam.image.geometry import (
     PAD_POSITIONS,
     RESIZES,
     Geometry,
+    ImageArray,
     Interpolation,
     PadPosition,
     Resize,
     Size,
     fit,
 )
-from portable_cam.image.model_input import (
-    Color,
-    Dim,
-    Layout,
-    dtype_name,
-    input_size,
-    parse_size,
-    per_channel,
-    read_shape,
-)
-from portable_cam.image.presets import PRESET_FIELDS, PRESETS
-from portable_cam.image.sidecar import find_sidecar, parse_json, read_sidecar
+from portable_cam.image.model_input import ChannelOrder, Layout, dtype_name, parse_size, per_channel
+from portable_cam.image.sidecar import parse_json, read_sidecar
 
-__all__ = ["METADATA_KEY", "PRESETS", "Geometry", "Preprocessing", "find_sidecar", "resolve"]
-
-Values: TypeAlias = float | Sequence[float]
-
-#: Where a model's ``metadata_props`` may hold its preprocessing, as JSON.
-METADATA_KEY = "portable_cam.preprocessing"
-
-
-_VALUES = frozenset({"scale", "mean", "std"})
-
-# fewer steps of brightness than this in an integer input mean that the values were meant for a float model
-_LEAST_LEVELS = 16
+#: An integer input with fewer steps of brightness than this was given the values of a float model.
+LEAST_LEVELS = 16
 
 
 @dataclass(frozen=True)
@@ -71,9 +50,9 @@ class Preprocessing:
         mean: One number per channel, in the model's order; likewise std.
         layout: ``nchw`` or ``nhwc``.
         dtype: The array's type, as numpy names it. Integer types are rounded and saturated.
-        quantization: Scale and zero point of an integer input, if the above gives the numbers that its integers stand
-            for: the input is then ``number / scale + zero point``.
-        guessed: Names of the fields that nothing but a guess stands for.
+        quantization: Scale and zero point of an integer input, if scale, mean and std give the dequantised values: the
+            input is then ``value / scale + zero point``.
+        guessed: Names of the fields that are only guessed.
 
     Raises:
         PreprocessError: A field has an impossible value, or two contradict each other.
@@ -85,7 +64,7 @@ class Preprocessing:
     pad_value: int = 114
     pad_position: PadPosition = "center"
     interpolation: Interpolation = "bilinear"
-    color: Color = "rgb"
+    color: ChannelOrder = "rgb"
     scale: float = 1.0
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
@@ -111,7 +90,7 @@ class Preprocessing:
             object.__setattr__(self, name, value)
         _check(self)
 
-    def __call__(self, image: NDArray[np.uint8]) -> NDArray[Any]:
+    def __call__(self, image: ImageArray) -> NDArray[Any]:
         """The model's input for one photo.
 
         Args:
@@ -144,8 +123,8 @@ class Preprocessing:
         """Where the input lies in a photo of ``image_size`` (H, W)."""
         return fit(image_size, self.size, self.resize, self.resize_to, self.pad_position)
 
-    def view(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """What the model sees of a photo, as a picture: uint8 (H, W, 3) RGB at the input's size.
+    def view(self, image: ImageArray) -> ImageArray:
+        """What the model sees of a photo: uint8 (H, W, 3) RGB at the input's size.
 
         Raises:
             InputError: The image is not uint8 (H, W, 3).
@@ -197,90 +176,6 @@ class Preprocessing:
         return cls(**read_sidecar(given, "the preprocessing"))
 
 
-def resolve(
-    input_shape: Sequence[Dim],
-    input_dtype: DTypeLike,
-    *,
-    preset: str | None = None,
-    mean: Values | None = None,
-    std: Values | None = None,
-    scale: float | None = None,
-    color: str | None = None,
-    layout: str | None = None,
-    size: int | Sequence[int] | None = None,
-    resize: str | None = None,
-    quantization: Sequence[float] | None = None,
-    stands_for: tuple[float, int] | None = None,
-    sidecar: str | Path | Mapping[str, Any] | None = None,
-    metadata: Mapping[str, str] | None = None,
-) -> Preprocessing:
-    """What the model's input wants.
-
-    Layout and size are read from the shape. The rest comes from ``sidecar`` (see :func:`find_sidecar`), else from
-    ``metadata``; a preset replaces colour, values and resizing of either; options replace single fields. What is still
-    open is guessed: for three channels of floats ``imagenet``, for one channel ``unit``, for uint8 ``raw``, for int8
-    the pixels minus 128, or ``imagenet`` where that is what the model's quantisation covers; 224x224 for a model
-    without a fixed size. With ``mean`` or ``std`` but no ``scale``, pixels are taken as 0 to 1 if the numbers are at
-    most 1, else as 0 to 255.
-
-    Args:
-        input_shape: The model's image input, batch first; None or a name where a dimension is open.
-        input_dtype: A numpy dtype or its name; ONNX Runtime's ``tensor(float)`` form is understood too.
-        preset: A name from :data:`PRESETS`.
-        quantization: Scale and zero point of an integer input; the other options then give the numbers that its
-            integers stand for, not the integers.
-        stands_for: The same as the model itself says it. Taken where the values would leave next to nothing of the
-            picture as integers, as those of ``imagenet`` do.
-        metadata: The model's ``metadata_props``.
-
-    Raises:
-        PreprocessError: The input is not one of images, or sources contradict each other or themselves.
-    """
-    known: dict[str, Any] = {}
-    if sidecar is not None:
-        known = read_sidecar(sidecar)
-    elif metadata and METADATA_KEY in metadata:
-        where = f"the model's metadata {METADATA_KEY}"
-        known = read_sidecar(parse_json(metadata[METADATA_KEY], where), where)
-    chosen = {
-        "mean": mean,
-        "std": std,
-        "scale": scale,
-        "color": color,
-        "layout": layout,
-        "size": size,
-        "resize": resize,
-        "quantization": quantization,
-    }
-    options = {name: value for name, value in chosen.items() if value is not None}
-    name = known.pop("preset", None)
-    guessed = set(known.pop("guessed", ())) - options.keys()
-    if preset is not None:
-        name, guessed = preset, guessed - PRESET_FIELDS
-        known = {field: value for field, value in known.items() if field not in PRESET_FIELDS}
-    if "resize" in options:
-        known.pop("resize_to", None)
-    known |= options
-
-    channels, found_layout, fixed, sure = read_shape(input_shape, known.get("layout"), known.get("color"))
-    guessed |= set() if sure else {"layout"}
-    known["layout"] = found_layout
-    known["size"], sure = input_size(known.get("size"), fixed)
-    guessed |= set() if sure else {"size"}
-    dtype = dtype_name(input_dtype)
-    if known.setdefault("dtype", dtype) != dtype:
-        raise PreprocessError(
-            f"the preprocessing says {known['dtype']}, but the model takes {dtype}: correct the former"
-        )
-    if name is not None:
-        known = _preset(name, known.get("color"), channels) | known
-    _guess(known, channels, guessed, stands_for)
-    if stands_for is not None and known.get("quantization") is None and _too_few_levels(known):
-        known["quantization"] = stands_for
-    known |= {field: per_channel(field, known[field], channels) for field in ("mean", "std")}
-    return Preprocessing(**known, guessed=tuple(sorted(guessed)))
-
-
 def _quantization(given: Any, dtype: str) -> tuple[float, int] | None:
     if given is None:
         return None
@@ -293,66 +188,6 @@ def _quantization(given: Any, dtype: str) -> tuple[float, int] | None:
     if np.dtype(dtype_name(dtype)).kind not in "iu":
         raise PreprocessError(f"quantization {given!r} is for an input of integers; the model's takes {dtype}")
     return scale, int(zero)
-
-
-def _too_few_levels(known: Mapping[str, Any]) -> bool:
-    """Whether an integer input would hold next to nothing of the picture, for the values are a float model's."""
-    widest = float(np.abs(np.asarray(known["std"], np.float64)).max())
-    return np.dtype(known["dtype"]).kind in "iu" and 255 * abs(known["scale"]) < _LEAST_LEVELS * widest
-
-
-def _covers_imagenet(dtype: str, stands_for: tuple[float, int] | None) -> bool:
-    """Whether the integers stand for just the numbers that ``imagenet`` gives, -2.12 to 2.64."""
-    if stands_for is None or np.dtype(dtype).kind not in "iu":
-        return False
-    limits, (step, zero) = np.iinfo(np.dtype(dtype)), stands_for
-    mean, std = np.asarray(PRESETS["imagenet"]["mean"]), np.asarray(PRESETS["imagenet"]["std"])
-    low, high = (-mean / std).min(), ((1 - mean) / std).max()
-    ends = (limits.min - zero) * step, (limits.max - zero) * step
-    return bool(abs(ends[0] - low) < 0.1 and abs(ends[1] - high) < 0.1)
-
-
-def _guess(
-    known: dict[str, Any], channels: int, guessed: set[str], stands_for: tuple[float, int] | None = None
-) -> None:
-    """Fill in colour, values and resizing where nothing says them."""
-    if "color" not in known:
-        known["color"] = "rgb" if channels == 3 else "gray"
-        guessed |= {"color"} if channels == 3 else set()
-    if not _VALUES & known.keys():
-        dtype = known["dtype"]
-        if channels == 3 and _covers_imagenet(dtype, stands_for):
-            guessed |= _VALUES | ({"resize"} - known.keys())
-            preset = _preset("imagenet", known["color"], channels)
-            known |= {field: value for field, value in preset.items() if field not in known}
-            return
-        name = "raw" if dtype in ("uint8", "int8") else "imagenet" if channels == 3 else "unit"
-        preset = _preset(name, known["color"], channels) | ({"mean": 128.0} if dtype == "int8" else {})
-        # unsigned bytes are what pixels are: that much is read, not guessed
-        guessed |= (set() if dtype == "uint8" else _VALUES) | ({"resize"} - known.keys())
-        known |= {field: value for field, value in preset.items() if field not in known}
-    elif "scale" not in known:
-        numbers = [float(np.abs(per_channel(f, known.get(f, 0.0), channels)).max()) for f in ("mean", "std")]
-        known["scale"] = 1 / 255 if max(numbers) <= 1 else 1.0
-        guessed.add("scale")
-    if "resize" not in known:
-        known["resize"] = "stretch"
-        guessed.add("resize")
-    known.setdefault("mean", 0.0)
-    known.setdefault("std", 1.0)
-
-
-def _preset(name: str, color: str | None, channels: int) -> dict[str, Any]:
-    """A preset's fields for a model of this colour; mean and std keep to their channels where the order turns."""
-    if name not in PRESETS:
-        raise PreprocessError(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}")
-    preset = dict(PRESETS[name])
-    if channels == 1:
-        preset["color"] = "gray"
-    elif color is not None and color != preset["color"]:
-        turned = {f: preset[f][::-1] for f in ("mean", "std") if isinstance(preset[f], tuple)}
-        preset |= {"color": color, **turned}
-    return preset
 
 
 def _listed(values: tuple[float, ...]) -> str:
@@ -379,7 +214,7 @@ def _check(p: Preprocessing) -> None:
             "give the mean in the unit of the scaled pixels, or another scale"
         )
     levels = top / max(map(abs, p.std)) / (p.quantization[0] if p.quantization else 1)
-    if np.dtype(p.dtype).kind in "iu" and levels < _LEAST_LEVELS:
+    if np.dtype(p.dtype).kind in "iu" and levels < LEAST_LEVELS:
         raise PreprocessError(
             f"scale and std leave {levels:.1f} steps of brightness in the model's {p.dtype} input: "
             "give the values of the quantised input, or none to pass the pixels on"

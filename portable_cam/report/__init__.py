@@ -1,1 +1,1 @@
-"""Explanations as pictures, files and records."""
+"""Explanations as figures, files, records and pages."""

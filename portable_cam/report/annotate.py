@@ -1,54 +1,37 @@
-"""What an explanation is about, drawn into pictures: boxes, masks and points."""
+"""Boxes, masks and points drawn into images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from portable_cam.image.colormap import Picture
-from portable_cam.image.geometry import Box, Geometry
+from portable_cam.image.geometry import Box, ImageArray
+from portable_cam.image.marks import Mark
 
-Color: TypeAlias = tuple[int, int, int]
+RGB: TypeAlias = tuple[int, int, int]
 Font: TypeAlias = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 #: Apart from everything in the colour map, and from each other in lightness too.
 COLORS = ((0, 200, 255), (120, 255, 90), (255, 255, 255), (255, 120, 220), (255, 220, 60), (150, 160, 255))
 
 
-@dataclass(frozen=True)
-class Mark:
-    """A box in pixels of the model's input, a mask bool (H, W) of its size, or a point (x, y) in its pixels."""
-
-    box: Box | None = None
-    mask: NDArray[np.bool_] | None = None
-    point: tuple[float, float] | None = None
-
-    def on_photo(self, geometry: Geometry) -> Mark:
-        """The same in pixels of the photo."""
-        box = None if self.box is None else geometry.to_photo(self.box)
-        mask = None if self.mask is None else geometry.on_photo(self.mask.astype(np.float32)) > 0.5
-        point = None if self.point is None else geometry.to_photo((*self.point, *self.point))[:2]
-        return Mark(box, mask, point)
-
-
-def draw(picture: Picture, marks: Sequence[Mark | None], labels: Sequence[str] = ()) -> Picture:
-    """The picture with outlines of the marks, each in a colour of its own, and labels if given.
+def draw(pixels: ImageArray, marks: Sequence[Mark | None], labels: Sequence[str] = ()) -> ImageArray:
+    """The image with outlines of the marks, each in a colour of its own, and labels if given.
 
     Args:
-        picture: uint8 (H, W, 3).
-        marks: In pixels of this picture.
+        pixels: uint8 (H, W, 3).
+        marks: In pixels of this image.
         labels: One per mark; boxes and points show theirs, masks do not.
     """
-    image = Image.fromarray(np.ascontiguousarray(picture))
+    image = Image.fromarray(np.ascontiguousarray(pixels))
     pen = ImageDraw.Draw(image)
     thick = max(1, round(min(image.size) / 160))
     font = ImageFont.load_default(size=max(10, round(min(image.size) / 22)))
-    texts: list[tuple[str, Color]] = []
+    texts: list[tuple[str, RGB]] = []
     anchors: list[Box] = []
     rings: list[Box] = []
     for i, mark in enumerate(marks):
@@ -82,10 +65,10 @@ def draw(picture: Picture, marks: Sequence[Mark | None], labels: Sequence[str] =
 
 
 def place_labels(wanted: Sequence[Box], size: tuple[int, int], taken: Sequence[Box] = ()) -> list[Box]:
-    """Where labels go: inside a picture of (width, height), off each other and off what is ``taken``, as near as can
-    be to where they belong.
+    """Positions of labels inside an image of (width, height) that overlap neither each other nor what is ``taken``,
+    as near as possible to those wanted.
 
-    Each is moved only up or down; one that finds no room that way stays where it is.
+    Each is moved only up or down; one that finds no room that way is not moved.
     """
     placed = list(taken)
     for x0, y0, x1, y1 in wanted:
@@ -107,8 +90,8 @@ def _meet(a: Box, b: Box) -> bool:
     return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
 
 
-def _ring(pen: ImageDraw.ImageDraw, at: tuple[float, float], size: int, color: Color) -> int:
-    """A ring around a point, in black too so that it stands out from anything; its radius."""
+def _ring(pen: ImageDraw.ImageDraw, at: tuple[float, float], size: int, color: RGB) -> int:
+    """A ring around a point, with a black rim so that it shows on any colour; its radius."""
     radius, thick = max(6, round(size / 24)), max(1, round(size / 160))
     x, y = at
     for grow, ink in ((thick, (0, 0, 0)), (0, color)):
@@ -118,7 +101,7 @@ def _ring(pen: ImageDraw.ImageDraw, at: tuple[float, float], size: int, color: C
 
 
 def _shortened(pen: ImageDraw.ImageDraw, text: str, width: int, font: Font) -> str:
-    """As much of a text as a picture's width holds."""
+    """As much of a text as fits the width."""
     if pen.textlength(text, font=font) < width:
         return text
     keep = len(text)

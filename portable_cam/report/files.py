@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from portable_cam.errors import OptionError
-from portable_cam.image.colormap import Picture
+from portable_cam.image.geometry import ImageArray
 
+#: What can be written of one image's explanation.
 FORMATS = ("png", "npy", "json")
-
 
 #: zlib's level for PNG. On photos under maps and sheets, 0.2 to 2.3 megapixels, Pillow's default of 6 takes 2.2 to 2.8
 #: times as long for files 1 to 5 % smaller; level 1 saves another 40 %, but its files are 9 to 15 % larger.
@@ -29,17 +29,17 @@ def save(
     folder: str | Path,
     stem: str,
     *,
-    pictures: Mapping[str, Picture] | None = None,
+    images: Mapping[str, ImageArray] | None = None,
     arrays: Mapping[str, NDArray[Any]] | None = None,
     document: Mapping[str, Any] | None = None,
     formats: Sequence[str] = FORMATS,
 ) -> list[Path]:
-    """Save one image's results: ``stem.<name>.png`` per picture, ``stem.<name>.npy`` per array, and ``stem.json``.
+    """Save one image's results: ``stem.<name>.png`` per image, ``stem.<name>.npy`` per array, and ``stem.json``.
 
     Args:
-        folder: Made if it is not there.
+        folder: Created if it does not exist.
         stem: What all file names begin with, as the photo's name without suffix.
-        pictures: uint8 (H, W, 3), by name.
+        images: uint8 (H, W, 3), by name.
         arrays: By name, saved as they are.
         document: Everything else; numpy numbers and arrays in it are written as lists, NaN as null.
         formats: Which of :data:`FORMATS` to write.
@@ -63,8 +63,8 @@ def save(
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, picture in (pictures or {}).items() if "png" in formats else ():
-            Image.fromarray(picture).save(file(name, ".png"), compress_level=PNG_LEVEL)
+        for name, pixels in (images or {}).items() if "png" in formats else ():
+            Image.fromarray(pixels).save(file(name, ".png"), compress_level=PNG_LEVEL)
         for name, array in (arrays or {}).items() if "npy" in formats else ():
             np.save(file(name, ".npy"), array, allow_pickle=False)
         if document is not None and "json" in formats:
@@ -91,8 +91,23 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     return path
 
 
+def save_text(text: str, path: str | Path) -> Path:
+    """Write a text file.
+
+    Raises:
+        OptionError: The file cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OptionError(f"cannot write {path}: {error}; choose another place") from None
+    return path
+
+
 def _plain(value: Any) -> Any:
-    """numpy to what JSON has; JSON has no NaN and no infinity."""
+    """numpy values as JSON's own; NaN and infinity, which JSON does not have, as null."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray | np.generic):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Side-by-side sheets: the photo, the top classes, and for each thing explained a block with a picture per method.
+"""Side-by-side sheets: the photo, the top classes, and for each target a block with an image per method.
 
 Drawing uses matplotlib's objects on an Agg canvas, never ``pyplot``: no global state, no display, safe in threads.
 Lengths are inches, and (x, y) is counted from the sheet's top-left corner.
@@ -10,7 +10,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,35 +19,29 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from portable_cam.errors import OptionError
-from portable_cam.image.colormap import Picture, overlay
-from portable_cam.report.files import save_figure
+from portable_cam.image.colormap import overlay
+from portable_cam.image.geometry import ImageArray
 from portable_cam.report.wording import number
-
-#: Methods by the names that papers use.
-TITLES: Mapping[str, str] = {
-    "cam": "CAM", "gradcam": "Grad-CAM", "guided_backprop": "Guided Backprop", "guided_gradcam": "Guided Grad-CAM",
-    "gradient": "gradient", "deconvnet": "DeconvNet", "layercam": "LayerCAM", "hirescam": "HiResCAM",
-}  # fmt: skip
 
 _INK, _FAINT, _BAR, _BAR_HERE = "#1a1a1a", "#6b6b6b", "#c3c9d4", "#b5367a"
 _TITLE: Mapping[str, Any] = {"fontsize": 11, "fontweight": "bold"}
-_SIDE, _MARGIN, _GAP, _GUTTER = 2.3, 0.22, 0.1, 0.35  # of a picture; around; between pictures; between blocks
+_SIDE, _MARGIN, _GAP, _GUTTER = 2.3, 0.22, 0.1, 0.35  # of an image; around; between images; between blocks
 _LEFT = 1.18 * _SIDE
 _MOST_LINES = 4  # of a title
-_MOST_COLUMNS = 4  # of pictures beside each other, unless one block has more
+_MOST_COLUMNS = 4  # of images beside each other, unless one block has more
 
 
 class Panel(NamedTuple):
-    """One method's picture: the method, uint8 (H, W, 3), and what a reader must know of it, said below."""
+    """One method's image: its title, uint8 (H, W, 3), and what a reader must know of it, written below."""
 
-    method: str
-    picture: Picture
+    title: str
+    image: ImageArray
     remark: str = ""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One target: what is explained, how much of it there is (a score with its name), and a picture per method."""
+class Section:
+    """One target: what is explained, how much of it there is (a score with its name), and an image per method."""
 
     title: str
     note: str
@@ -57,9 +50,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Block:
-    """Where a row stands: its corner, its title in lines, and how far below the corner its pictures begin."""
+    """The position of a section: its corner, its title in lines, and how far below the corner its images begin."""
 
-    row: Row
+    section: Section
     x: float
     y: float
     lines: tuple[str, ...]
@@ -67,8 +60,8 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A whole sheet: its size, where the body begins, the pictures' heights, and the blocks."""
+class Arrangement:
+    """A whole sheet: its size, where the body begins, the images' heights, and the blocks."""
 
     width: float
     height: float
@@ -78,34 +71,29 @@ class Layout:
     blocks: tuple[Block, ...]
 
 
-def sheet(
-    image: Picture,
-    rows: Sequence[Row],
-    path: str | Path,
+def sheet_figure(
+    image: ImageArray,
+    sections: Sequence[Section],
     heading: str = "",
     top: Sequence[tuple[str, float]] = (),
     *,
     scale: str = "score",
     explained: Collection[str] = (),
-) -> Path:
-    """Draw and save a sheet.
+) -> Figure:
+    """Draw a sheet.
 
     Args:
         image: The photo, uint8 (H, W, 3).
-        rows: One per target.
-        path: Where to save it; the suffix says the format (PNG, JPEG, PDF, SVG).
+        sections: One per target.
         heading: A line above everything.
         top: The top classes and their scores, best first.
         scale: What those scores are, ``probability`` or ``score``.
-        explained: The classes of ``top`` that are set off; those that a row is called by always are.
-
-    Returns:
-        The path.
+        explained: The classes of ``top`` that are set off; those that are the title of a section always are.
 
     Raises:
-        OptionError: There is nothing to show, or the file cannot be written.
+        OptionError: There is nothing to show.
     """
-    layout = arrange(image, rows, bool(heading), len(top))
+    layout = arrange(image, sections, bool(heading), len(top))
     width, height = layout.width, layout.height
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
@@ -126,61 +114,61 @@ def sheet(
     y += layout.photo_tall
     if top:
         write(_MARGIN, y + 0.26, f"the model's top classes: {scale}", _LEFT, fontsize=9)
-        named = {*explained, *(row.title for row in rows)}
+        named = {*explained, *(section.title for section in sections)}
         _bars(place(_MARGIN, y + 0.34, _LEFT, 0.24 * len(top)), top, named)
         y += _bars_room(len(top))
     write(_MARGIN, y + 0.26, "evidence, none to most, laid over mid-grey", _LEFT, fontsize=7.5)
     _key(place(_MARGIN, y + 0.34, _LEFT, 0.12))
     for block in layout.blocks:
-        room = _block_width(len(block.row.panels))
+        room = _block_width(len(block.section.panels))
         for i, line in enumerate(block.lines):
             write(block.x, block.y + 0.24 + 0.2 * i, line, room, **_TITLE)
-        if block.row.note:
-            write(block.x, block.y + block.strip - 0.28, block.row.note, room, fontsize=9.5)
-        for c, panel in enumerate(block.row.panels):
+        if block.section.note:
+            write(block.x, block.y + block.strip - 0.28, block.section.note, room, fontsize=9.5)
+        for c, panel in enumerate(block.section.panels):
             x, y = block.x + c * (_SIDE + _GAP), block.y + block.strip
-            write(x, y - 0.08, TITLES.get(panel.method, panel.method), _SIDE, fontsize=9, color=_FAINT)
-            _show(place(x, y, _SIDE, layout.tall), panel.picture)
+            write(x, y - 0.08, panel.title, _SIDE, fontsize=9, color=_FAINT)
+            _show(place(x, y, _SIDE, layout.tall), panel.image)
             if panel.remark:
                 write(x, y + layout.tall + 0.16, panel.remark, _SIDE, fontsize=9, fontstyle="italic")
-    return save_figure(figure, path)
+    return figure
 
 
-def arrange(image: Picture, rows: Sequence[Row], heading: bool, top: int) -> Layout:
-    """Where everything stands: blocks beside each other as long as that makes the sheet smaller.
+def arrange(image: ImageArray, sections: Sequence[Section], heading: bool, top: int) -> Arrangement:
+    """The position of everything: blocks beside each other as long as that makes the sheet smaller.
 
     Args:
         image: The photo, uint8 (H, W, 3).
-        rows: One per target.
-        heading: Whether there is one.
-        top: How many top classes.
+        sections: One per target.
+        heading: Whether the sheet has a heading.
+        top: The number of top classes.
 
     Raises:
         OptionError: There is nothing to show.
     """
-    if not rows or not all(row.panels for row in rows):
+    if not sections or not all(section.panels for section in sections):
         raise OptionError("a sheet needs at least one target with at least one method")
-    columns = max(len(row.panels) for row in rows)
-    first = rows[0].panels[0].picture
+    columns = max(len(section.panels) for section in sections)
+    first = sections[0].panels[0].image
     tall = min(1.5, max(0.45, first.shape[0] / first.shape[1])) * _SIDE
     photo_tall = min(1.5, max(0.3, image.shape[0] / image.shape[1])) * _LEFT
-    below = 0.24 if any(panel.remark for row in rows for panel in row.panels) else 0.0
-    titles = [wrap(row.title, _block_width(len(row.panels)), **_TITLE) for row in rows]
+    below = 0.24 if any(panel.remark for section in sections for panel in section.panels) else 0.0
+    titles = [wrap(section.title, _block_width(len(section.panels)), **_TITLE) for section in sections]
     head, block = (0.62 if heading else 0.16), _block_width(columns)
-    found: list[Layout] = []
-    for beside in range(1, min(len(rows), max(1, _MOST_COLUMNS // columns)) + 1):
+    found: list[Arrangement] = []
+    for beside in range(1, min(len(sections), max(1, _MOST_COLUMNS // columns)) + 1):
         y, blocks = head, []
-        for start in range(0, len(rows), beside):
-            line = range(start, min(start + beside, len(rows)))
-            note = 0.22 if any(rows[i].note for i in line) else 0.0
+        for start in range(0, len(sections), beside):
+            line = range(start, min(start + beside, len(sections)))
+            note = 0.22 if any(sections[i].note for i in line) else 0.0
             strip = 0.29 + 0.2 * max(len(titles[i]) for i in line) + note
             for i in line:
                 x = _MARGIN + _LEFT + _GUTTER + (i - start) * (block + 2 * _GAP)
-                blocks.append(Block(rows[i], x, y, titles[i], strip))
+                blocks.append(Block(sections[i], x, y, titles[i], strip))
             y += strip + tall + below + _GAP
         width = blocks[beside - 1].x + block + _MARGIN
         left = head + blocks[0].strip + photo_tall + _bars_room(top) + 0.46
-        found.append(Layout(width, max(y - _GAP, left) + _MARGIN, head, tall, photo_tall, tuple(blocks)))
+        found.append(Arrangement(width, max(y - _GAP, left) + _MARGIN, head, tall, photo_tall, tuple(blocks)))
     return min(found, key=lambda layout: layout.width * layout.height)
 
 
@@ -204,6 +192,11 @@ def wrap(text: str, room: float, **style: Any) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def color_key() -> ImageArray:
+    """(1, 256, 3): the colours from none to most evidence as they look over a photo, here over mid-grey."""
+    return overlay(np.full((1, 256, 3), 128, np.uint8), np.linspace(0, 1, 256)[None])
+
+
 def _block_width(columns: int) -> float:
     return columns * _SIDE + (columns - 1) * _GAP
 
@@ -212,16 +205,14 @@ def _bars_room(top: int) -> float:
     return 0.24 * top + 0.4 if top else 0.0
 
 
-def _show(axes: Axes, picture: Picture) -> None:
-    axes.imshow(picture, interpolation="antialiased")
+def _show(axes: Axes, image: ImageArray) -> None:
+    axes.imshow(image, interpolation="antialiased")
     axes.set_axis_off()
     axes.set_anchor("NW")
 
 
 def _key(axes: Axes) -> None:
-    """The colours as they look in a picture: laid over something, here a mid-grey."""
-    ramp = np.linspace(0, 1, 256)[None]
-    axes.imshow(overlay(np.full((1, 256, 3), 128, np.uint8), ramp), aspect="auto", interpolation="nearest")
+    axes.imshow(color_key(), aspect="auto", interpolation="nearest")
     axes.set_axis_off()
 
 

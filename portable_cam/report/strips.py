@@ -1,104 +1,105 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strips of pictures under the words, and answers beside the words of their question."""
+"""Strips with an image under each word, and answers beside the words of their question."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, TypedDict
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 from portable_cam.errors import OptionError
-from portable_cam.image.colormap import Picture
-from portable_cam.report.files import save_figure
+from portable_cam.image.geometry import ImageArray
 
 _INK, _FAINT, _FOR, _AGAINST = "#1a1a1a", "#6b6b6b", "#b5367a", "#4c72b0"
 _MARGIN, _GAP = 0.2, 0.12  # inches, as everything here
-_WIDE = 2.2  # pictures more than so many times as wide as high are lines of text
+_WIDE = 2.2  # images more than so many times as wide as high are lines of text
 
 
-class Panel(TypedDict):
-    """A word, what is said below it (its probability, say), and its picture."""
+@dataclass(frozen=True)
+class Cell:
+    """A word or an answer, the note below it (its probability, say), and its image; None where only words are
+    explained."""
 
     word: str
     note: str
-    picture: Picture
+    image: ImageArray | None
 
 
-def strip(photo: Picture, panels: Sequence[Panel], path: str | Path, heading: str = "") -> Path:
-    """The photo, then a picture under each word.
+def strip_figure(photo: ImageArray, cells: Sequence[Cell], heading: str = "") -> Figure:
+    """The photo, then an image under each word.
 
     Args:
         photo: uint8 (H, W, 3).
-        panels: In reading order.
-        path: The suffix says the format.
+        cells: In reading order.
         heading: A line above, as the whole caption.
 
     Raises:
-        OptionError: There is no word, or the file cannot be written.
+        OptionError: There is no word.
     """
-    if not panels:
+    if not cells:
         raise OptionError("a strip needs at least one word")
     aspect = photo.shape[1] / photo.shape[0]
     side = 3.2 if aspect > _WIDE else 1.35
     tall = side / aspect
-    columns = min(len(panels) + 1, 3 if aspect > _WIDE else 8)
-    rows = -(-(len(panels) + 1) // columns)
+    columns = min(len(cells) + 1, 3 if aspect > _WIDE else 8)
+    rows = -(-(len(cells) + 1) // columns)
     head, line = (0.42 if heading else 0.0), 0.44
     width = 2 * _MARGIN + columns * side + (columns - 1) * _GAP
     height = 2 * _MARGIN + head + rows * (line + tall) + (rows - 1) * _GAP
     figure, place = _canvas(width, height)
     if heading:
         _write(figure, width, height, _MARGIN, _MARGIN + 0.2, heading, fontsize=12, fontweight="bold")
-    cells: list[Panel] = [{"word": "", "note": "", "picture": photo}, *panels]
-    for i, cell in enumerate(cells):
+    for i, cell in enumerate([Cell("", "", photo), *cells]):
         x = _MARGIN + (i % columns) * (side + _GAP)
         y = _MARGIN + head + (i // columns) * (line + tall + _GAP)
-        _write(figure, width, height, x, y + 0.18, cell["word"], fontsize=11)
-        _write(figure, width, height, x, y + 0.34, cell["note"], fontsize=7.5, color=_FAINT)
-        _show(place(x, y + line, side, tall), cell["picture"])
-    return save_figure(figure, path)
+        _write(figure, width, height, x, y + 0.18, cell.word, fontsize=11)
+        _write(figure, width, height, x, y + 0.34, cell.note, fontsize=7.5, color=_FAINT)
+        if cell.image is not None:
+            _show(place(x, y + line, side, tall), cell.image)
+    return figure
 
 
-def answer_sheet(
-    photo: Picture,
-    panels: Sequence[Panel],
-    path: str | Path,
+def answers_figure(
+    photo: ImageArray,
+    cells: Sequence[Cell],
     heading: str = "",
     words: Sequence[str] = (),
     word_scores: NDArray[np.floating] | None = None,
-) -> Path:
-    """The photo, then for each answer a row: its picture, and what each word of the question adds to its score.
+) -> Figure:
+    """The photo, then for each answer a row: its image, and what each word of the question adds to its score.
 
     Args:
         photo: uint8 (H, W, 3).
-        panels: One per answer.
-        path: The suffix says the format.
+        cells: One per answer.
         heading: The question.
         words: The question's words.
         word_scores: (answers, words); None to leave them out.
 
     Raises:
-        OptionError: There is no answer, or the file cannot be written.
+        OptionError: There is no answer.
     """
-    if not panels:
+    if not cells:
         raise OptionError("a sheet needs at least one answer")
     side, bars, head, line = 2.0, (2.4 if word_scores is not None else 0.0), 0.42, 0.3
     width = 2 * _MARGIN + 2 * side + _GAP + (_GAP + bars if bars else 0.0)
     tall = side * photo.shape[0] / photo.shape[1]
-    height = 2 * _MARGIN + head + len(panels) * (line + tall)
+    height = 2 * _MARGIN + head + len(cells) * (line + tall)
     figure, place = _canvas(width, height)
     _write(figure, width, height, _MARGIN, _MARGIN + 0.2, heading, fontsize=12, fontweight="bold")
     _show(place(_MARGIN, _MARGIN + head + line, side, tall), photo)
-    for k, panel in enumerate(panels):
+    for k, cell in enumerate(cells):
         x, y = _MARGIN + side + _GAP, _MARGIN + head + k * (line + tall)
-        _write(figure, width, height, x, y + 0.2, f"{panel['word']}   {panel['note']}", fontsize=10)
-        _show(place(x, y + line, side, tall), panel["picture"])
+        _write(figure, width, height, x, y + 0.2, f"{cell.word}   {cell.note}", fontsize=10)
+        if cell.image is not None:
+            _show(place(x, y + line, side, tall), cell.image)
         if word_scores is not None:
             scale = float(np.abs(word_scores[k]).max()) or 1.0
             step = tall / max(len(words), 1)
@@ -114,7 +115,23 @@ def answer_sheet(
             axes.set_axis_off()
             for i, word in enumerate(words):
                 _write(figure, width, height, x + side + _GAP, y + line + (i + 0.5) * step + 0.05, word, fontsize=8)
-    return save_figure(figure, path)
+    return figure
+
+
+def stacked(figures: Sequence[Figure]) -> Figure:
+    """Figures of :func:`strip_figure` or :func:`answers_figure` below each other, as one."""
+    drawn = []
+    for figure in figures:
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        drawn.append(np.asarray(Image.open(file).convert("RGB")))
+    width = max(image.shape[1] for image in drawn)
+    padded = [np.pad(i, [(0, 0), (0, width - i.shape[1]), (0, 0)], constant_values=255) for i in drawn]
+    whole = np.concatenate(padded)
+    dpi = figures[0].dpi
+    figure, place = _canvas(width / dpi, whole.shape[0] / dpi)
+    _show(place(0, 0, width / dpi, whole.shape[0] / dpi), whole)
+    return figure
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Any]:
@@ -132,7 +149,7 @@ def _write(figure: Figure, width: float, height: float, x: float, y: float, text
     figure.text(x / width, 1 - y / height, text, va="baseline", parse_math=False, **{"color": _INK, **style})
 
 
-def _show(axes: Axes, picture: Picture) -> None:
-    axes.imshow(picture, interpolation="antialiased")
+def _show(axes: Axes, image: ImageArray) -> None:
+    axes.imshow(image, interpolation="antialiased")
     axes.set_axis_off()
     axes.set_anchor("NW")

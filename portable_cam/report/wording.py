@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How numbers and what is explained are said, the same on stdout and in pictures."""
+"""How numbers, methods and targets are written, the same on stdout and in figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from portable_cam.export.methods.registry import METHODS
+
+
+def title_of(method: str) -> str:
+    """A method by the name that papers use."""
+    return METHODS[method].title if method in METHODS else method
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -21,10 +28,10 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def how_much(line: Mapping[str, Any], digits: int = 2) -> str:
-    """The number that one explained thing is reported with, and its name.
+    """The number that one target is reported with, and its name.
 
-    For a box its detection score, for a segmentation its share of the picture, or its pixel, for a word the
-    probability of which the score is the logarithm; for everything else the score explained.
+    For a box its detection score, for a segmentation the share of the image, or the pixel, for a word its
+    probability; for everything else the score explained.
 
     Args:
         line: An entry of a record's ``explained``.
@@ -43,7 +50,7 @@ def how_much(line: Mapping[str, Any], digits: int = 2) -> str:
 
 
 def part_explained(line: Mapping[str, Any]) -> str:
-    """What of a box is explained, to be put behind; nothing where that is the whole score."""
+    """Which part of the score of a box is explained, to be appended; empty where that is the whole score."""
     part = line.get("part", "product")
     if part == "product":
         return ""
@@ -56,4 +63,6 @@ def score_is(line: Mapping[str, Any]) -> str:
     if "detection" in line:
         part = part_explained(line)[2:].removesuffix(" explained")
         return (part or "score of the class, times the objectness where there is one") + contrast
+    if "probability" in line:
+        return "log-probability"
     return ("sum of the class's scores over the pixels" if "share" in line else "score of the class") + contrast

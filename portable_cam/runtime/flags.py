@@ -1,4 +1,4 @@
-"""What a reader of maps must not overlook in them."""
+"""Warnings about maps: flat, all negative, not finite."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from portable_cam.result import AGAINST, Result
 
 
 def find_flags(values: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[Any]]) -> list[list[tuple[str, ...]]]:
@@ -38,26 +36,3 @@ def find_flags(values: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[An
     for value in [*maps.values(), values["scores"]]:
         mark("nan", ~np.isfinite(value).all(axis=tuple(range(2, value.ndim))))
     return [[tuple(flags) for flags in row] for row in found]
-
-
-def remark(result: Result, method: str, k: int, sign: str = "positive") -> str:
-    """What to say below one method's picture of the first image's target ``k``; nothing where the map is sound.
-
-    The flags of a result are those of all methods together; here each map is looked at for itself.
-
-    Args:
-        result: As explained with this ``sign``.
-        method: Also that of a counterpart, which has the other sign.
-        k: The target's place.
-        sign: ``positive`` or ``negative``.
-    """
-    values = result[method][0, k]
-    raw = [v[0, k] for name, v in result.raw.items() if name == method or name.startswith(f"{method}.")]
-    if not all(np.isfinite(v).all() for v in (values, *raw)):
-        return "holds NaN or infinity"
-    if values.min() != values.max():
-        return ""
-    if raw and all(v.max() <= 0 for v in raw):
-        against = method.startswith(AGAINST) != (sign == "negative")
-        return f"nothing speaks {'against' if against else 'for'} it"
-    return "one value everywhere"

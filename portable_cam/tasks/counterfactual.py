@@ -1,26 +1,33 @@
-"""What was not found: beside the map of what speaks for a place, the map of what speaks against it there."""
+# SPDX-License-Identifier: Apache-2.0
+"""The maps of the other sign: what speaks against a target that was not found, beside what speaks for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from portable_cam.explainer import Explainer
-from portable_cam.result import AGAINST, Result
+from portable_cam.export.passes.normalized import NormalizedModel
+from portable_cam.result import Result
 
 
 class Counterfactual:
-    """The same explainer with the other sign, built when it is first needed."""
+    """An explainer with the other sign, built when it is first needed.
 
-    def __init__(self, build: Callable[[], Explainer]) -> None:
-        self._build = build
+    Args:
+        model: The model.
+        methods: As for :class:`~portable_cam.explainer.Explainer`.
+        options: As for the explainer whose counterpart this is.
+    """
+
+    def __init__(self, model: NormalizedModel, methods: Sequence[str], options: Mapping[str, Any]) -> None:
+        other = "positive" if options.get("sign") == "negative" else "negative"
+        self._arguments = model, methods
+        self._options = {**options, "sign": other}
         self._explainer: Explainer | None = None
 
-    def add(self, result: Result, explain: Callable[[Explainer], Result]) -> Result:
-        """The result with the maps of its counterpart, under names of their own."""
+    def __call__(self, explain: Callable[[Explainer], Result]) -> Result:
+        """What ``explain`` gives with this explainer."""
         if self._explainer is None:
-            self._explainer = self._build()
-        other = explain(self._explainer)
-        maps = {f"{AGAINST}{method}": other[method] for method in other}
-        raw = {f"{AGAINST}{name}": values for name, values in other.raw.items()}
-        return replace(result, maps={**result.maps, **maps}, raw={**result.raw, **raw})
+            self._explainer = Explainer(*self._arguments, **self._options)
+        return explain(self._explainer)

@@ -71,7 +71,7 @@ class Labels:
         """Itself, if it has a name for each class.
 
         Raises:
-            LabelError: The numbers differ. What a further class stands for (often a background class before the
+            LabelError: The numbers differ. The meaning of a further class (often a background class before the
                 others) is not guessed: each name would be off by one, silently.
         """
         if classes is not None and classes != len(self.names):
@@ -183,7 +183,7 @@ def _in_order(pairs: Sequence[tuple[str, str]], path: Path) -> list[str]:
 
 
 def parse_targets(text: str | int | Sequence[int | str] | None, labels: Labels | None) -> list[int] | int | None:
-    """What a user wrote as a target: class numbers or names, several joined by commas, ``top3``, or nothing.
+    """A target as a user writes it: class numbers or names, several joined by commas, ``top3``, or nothing.
 
     Returns:
         The class numbers; or minus k for ``topk``; or None for the top class.

@@ -1,50 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which task a model does, and so what of it is explained, where nobody says so."""
+"""Which task a model does, where the user does not name it."""
 
 from __future__ import annotations
 
-from portable_cam.errors import Error, OptionError
-from portable_cam.export.graph.values import known_dims
-from portable_cam.export.layers.candidates import channel_axis, image_input
-from portable_cam.export.passes.normalized import AnyModel, normalized
-from portable_cam.export.targets import Class, Dense, Target
-from portable_cam.tasks.detect import find_head
+from collections.abc import Collection
 
-TASKS = ("classify", "detect", "segment")
-_SIDE = 640  # of a detector that takes pictures of any size
+from portable_cam.errors import Error, TargetError
+from portable_cam.export.layers.candidates import image_input
+from portable_cam.export.passes.normalized import AnyModel, normalized
+from portable_cam.export.targets import Class, Target
+from portable_cam.export.targets.scores import find_scores
+from portable_cam.tasks.outputs import possible_tasks
+from portable_cam.tasks.registry import TASKS, task_named
 
 
 def recognize(model: AnyModel, task: str | None = None, output: str | None = None) -> tuple[str, Target]:
-    """The task and its target.
+    """The task, and the target that it explains.
 
     Args:
         model: The model.
-        task: One of :data:`TASKS`, or None: the one whose scores the model has.
-        output: The tensor that holds the scores, if it was named.
+        task: A name from :data:`~portable_cam.tasks.registry.TASKS`; None: by the model's inputs and outputs.
+        output: The tensor that holds the scores, if the user named it.
 
     Raises:
-        OptionError: There is no such task here.
-        TargetError: The model's outputs are not those of the task that was asked for.
+        OptionError: There is no such task.
+        TargetError: The model's outputs are not those of the task that was named, or of none known here.
         ModelError, InputError: The model cannot be read, or has no image input.
     """
-    if task is not None and task not in TASKS:
-        raise OptionError(f"task '{task}' is not known here; the tasks are {', '.join(TASKS)}")
-    if task == "classify" or (task is None and output is not None):
-        return "classify", Class()
-    graph = normalized(model).graph
-    # the heads of detectors are known by more than shapes, and what none of them has may be a classifier
-    for name in ("detect", "classify", "segment") if task is None else (task,):
+    known = normalized(model)
+    if task == "classify":
+        return task, Class()
+    if task is not None:
+        return task, task_named(task).recognize(known, output)
+    image_input(known.graph)
+    if output is not None:
+        find_scores(known.graph, output)
+    for name, row in sorted(TASKS.items(), key=lambda item: item[1].general):
         try:
-            target: Target = Class() if name == "classify" else Dense()
-            if name == "detect":
-                image = image_input(graph)
-                dims, first = known_dims(image) or [], 2 if channel_axis(image) == 1 else 1
-                height, width = (d or _SIDE for d in dims[first : first + 2])
-                target = find_head(graph, (height, width)).target
-            target.count([scores.value for scores in target.tensors(graph, output)])
+            return name, row.recognize(known, output)
         except Error:
-            if task is not None:
-                raise
-        else:
-            return name, target
-    return "classify", Class()
+            continue
+    listing = "; ".join(map(possible_tasks, known.graph.outputs))
+    raise TargetError(
+        f"which task this model does is not recognised. By their shapes its outputs could be: {listing}. Name the task "
+        "with --task (task= in Python), and the tensor of scores with `output` where several could be meant"
+    )
+
+
+def implied_task(options: Collection[str]) -> str | None:
+    """The task that options imply, where the model is only a part of one: a caption by its decoder."""
+    return next((name for name, row in TASKS.items() if row.implied_by & set(options)), None)

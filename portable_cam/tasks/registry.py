@@ -1,154 +1,92 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tasks as the command line runs them: a photo in, files and a record out.
-
-A task is a class with ``takes`` and ``needs`` (options of its own), ``explainer``, ``preprocessing`` and ``run``; it is
-listed in :data:`JOBS`.
-"""
+"""The tasks, a row each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any
 
 from portable_cam.errors import OptionError
-from portable_cam.explainer import Explainer
-from portable_cam.image.preprocess import Preprocessing
-from portable_cam.report.write import write_explanation
-from portable_cam.tasks.classify import PhotoExplainer
+from portable_cam.export.passes.normalized import NormalizedModel
+from portable_cam.export.targets import Target
+from portable_cam.tasks import outputs
 
-#: Each task's class, by module and name; imported when it is asked for.
-JOBS: Mapping[str, tuple[str, str]] = {
-    "classify": ("portable_cam.tasks.registry", "ClassifyJob"),
-    "detect": ("portable_cam.tasks.registry", "DetectJob"),
-    "segment": ("portable_cam.tasks.registry", "SegmentJob"),
-    "caption": ("portable_cam.tasks.language.jobs", "CaptionJob"),
-    "vqa": ("portable_cam.tasks.language.jobs", "QuestionJob"),
-    "ctc": ("portable_cam.tasks.language.jobs", "LineJob"),
+if TYPE_CHECKING:
+    from portable_cam.tasks.base import TaskExplainer
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Attributes:
+        module: Where its explainer is; imported when it is used.
+        name: The explainer's class there.
+        recognize: See :mod:`portable_cam.tasks.outputs`.
+        general: Recognised by shapes that models of other tasks may have, and so tried after those.
+        implied_by: Options that a model needs which is only a part of one of this task.
+    """
+
+    module: str
+    name: str
+    recognize: Callable[[NormalizedModel, str | None], Target]
+    general: bool = False
+    implied_by: frozenset[str] = frozenset()
+
+    def explainer(self) -> type[TaskExplainer]:
+        """The class of its explainer."""
+        kind: type[TaskExplainer] = getattr(import_module(self.module), self.name)
+        return kind
+
+
+_HERE = "portable_cam.tasks"
+TASKS: Mapping[str, Task] = {
+    "classify": Task(f"{_HERE}.classify", "PhotoExplainer", outputs.classifier, general=True),
+    "detect": Task(f"{_HERE}.detect.explainer", "DetectExplainer", outputs.detector),
+    "segment": Task(f"{_HERE}.segment", "SegmentExplainer", outputs.segmenter, general=True),
+    "caption": Task(
+        f"{_HERE}.language.caption", "CaptionExplainer", outputs.captioner, implied_by=frozenset({"decoder"})
+    ),
+    "vqa": Task(f"{_HERE}.language.question", "QuestionExplainer", outputs.question_answerer),
+    "ctc": Task(f"{_HERE}.language.line", "LineExplainer", outputs.line_reader),
 }
 
 
-_FLAGS = {"sets": "set"}  # options whose name on the command line is another
-
-
-class Job(Protocol):
-    """One task with one model."""
-
-    takes: ClassVar[frozenset[str]]
-    needs: ClassVar[tuple[str, ...]]
-    explainer: Explainer
-    preprocessing: Preprocessing
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of the maps should know."""
-
-    def run(self, image: Path, folder: Path, stem: str, formats: Sequence[str]) -> dict[str, Any]:
-        """Explain one photo, write files that begin with ``stem``, and return the record."""
-
-
-def job_for(
-    task: str,
-    model: Path,
-    methods: Sequence[str] | None,
-    preprocessing: Mapping[str, Any],
-    target: str | None,
-    options: Mapping[str, Any],
-    own: Mapping[str, Any],
-) -> Job:
-    """The job for a task.
-
-    Args:
-        task: A name from :data:`JOBS`.
-        model: The file.
-        methods: None for the task's own.
-        preprocessing: Options of :func:`~portable_cam.image.preprocess.resolve`.
-        target: What is explained, in the task's own words.
-        options: As for :class:`~portable_cam.explainer.Explainer`.
-        own: Options of single tasks, None where they are not given.
+def task_named(name: str) -> Task:
+    """The row of a task.
 
     Raises:
-        OptionError: There is no such task, it needs an option, or an option belongs to another one.
+        OptionError: There is no such task.
     """
-    if task not in JOBS:
-        raise OptionError(f"task '{task}' does not exist; the tasks are {', '.join(JOBS)}")
-    module, name = JOBS[task]
-    kind = getattr(import_module(module), name)
-    given = {option: value for option, value in own.items() if value is not None}
-    for option in kind.needs:
-        if option not in given:
-            raise OptionError(f"the task {task} needs --{option}")
-    for option in given:
-        if option not in kind.takes:
-            raise OptionError(f"the task {task} takes no --{_FLAGS.get(option, option.replace('_', '-'))}")
-    job: Job = kind(model, methods, preprocessing, target=target, **options, **given)
-    return job
+    if name not in TASKS:
+        raise OptionError(f"task '{name}' does not exist; the tasks are {', '.join(TASKS)}")
+    return TASKS[name]
 
 
-class PhotoJob:
-    """A task whose explainer of photos is a :class:`~portable_cam.tasks.classify.PhotoExplainer`."""
+def own_options(
+    task: str, given: Mapping[str, Any], spell: Callable[[str], str] = str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of single tasks, divided into those of the constructor and those of a call.
 
-    takes: ClassVar[frozenset[str]] = frozenset()
-    needs: ClassVar[tuple[str, ...]] = ()
-    #: Options of one photo: what is marked in it.
-    marks: ClassVar[frozenset[str]] = frozenset()
+    Args:
+        task: The task they are given to.
+        given: By name; None where an option is not given.
+        spell: How an option is called in messages.
 
-    def __init__(
-        self,
-        model: Path,
-        methods: Sequence[str] | None,
-        preprocessing: Mapping[str, Any],
-        *,
-        target: str | None = None,
-        **options: Any,
-    ) -> None:
-        self._where = {name: options.pop(name) for name in self.marks if name in options}
-        given: dict[str, Any] = {} if methods is None else {"methods": methods}
-        self._task = self.kind()(model, **given, preprocessing=preprocessing, **options)
-        self._target = target
-        self.explainer, self.preprocessing = self._task.explainer, self._task.preprocessing
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of the maps should know."""
-        return self._task.notes
-
-    def kind(self) -> type[PhotoExplainer]:
-        """The explainer of photos."""
-        return PhotoExplainer
-
-    def run(self, image: Path, folder: Path, stem: str, formats: Sequence[str]) -> dict[str, Any]:
-        """A sheet, a picture for each target and method, arrays, a record."""
-        explained = self._task(image, self._target, **self._where)
-        return write_explanation(explained, folder, stem, formats, heading=image.name)
-
-
-class ClassifyJob(PhotoJob):
-    """Classes of a classifier."""
-
-    takes = frozenset({"labels", "rather_than", "sets"})
-
-
-class DetectJob(PhotoJob):
-    """Boxes of a detector."""
-
-    takes = frozenset({"labels", "rather_than", "head", "part", "threshold", "region"})
-    marks = frozenset({"region"})
-
-    def kind(self) -> type[PhotoExplainer]:
-        from portable_cam.tasks.detect.photos import DetectExplainer
-
-        return DetectExplainer
-
-
-class SegmentJob(PhotoJob):
-    """Classes of a semantic segmentation, or what is marked."""
-
-    takes = frozenset({"labels", "rather_than", "region", "pixel", "mask"})
-    marks = frozenset({"region", "pixel", "mask"})
-
-    def kind(self) -> type[PhotoExplainer]:
-        from portable_cam.tasks.segment import SegmentExplainer
-
-        return SegmentExplainer
+    Raises:
+        OptionError: The task needs another option, or does not take one of these.
+    """
+    kind = task_named(task).explainer()
+    chosen = {name: value for name, value in given.items() if value is not None}
+    for name in kind.needs:
+        if name not in chosen:
+            raise OptionError(f"the task {task} needs {spell(name)}")
+    for name in chosen:
+        if name not in kind.takes | kind.asks:
+            raise OptionError(f"the task {task} takes no {spell(name)}")
+    return (
+        {name: value for name, value in chosen.items() if name in kind.takes},
+        {name: value for name, value in chosen.items() if name in kind.asks},
+    )

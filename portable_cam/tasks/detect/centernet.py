@@ -10,18 +10,19 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from portable_cam.export.targets import Boxes, Columns
-from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, Size, corners
+from portable_cam.image.geometry import Size
+from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, corners
 
 _SIZES, _OFFSETS = ("wh", "size", "scale"), ("reg", "off", "offset")
 
 
-def recognize(facts: OutputSummary) -> Head | None:
+def recognize_head(summary: OutputSummary) -> Head | None:
     """Three grids of one height and width: a heat map that ends in a sigmoid, and two of two channels whose names say
     which of them are sizes and which offsets."""
-    grids = {name: dims for name, dims in facts.outputs.items() if len(dims) == 4}
-    if len(facts.outputs) != 3 or len(grids) != 3 or len({dims[2:] for dims in grids.values()}) != 1:
+    grids = {name: dims for name, dims in summary.outputs.items() if len(dims) == 4}
+    if len(summary.outputs) != 3 or len(grids) != 3 or len({dims[2:] for dims in grids.values()}) != 1:
         return None
-    heat = [n for n in grids if any(node.op_type == "Sigmoid" for node in facts.behind(n))]
+    heat = [n for n in grids if any(node.op_type == "Sigmoid" for node in summary.behind(n))]
     sizes = [n for n in grids if n not in heat and grids[n][1] == 2 and n.lower().split(".")[-1] in _SIZES]
     offsets = [n for n in grids if n not in heat and grids[n][1] == 2 and n.lower().split(".")[-1] in _OFFSETS]
     return head(heat[0], sizes[0], offsets[0]) if len(heat) == len(sizes) == len(offsets) == 1 else None

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from portable_cam.errors import OptionError
 from portable_cam.export.targets import AXES, Boxes, Columns
+from portable_cam.image.geometry import Size
 from portable_cam.tasks.detect import ssd, yolo, yolox
-from portable_cam.tasks.detect.head import Floats, Head, Size, corners, sigmoid
+from portable_cam.tasks.detect.head import Floats, Head, corners, sigmoid
 
 _KEYS = frozenset(
     {

@@ -9,24 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.export.targets import Boxes, Columns
-from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, Size, computed_by, corners, sigmoid
+from portable_cam.image.geometry import Size
+from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, computed_by, corners, sigmoid
 
 # the power of the objectness and of the class in the score, as in the authors' own decoding
 _POWERS = (0.6, 0.4)
 
 
-def recognize(facts: OutputSummary) -> Head | None:
+def recognize_head(summary: OutputSummary) -> Head | None:
     """One output of a grid, joined from a sigmoid of one number, a convolution of four and a softmax."""
-    if len(facts.outputs) != 1:
+    if len(summary.outputs) != 1:
         return None
-    (name, dims), *_ = facts.outputs.items()
-    join = computed_by(next(iter(facts.graph.outputs)))
+    (name, dims), *_ = summary.outputs.items()
+    join = computed_by(next(iter(summary.graph.outputs)))
     if len(dims) != 4 or dims[1] < 6 or join is None or join.op_type != "Concat" or len(join.inputs) != 3:
         return None
     ends = [computed_by(value) for value in join.inputs]
     if [None if end is None else end.op_type for end in ends] != ["Sigmoid", "Conv", "Transpose"]:
         return None
-    return head(name) if any(node.op_type == "Softmax" for node in facts.behind(name)) else None
+    return head(name) if any(node.op_type == "Softmax" for node in summary.behind(name)) else None
 
 
 def head(name: str) -> Head:

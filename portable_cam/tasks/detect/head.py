@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.targets import Boxes
+from portable_cam.image.geometry import Size
 
 _QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 Floats: TypeAlias = NDArray[np.float32]
-Size: TypeAlias = tuple[int, int]
 
 #: The tensors of one image by name and the model's input size (H, W), to boxes (A, 4) as left, top, right, bottom in
 #: pixels of the input, and scores (A, C) of 0 to 1, in the order of the target's indices.
@@ -70,8 +70,8 @@ class OutputSummary:
         return sum(-(-self.size[0] // s) * -(-self.size[1] // s) for s in strides)
 
     def behind(self, name: str, stop: frozenset[str] = frozenset({"Conv", "Gemm", "MatMul"})) -> list[ir.Node]:
-        """The nodes between the last convolutions and an output, these included, from the output back; those that only
-        quantise are no part of what a head computes."""
+        """The nodes between the last convolutions and an output, these included, from the output back; without those
+        that only quantise."""
         found: dict[ir.Node, None] = {}
         pending = [value for value in self.graph.outputs if value.name == name]
         while pending:
@@ -93,7 +93,7 @@ def computed_by(value: ir.Value | None) -> ir.Node | None:
 
 
 def summarize_outputs(graph: ir.Graph, image: ir.Value, size: Size) -> OutputSummary:
-    """The facts of a normalised graph; outputs with unknown dimensions count as -1 there."""
+    """The summary of a normalised graph; a dimension that is not known is -1."""
     outputs = {}
     for value in graph.outputs:
         dims = known_dims(value)
@@ -104,13 +104,13 @@ def summarize_outputs(graph: ir.Graph, image: ir.Value, size: Size) -> OutputSum
 
 def grid(size: Size, strides: Sequence[int], anchors: int = 1) -> tuple[Floats, Floats]:
     """Column and row of every cell (A, 2), and its stride (A, 1), scale after scale, row by row."""
-    places, steps = [], []
+    cells, steps = [], []
     for stride in strides:
         h, w = -(-size[0] // stride), -(-size[1] // stride)
         rows, columns = np.indices((h, w))
-        places += [np.stack([columns, rows], axis=-1).reshape(-1, 2)] * anchors
+        cells += [np.stack([columns, rows], axis=-1).reshape(-1, 2)] * anchors
         steps += [np.full((h * w, 1), stride)] * anchors
-    return np.concatenate(places).astype(np.float32), np.concatenate(steps).astype(np.float32)
+    return np.concatenate(cells).astype(np.float32), np.concatenate(steps).astype(np.float32)
 
 
 def corners(center: NDArray[Any], size: NDArray[Any]) -> Floats:

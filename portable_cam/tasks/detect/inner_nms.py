@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from portable_cam.export.graph.values import constant_of, known_dims
 from portable_cam.export.targets import Boxes, Columns
-from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, Size, corners
+from portable_cam.image.geometry import Size
+from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, corners
 
 
-def recognize(facts: OutputSummary) -> Head | None:
+def recognize_head(summary: OutputSummary) -> Head | None:
     """A NonMaxSuppression node: its boxes (N, A, 4) and scores (N, C, A) are the raw head."""
-    for node in facts.graph:
+    for node in summary.graph:
         if node.op_type == "NonMaxSuppression" and node.domain == "":
             return head(node)
     return None

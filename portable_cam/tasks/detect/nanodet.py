@@ -12,27 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.export.targets import Boxes, Columns
-from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, Size, grid
+from portable_cam.image.geometry import Size
+from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, grid
 
 _STRIDES = (8, 16, 32, 64)
 
 
-def recognize(facts: OutputSummary) -> Head | None:
+def recognize_head(summary: OutputSummary) -> Head | None:
     """As many outputs of class scores as of distributions, a row per cell, one pair for each of the first strides."""
-    scales = len(facts.outputs) // 2
-    if len(facts.outputs) != 2 * scales or scales not in {3, 4} or any(len(d) != 3 for d in facts.outputs.values()):
+    scales = len(summary.outputs) // 2
+    if len(summary.outputs) != 2 * scales or scales not in {3, 4} or any(len(d) != 3 for d in summary.outputs.values()):
         return None
     pairs = []
     for stride in _STRIDES[:scales]:
-        names = [name for name, dims in facts.outputs.items() if dims[1] == facts.cells([stride])]
+        names = [name for name, dims in summary.outputs.items() if dims[1] == summary.cells([stride])]
         if len(names) != 2:
             return None
         # the scores have passed a sigmoid, the distributions are as the convolution gives them
-        ended = [any(n.op_type == "Sigmoid" for n in facts.behind(name)) for name in names]
+        ended = [any(n.op_type == "Sigmoid" for n in summary.behind(name)) for name in names]
         if sorted(ended) != [False, True]:
             return None
         pairs.append((names[ended.index(True)], names[ended.index(False)]))
-    if any(facts.outputs[distances][2] % 4 for _, distances in pairs):
+    if any(summary.outputs[distances][2] % 4 for _, distances in pairs):
         return None
     return head(pairs, _STRIDES[:scales])
 
@@ -41,12 +42,12 @@ def head(pairs: Sequence[tuple[str, str]], strides: Sequence[int]) -> Head:
     """The head with these pairs of outputs, class scores and distributions."""
 
     def decode(outputs: Mapping[str, NDArray[Any]], size: Size) -> tuple[Floats, Floats]:
-        places, steps = grid(size, strides)
+        cells, steps = grid(size, strides)
         scores = np.concatenate([outputs[name].reshape(-1, outputs[name].shape[-1]) for name, _ in pairs])
         raw = np.concatenate([outputs[name].reshape(-1, 4, outputs[name].shape[-1] // 4) for _, name in pairs])
         spread = np.exp(raw - raw.max(axis=2, keepdims=True))
         distance = (spread @ np.arange(raw.shape[2])) / spread.sum(axis=2) * steps
-        centers = (places + 0.5) * steps
+        centers = (cells + 0.5) * steps
         boxes = np.concatenate([centers - distance[:, :2], centers + distance[:, 2:]], axis=1)
         return boxes.astype(np.float32), scores
 

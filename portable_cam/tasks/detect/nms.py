@@ -1,4 +1,4 @@
-"""Detections: what is left of a head's boxes."""
+"""Detections, and non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def suppress(boxes: Floats, scores: Floats, threshold: float, overlap: float) ->
 
 
 def best(boxes: Floats, scores: Floats, label: int) -> Detection:
-    """The best-scoring place of a class, found or not."""
+    """The best-scoring box of a class, whatever its score."""
     raw = int(scores[:, label].argmax())
     box = tuple(float(v) for v in boxes[raw])
     return Detection(box, label, float(scores[raw, label]), raw, scores.shape[1])  # type: ignore[arg-type]

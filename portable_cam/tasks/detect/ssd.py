@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.export.targets import Boxes, Columns
-from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, Size, corners
+from portable_cam.image.geometry import Size
+from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, corners
 
 _DECODES = frozenset({"Exp"})
 # UltraFace (github.com/Linzaer/Ultra-Light-Fast-Generic-Face-Detector-1MB): strides and sizes of the priors in pixels
@@ -21,18 +22,18 @@ _SIDES = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))
 _VARIANCES = (0.1, 0.2)
 
 
-def recognize(facts: OutputSummary) -> Head | None:
+def recognize_head(summary: OutputSummary) -> Head | None:
     """Two outputs with a row per prior: a softmax over at least two classes, and four numbers."""
-    if len(facts.outputs) != 2 or any(len(dims) != 3 for dims in facts.outputs.values()):
+    if len(summary.outputs) != 2 or any(len(dims) != 3 for dims in summary.outputs.values()):
         return None
-    scores = [n for n in facts.outputs if any(node.op_type == "Softmax" for node in facts.behind(n))]
-    boxes = [n for n, dims in facts.outputs.items() if dims[2] == 4 and n not in scores]
-    if len(scores) != 1 or len(boxes) != 1 or facts.outputs[scores[0]][1] != facts.outputs[boxes[0]][1]:
+    scores = [n for n in summary.outputs if any(node.op_type == "Softmax" for node in summary.behind(n))]
+    boxes = [n for n, dims in summary.outputs.items() if dims[2] == 4 and n not in scores]
+    if len(scores) != 1 or len(boxes) != 1 or summary.outputs[scores[0]][1] != summary.outputs[boxes[0]][1]:
         return None
-    if any(node.op_type in _DECODES for node in facts.behind(boxes[0])):
+    if any(node.op_type in _DECODES for node in summary.behind(boxes[0])):
         return decoded(scores[0], boxes[0])
-    priors = ultraface_priors(facts.size)
-    return with_priors(scores[0], boxes[0], priors) if len(priors) == facts.outputs[boxes[0]][1] else None
+    priors = ultraface_priors(summary.size)
+    return with_priors(scores[0], boxes[0], priors) if len(priors) == summary.outputs[boxes[0]][1] else None
 
 
 def decoded(scores: str, boxes: str) -> Head:
@@ -70,8 +71,8 @@ def ultraface_priors(size: Size) -> NDArray[np.float32]:
         rows, columns = -(-height // stride), -(-width // stride)
         for row in range(rows):
             for column in range(columns):
-                place = (column + 0.5) * stride / width, (row + 0.5) * stride / height
-                found += [(*place, side / width, side / height) for side in sides]
+                centre = (column + 0.5) * stride / width, (row + 0.5) * stride / height
+                found += [(*centre, side / width, side / height) for side in sides]
     return np.clip(np.array(found, np.float32), 0, 1)
 
 

@@ -12,24 +12,25 @@ from typing import Any
 from numpy.typing import NDArray
 
 from portable_cam.export.targets import Boxes, Columns
-from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, Size, corners
+from portable_cam.image.geometry import Size
+from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, corners
 
 # a row per cell (v6) or per cell and anchor (v5, v7), on three scales or four (the P6 models)
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64))
 
 
-def recognize(facts: OutputSummary) -> Head | None:
+def recognize_head(summary: OutputSummary) -> Head | None:
     """The number of boxes is that of the cells of the usual strides, and the graph decodes centre and size."""
-    for name, dims in facts.outputs.items():
+    for name, dims in summary.outputs.items():
         if len(dims) != 3:
             continue
-        cells = [facts.cells(strides) for strides in _STRIDES]
-        kinds = {node.op_type for node in facts.behind(name)}
+        cells = [summary.cells(strides) for strides in _STRIDES]
+        kinds = {node.op_type for node in summary.behind(name)}
         if not kinds & {"Mul", "Pow", "Exp"}:
             continue
         if dims[1] in {*cells, *(3 * n for n in cells)} and dims[2] >= 6:
             return rows(name)
-        if dims[2] in cells and dims[1] >= 5 and len(facts.outputs) == 1:
+        if dims[2] in cells and dims[1] >= 5 and len(summary.outputs) == 1:
             return columns(name)
     return None
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and words: captions, answers to questions, lines of text. Explained word by word."""
+"""Images and text: captions, answers to questions, lines of text; explained word by word."""

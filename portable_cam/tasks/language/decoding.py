@@ -28,7 +28,7 @@ class Roles:
     """What the inputs and outputs of a decoder are.
 
     Attributes:
-        image: The input of the picture: of the encoder, or of the one model that is both.
+        image: The image input: of the encoder, or of the one model that is both.
         tokens: The decoder's input of token ids, (N, T), or (N, 1) for one step.
         logits: Its output of scores, (N, T, V), or (N, V) for one step.
         memory: From each output of the encoder to the decoder's input that takes it; empty where there is one model.
@@ -50,7 +50,7 @@ class Pair:
     """A decoder and, unless one model is both, its encoder.
 
     Args:
-        model: The encoder; or the whole, from picture and token ids to scores.
+        model: The encoder; or the whole, from image and token ids to scores.
         decoder: None for a whole.
         mapping: From outputs of the encoder to inputs of the decoder; None to find them, see
             :func:`~portable_cam.export.compose.link.link`.
@@ -76,7 +76,7 @@ class Pair:
         self._linked: dict[int, NormalizedModel] = {}
 
     def linked(self, steps: int) -> NormalizedModel:
-        """One model from picture and token ids (N, T) to scores (N, T, V), for captions of ``steps`` tokens; the same
+        """One model from image and token ids (N, T) to scores (N, T, V), for captions of ``steps`` tokens; the same
         for every number unless the decoder takes one step at a time."""
         key = steps if self.roles.state else 0
         if key not in self._linked:
@@ -108,7 +108,7 @@ class Pair:
         return dict(zip(left, names[len(names) - len(left) :], strict=True))
 
     def feeds(self, image: NDArray[np.generic], tokens: Sequence[int], pad: int) -> dict[str, NDArray[np.generic]]:
-        """All inputs of :meth:`linked`, called before, for one picture; tokens are filled up where the decoder's length
+        """All inputs of :meth:`linked`, called before, for one image; tokens are filled up where the decoder's length
         is fixed.
 
         Raises:
@@ -123,7 +123,7 @@ class Pair:
         }
 
     def greedy(self, image: NDArray[np.generic], vocabulary: Vocabulary, longest: int | None = None) -> list[int]:
-        """The most likely token at each step, for one picture, without the one that starts and the one that ends.
+        """The most likely token at each step, for one image, without the one that starts and the one that ends.
 
         Args:
             image: (1, C, H, W) or (1, H, W, C), as the model takes it.
@@ -142,25 +142,25 @@ class Pair:
         memory = self._see(image)
         state = {name: memory.get(name, _zeros(self._sessions[-1], name)) for name in self.roles.state.values()}
         pad = vocabulary.end if vocabulary.pad is None else vocabulary.pad
-        said: list[int] = [vocabulary.start]
-        while len(said) <= limit:
+        found: list[int] = [vocabulary.start]
+        while len(found) <= limit:
             if self.roles.state:
-                tokens, place = np.array([said[-1:]]), -1
+                tokens, step = np.array([found[-1:]]), -1
             else:
-                tokens, place = self._fill(said, pad), len(said) - 1
+                tokens, step = self._fill(found, pad), len(found) - 1
             try:
                 results = self._sessions[-1].run({**memory, **state, self.roles.tokens: self._typed(tokens)})
             except InputError:
-                if len(said) == 1:
+                if len(found) == 1:
                     raise
-                break  # as long as the decoder's table of places
+                break  # as long as the decoder's table of positions
             scores = results[self.roles.logits][0]
-            token = int((scores if scores.ndim == 1 else scores[place]).argmax())
+            token = int((scores if scores.ndim == 1 else scores[step]).argmax())
             if token == vocabulary.end:
                 break
-            said.append(token)
+            found.append(token)
             state = {target: results[source] for source, target in self.roles.state.items()}
-        return said[1:]
+        return found[1:]
 
     def _see(self, image: NDArray[np.generic]) -> dict[str, NDArray[np.generic]]:
         if len(self._sessions) == 1:
@@ -185,8 +185,8 @@ class Pair:
 def _roles(first: ir.Graph, second: ir.Graph | None, mapping: Mapping[str, str] | None) -> Roles:
     """Read the roles from names, types and shapes; graphs are normalised."""
     decoder = second if second is not None else first
-    pictures = [v for v in first.inputs if v.shape is not None and len(v.shape) == 4]
-    if len(pictures) != 1:
+    images = [v for v in first.inputs if v.shape is not None and len(v.shape) == 4]
+    if len(images) != 1:
         raise ModelError(
             f"the {'encoder' if second is not None else 'model'} needs one input with a picture (four "
             f"dimensions); its inputs are {_listing(first.inputs)}"
@@ -198,7 +198,7 @@ def _roles(first: ir.Graph, second: ir.Graph | None, mapping: Mapping[str, str] 
         raise ModelError(
             f"a decoder needs one input of token ids (N, T), of integers; its inputs are {_listing(decoder.inputs)}"
         )
-    state = _state(decoder, given, keep={ids[0], *([] if second is not None else pictures)})
+    state = _state(decoder, given, keep={ids[0], *([] if second is not None else images)})
     rest = [v for v in decoder.outputs if v.dtype in FLOATS and v.name not in state]
     scores = [v for v in rest if len(v.shape or ()) == 3] or [v for v in rest if len(v.shape or ()) == 2 and state]
     if len(scores) != 1:
@@ -210,7 +210,7 @@ def _roles(first: ir.Graph, second: ir.Graph | None, mapping: Mapping[str, str] 
         )
     length = (known_dims(ids[0]) or [None, None])[1]
     return Roles(
-        str(pictures[0].name),
+        str(images[0].name),
         str(ids[0].name),
         str(scores[0].name),
         memory,
@@ -249,7 +249,7 @@ def _same(value: ir.Value, output: ir.Value) -> bool:
 
 
 def _zeros(session: Session, name: str) -> NDArray[np.generic]:
-    """A first state for one picture: where its shape leaves a size open, one."""
+    """A first state for one image: zeros, with 1 for a dimension that is open."""
     shape = [d if isinstance(d, int) else 1 for d in session.inputs[name].shape]
     return np.zeros(shape, session.dtype(name))
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,78 +15,44 @@ from numpy.typing import NDArray
 
 from portable_cam.errors import LabelError, LayerError, ModelError, TargetError
 from portable_cam.explainer import Explainer
+from portable_cam.explanation import Character, Explanation
 from portable_cam.export.diagnose.layers import list_layers
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.candidates import channel_axis, image_input
-from portable_cam.export.methods.registry import wants_layers
+from portable_cam.export.methods.registry import uses_layer
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.export.targets import Tokens
-from portable_cam.image.decode import read_image
-from portable_cam.image.geometry import Geometry
-from portable_cam.image.preprocess import Preprocessing, find_sidecar, resolve
-from portable_cam.result import Result
+from portable_cam.image.geometry import ImageArray
+from portable_cam.image.preprocess import Preprocessing
+from portable_cam.image.resolve import resolve
+from portable_cam.image.sidecar import find_sidecar
 from portable_cam.runtime.session import Session
-from portable_cam.tasks.language.caption import WHOLE, find_spans
+from portable_cam.tasks.base import AnyPreprocessing, Photo, Targets, TaskExplainer
+from portable_cam.tasks.language.caption import details_of
+from portable_cam.tasks.language.spans import WHOLE, find_spans, parse_phrases
 from portable_cam.tasks.language.vocabulary import read_vocabulary
+from portable_cam.tasks.outputs import CHARACTERS
 
-#: The method whose peak lay most often on the character; ``docs/language.md`` has the figures.
-METHODS = ("layercam",)
-#: What PaddleOCR's models are fed where nothing else is said: 48 pixels high, BGR, -1 to 1.
+#: The preprocessing of PaddleOCR's models where nothing else is given: 48 pixels high, BGR, -1 to 1.
 PADDLE = {"color": "bgr", "scale": 1 / 127.5, "mean": 1.0, "std": 1.0, "resize": "stretch"}
 _HEIGHT = 48
-_CHARACTERS = "character"  # the metadata in which PaddleOCR's models carry their characters, a line each
 # a map tells characters apart, and top from bottom, where its cells are no higher than this share of the line
 _CELLS_PER_LINE = 6
 _STEP = 8  # widths are multiples of this, so that strides divide them
 
 
-@dataclass(frozen=True)
-class Character:
-    """One recognised character: the frames where it was read, the one where it was surest, and how sure."""
-
-    text: str
-    first: int
-    last: int
-    peak: int
-    probability: float
-
-
-@dataclass(frozen=True)
-class LineExplanation:
-    """One line's text, explained.
-
-    Attributes:
-        characters: What was read.
-        labels: What was explained: K characters or pieces of the text.
-        spans: For each, its first character and the one after its last.
-        result: Scores (1, K), the log-probabilities at the peak frames, and maps (1, K, H, W).
-        photo: uint8 (h, w, 3), as decoded; ``view`` is what the model sees of it, ``geometry`` lies between the two.
-        color: The order of the model's channels.
-    """
-
-    characters: tuple[Character, ...]
-    labels: tuple[str, ...]
-    spans: tuple[tuple[int, int], ...]
-    result: Result
-    photo: NDArray[np.uint8]
-    view: NDArray[np.uint8]
-    geometry: Geometry
-    color: str
-
-    @property
-    def text(self) -> str:
-        """What was read, as one string."""
-        return "".join(character.text for character in self.characters)
-
-
-class LineExplainer:
+class LineExplainer(TaskExplainer):
     """Reads lines of text, and explains the characters.
 
+    Targets are pieces of what was read, ``"*"`` for the whole, None for each character but spaces. Scores are
+    log-probabilities at the frames where the characters were surest. The image is the line, cut out.
+
     Args:
-        model: From a picture to scores or probabilities (N, T, V) of V characters at T frames; V includes the blank.
-        characters: By class, the blank left out or not, or a file of them, one a line; None to read them from the
-            model's metadata, where PaddleOCR writes them.
-        methods: As for :class:`~portable_cam.explainer.Explainer`.
+        model: From an image to scores or probabilities (N, T, V) of V characters at T frames; V includes the blank.
+        methods: As for :class:`~portable_cam.explainer.Explainer`; None for LayerCAM, whose peak lay most often on the
+            character: ``docs/language.md`` has the figures.
+        vocabulary: The characters by class, the blank left out or not, or a file of them, one a line; None to read them
+            from the model's metadata, where PaddleOCR writes them.
         layer: As for the same; None for the last one whose cells are no higher than a sixth of the line.
         blank: The class of the blank.
         preprocessing: A :class:`Preprocessing`, or a mapping of ``resolve``'s options. Where the model leaves the width
@@ -99,18 +65,24 @@ class LineExplainer:
         ModelError: The model's output is not (N, T, V).
     """
 
+    task = "ctc"
+    default_methods = ("layercam",)
+    takes = frozenset({"vocabulary", "blank"})
+    drawing = "strip"
+
     def __init__(
         self,
         model: AnyModel,
+        methods: Sequence[str] | None = None,
         *,
-        characters: Sequence[str] | str | Path | None = None,
-        methods: Sequence[str] = METHODS,
+        vocabulary: Sequence[str] | str | Path | None = None,
         layer: str | Sequence[str] | None = None,
         blank: int = 0,
-        preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+        preprocessing: AnyPreprocessing = None,
         threads: int | None = None,
         **options: Any,
     ) -> None:
+        methods = self.default_methods if methods is None else methods
         normal = normalized(model)
         scores = [value for value in normal.graph.outputs if len(known_dims(value) or ()) == 3]
         classes = (known_dims(scores[0]) or [None])[-1] if len(scores) == 1 else None
@@ -118,44 +90,36 @@ class LineExplainer:
             listing = ", ".join(f"'{v.name}' {v.dtype}{v.shape}" for v in normal.graph.outputs)
             raise ModelError(f"a model that reads text has one output (N, frames, characters); its outputs: {listing}")
         self.blank, self._output = blank, str(scores[0].name)
-        self.characters = _characters(characters, normal.metadata, classes, blank)
+        self.characters = _characters(vocabulary, normal.metadata, classes, blank)
         self._image = image_input(normal.graph)
         self.preprocessing = self._prepare(normal, preprocessing, normal.metadata)
-        chosen = layer if layer is not None or not wants_layers(methods) else self._layer(normal)
+        chosen = layer if layer is not None or not uses_layer(methods) else self._layer(normal)
         self.explainer = Explainer(normal, methods, chosen, Tokens(), threads=threads, **options)
         self._session = Session(normal.copy(), threads=threads)
 
-    def __call__(self, image: Any, explain: Sequence[str] | None = None) -> LineExplanation:
-        """Explain one line.
-
-        Args:
-            image: A path, bytes, PIL image or uint8 array (H, W, 3): the line, cut out.
-            explain: Pieces of what was read, ``"*"`` for the whole; None for each character but spaces.
-
-        Raises:
-            TargetError: Nothing was read, or a piece is not in it.
-        """
-        photo = read_image(image)
-        prepared = self._for_width(photo)
-        x = prepared(photo)
-        scores = self._session.run({str(self._image.name): x}, [self._output])[self._output][0]
+    def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
+        scores = self._session.run({str(self._image.name): photo.x}, [self._output])[self._output][0]
         read = self.read(scores)
         if not read:
             raise TargetError("no character was read here: is this one line of text, upright and cut out?")
         texts = [character.text for character in read]
-        pieces = None if explain is None else [[WHOLE] if p == WHOLE else list(p) for p in explain]
+        phrases = parse_phrases(targets)
+        pieces = None if phrases is None else [[WHOLE] if p == WHOLE else list(p) for p in phrases]
         spans = [s for s in find_spans(texts, pieces, "") if pieces is not None or not texts[s[0]].isspace()]
         if not spans:
             raise TargetError("nothing but spaces was read here: there is no character to explain")
-        said = np.full((1, len(spans), len(scores)), -1)
+        tokens = np.full((1, len(spans), len(scores)), -1)
         for k, (start, end) in enumerate(spans):
             for character in read[start:end]:
-                said[0, k, character.peak] = self.characters.index(character.text)
-        result = self.explainer(x, said=said)
-        geometry = prepared.geometry((photo.shape[0], photo.shape[1]))
-        labels = tuple("".join(texts[start:end]) for start, end in spans)
-        return LineExplanation(
-            tuple(read), labels, tuple(spans), result, photo, prepared.view(photo), geometry, prepared.color
+                tokens[0, k, character.peak] = self.characters.index(character.text)
+        result = self.explainer(photo.x, said=tokens)
+        return self._explanation(
+            photo,
+            result,
+            ["".join(texts[start:end]) for start, end in spans],
+            details=details_of(result, spans),
+            text="".join(texts),
+            characters=tuple(read),
         )
 
     def read(self, scores: NDArray[np.floating]) -> list[Character]:
@@ -173,32 +137,30 @@ class LineExplainer:
                 read.append(Character(self.characters[token], first, after - 1, peak, sure))
         return read
 
-    def _prepare(
-        self, model: NormalizedModel, wanted: Preprocessing | Mapping[str, Any] | None, metadata: Mapping[str, str]
-    ) -> Preprocessing:
+    def _prepare(self, model: NormalizedModel, wanted: AnyPreprocessing, metadata: Mapping[str, str]) -> Preprocessing:
         if isinstance(wanted, Preprocessing):
             return wanted
-        options = dict(wanted or {})
+        options: dict[str, Any] = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
         sidecar = None if model.path is None else find_sidecar(model.path)
         dims = known_dims(self._image) or []
-        if sidecar is None and _CHARACTERS in metadata:
+        if sidecar is None and CHARACTERS in metadata:
             sizes = dims[2:] if channel_axis(self._image) == 1 else dims[1:3]
             usual = {} if "preset" in options else PADDLE
             options = usual | {"size": [sizes[0] or _HEIGHT, sizes[1] or 8 * _HEIGHT]} | options
         assert self._image.dtype is not None
         return resolve(dims, self._image.dtype.numpy(), sidecar=sidecar, metadata=metadata, **options)
 
-    def _for_width(self, photo: NDArray[np.uint8]) -> Preprocessing:
-        """The line keeps its aspect where the model leaves the width open."""
+    def _preprocessing_for(self, image: ImageArray) -> Preprocessing:
+        """With the line's own proportions, where the model leaves the width open."""
         dims = known_dims(self._image) or []
         if dims[3 if channel_axis(self._image) == 1 else 2] is not None or self.preprocessing.resize != "stretch":
             return self.preprocessing
         height = self.preprocessing.size[0]
-        width = photo.shape[1] * height / photo.shape[0]
+        width = image.shape[1] * height / image.shape[0]
         return replace(self.preprocessing, size=(height, max(1, round(width / _STEP)) * _STEP))
 
     def _layer(self, model: NormalizedModel) -> str:
-        """The last layer that tells a line's top from its bottom, at the size that lines are given."""
+        """The last layer that tells a line's top from its bottom, at the size that lines are resized to."""
         sized = model.copy()
         image, size = image_input(sized.graph), self.preprocessing.size
         channels = (known_dims(image) or [])[channel_axis(image)]
@@ -218,8 +180,8 @@ def _characters(
         known, source = list(read_vocabulary(given).words), str(given)
     elif given is not None:
         known, source = list(given), "the characters"
-    elif _CHARACTERS in metadata:
-        known, source = metadata[_CHARACTERS].split("\n"), f"the model's metadata '{_CHARACTERS}'"
+    elif CHARACTERS in metadata:
+        known, source = metadata[CHARACTERS].split("\n"), f"the model's metadata '{CHARACTERS}'"
         known = known[:-1] if known[-1] == "" else known
     else:
         raise LabelError("which characters the model reads is not known: give a file, one character a line")

@@ -1,9 +1,9 @@
-"""Photos in, explained boxes out."""
+# SPDX-License-Identifier: Apache-2.0
+"""Detection: what a box rests on, for each box that is found, named or marked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +12,34 @@ from numpy.typing import NDArray
 
 from portable_cam.errors import InputError, OptionError, TargetError
 from portable_cam.explainer import Explainer
+from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.candidates import channel_axis, image_input
-from portable_cam.export.passes.normalized import normalized
+from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Contrast
-from portable_cam.image.geometry import Box, Geometry
+from portable_cam.image.geometry import Geometry, Size
+from portable_cam.image.marks import Mark
 from portable_cam.image.preprocess import Preprocessing
-from portable_cam.report.annotate import Mark
 from portable_cam.result import Result
-from portable_cam.tasks.classify import Answer, PhotoExplainer, preprocessing_of, raw_session
+from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
 from portable_cam.tasks.counterfactual import Counterfactual
 from portable_cam.tasks.detect.described import read_head
-from portable_cam.tasks.detect.head import Floats, Head, Size
+from portable_cam.tasks.detect.families import find_head
+from portable_cam.tasks.detect.head import Floats, Head
 from portable_cam.tasks.detect.nms import Detection, best, iou, suppress
-from portable_cam.tasks.detect.recognize import find_head
-from portable_cam.tasks.labels import Labels, read_labels
+from portable_cam.tasks.labels import parse_targets
+from portable_cam.tasks.preprocessing import preprocessing_of
+from portable_cam.tasks.raw_outputs import raw_session, session_options
+from portable_cam.tasks.regions import check_region
 
 
-class DetectExplainer(PhotoExplainer):
-    """Finds the boxes of a photo and explains each.
+class DetectExplainer(LabelledExplainer):
+    """Finds the boxes of a photo and explains each; targets are classes, whose boxes are explained.
 
     Args:
         model: The path of the model, or the model itself.
-        methods: As for :class:`~portable_cam.explainer.Explainer`. LayerCAM is the default because it did best:
-            ``docs/tasks.md`` has the figures.
+        methods: As for :class:`~portable_cam.explainer.Explainer`; None for LayerCAM, which did best: ``docs/tasks.md``
+            has the figures.
         head: What the outputs mean, where no family is recognised: a :class:`~portable_cam.tasks.detect.Head`, or JSON
             as :func:`~portable_cam.tasks.detect.read_head` takes it.
         part: What of a box is explained: ``product`` of objectness and class, ``class``, ``objectness``, or the side
@@ -44,30 +48,39 @@ class DetectExplainer(PhotoExplainer):
         overlap: The IoU above which the weaker of two boxes of a class is dropped; None for the family's.
         most: At most so many boxes.
         labels: Labels, or a file of them; COCO's names where there are 80 classes.
-        preprocessing: As for :class:`PhotoExplainer`; if nothing says how, the preset of the family.
+        preprocessing: As for :class:`~portable_cam.tasks.classify.PhotoExplainer`; where nothing is known, the preset
+            of the family.
         rather_than: A class: why this class in this box rather than that one.
         **options: As for :class:`~portable_cam.explainer.Explainer`.
+
+    A call takes ``region``, left, top, right, bottom in pixels of the photo: the box that fits it best is explained.
 
     Raises:
         TargetError: The outputs are not those of a detector known here.
     """
 
+    task = "detect"
+    default_methods = ("layercam",)
+    takes = frozenset({"labels", "rather_than", "head", "part", "threshold", "overlap", "most"})
+    asks = frozenset({"region"})
+
     def __init__(
         self,
-        model: Any,
-        methods: Sequence[str] = ("layercam",),
+        model: AnyModel,
+        methods: Sequence[str] | None = None,
         *,
         head: Head | str | Path | Mapping[str, Any] | None = None,
         part: str = "product",
         threshold: float | None = None,
         overlap: float | None = None,
         most: int = 8,
-        labels: Labels | str | Path | None = None,
-        preprocessing: Preprocessing | str | Mapping[str, Any] | None = None,
+        labels: AnyLabels = None,
+        preprocessing: AnyPreprocessing = None,
         rather_than: int | str | None = None,
         **options: Any,
     ) -> None:
         model = normalized(model)
+        methods = self.default_methods if methods is None else methods
         graph = model.graph
         self._image = image_input(graph)
         size = _input_size(known_dims(self._image) or [], channel_axis(self._image), preprocessing)
@@ -85,14 +98,11 @@ class DetectExplainer(PhotoExplainer):
         self._classes = boxes.class_count([scores.value for scores in boxes.tensors(graph, None)])
         options["target"] = boxes if rather_than is None else Contrast(boxes)
         self.explainer = Explainer(model, methods, **options)
-        flipped = {**options, "sign": "positive" if options.get("sign") == "negative" else "negative"}
-        self._against = Counterfactual(lambda: Explainer(model, methods, **flipped))
+        self._counterfactual = Counterfactual(model, methods, options)
         self.preprocessing = preprocessing_of(self.explainer, model, preprocessing, self.head.preset)
-        labels = read_labels(labels) if isinstance(labels, str | Path) else labels
-        self.labels = labels.check(self._classes) if labels else Labels.default(self._classes, "detect")
-        self._other = None if rather_than is None else self._in_range(self.number(rather_than))
-        device = {name: options[name] for name in ("device", "providers", "threads") if name in options}
-        self._raw = raw_session(model, self.head.tensors, **device)
+        self.labels = self._known_labels(labels, self._classes)
+        self._rival = None if rather_than is None else class_in_range(self.number(rather_than), self._classes)
+        self._raw = raw_session(model, self.head.tensors, **session_options(options))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -103,53 +113,51 @@ class DetectExplainer(PhotoExplainer):
         outputs = self._raw.run({str(self._image.name): x})
         return self.head.decode(outputs, self.preprocessing.size)
 
-    def _answer(self, x: NDArray[Any], geometry: Geometry, asked: list[int] | int | None, **where: Any) -> Answer:
-        region = where.pop("region", None)
-        if where:
-            raise OptionError(f"a detector explains boxes; it takes a region, but no {', '.join(where)}")
-        boxes, scores = self.detect(x)
-        found = suppress(boxes, scores, self._threshold, self._overlap)
-        chosen, missed = self._choose(boxes, scores, found, asked, region, geometry)
-        indices = [[d.index for d in chosen]]
-        other = {} if self._other is None else {"rather_than": [[d.raw * self._classes + self._other for d in chosen]]}
+    def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
+        numbers = parse_targets(targets, self.labels)
+        boxes, scores = self.detect(photo.x)
+        missed: list[Detection] = []
+        if "region" in asked:
+            chosen = [self._nearest(boxes, scores, asked["region"], numbers, photo.geometry)]
+        else:
+            found = suppress(boxes, scores, self._threshold, self._overlap)
+            chosen, missed = self._choose(boxes, scores, found, numbers)
+        rival = {} if self._rival is None else {"rather_than": [[d.raw * self._classes + self._rival for d in chosen]]}
 
         def explain(explainer: Explainer) -> Result:
-            return explainer(x, indices, **other)
+            return explainer(photo.x, [[d.index for d in chosen]], **rival)
 
-        result = explain(self.explainer)
-        if missed:
-            result = self._against.add(result, explain)
-        names = self._labels(np.array([d.label for d in chosen]))
-        names = [f"{name} (not found)" if d in missed else name for name, d in zip(names, chosen, strict=True)]
-        rival = {} if self._other is None else {"rather_than": self.name(self._other)}
-        facts = [
-            {
-                "box": [round(v, 1) for v in geometry.to_photo(d.box)],
-                "detection": d.score,
-                "class": d.label,
-                "part": self._part,
-                "found": d not in missed,
-                **rival,
-            }
-            for d in chosen
-        ]
-        return Answer(replace(result, labels=[names]), marks=[Mark(box=d.box) for d in chosen], facts=facts)
+        return self._explanation(
+            photo,
+            explain(self.explainer),
+            [self._label(d, d in missed) for d in chosen],
+            details=[self._detail(d, photo.geometry, d not in missed) for d in chosen],
+            marks=[Mark(box=d.box) for d in chosen],
+            counterpart=self._counterfactual(explain) if missed else None,
+        )
+
+    def _label(self, detection: Detection, missed: bool) -> str:
+        than = "" if self._rival is None else f" rather than {self.name(self._rival)}"
+        return f"{self.name(detection.label)}{than}{' (not found)' if missed else ''}"
+
+    def _detail(self, detection: Detection, geometry: Geometry, found: bool) -> Detail:
+        left, top, right, bottom = (round(edge, 1) for edge in geometry.to_photo(detection.box))
+        return Detail(
+            box=(left, top, right, bottom),
+            detection=detection.score,
+            class_number=detection.label,
+            part=self._part,
+            found=found,
+            rather_than=None if self._rival is None else self.name(self._rival),
+        )
 
     def _choose(
-        self,
-        boxes: Floats,
-        scores: Floats,
-        found: list[Detection],
-        asked: list[int] | int | None,
-        region: Box | None,
-        geometry: Geometry,
+        self, boxes: Floats, scores: Floats, found: list[Detection], asked: list[int] | int | None
     ) -> tuple[list[Detection], list[Detection]]:
         """The detections to explain, and those of them that the model did not make."""
-        if region is not None:
-            return [self._nearest(boxes, scores, check_region(region, geometry), asked, geometry)], []
         if isinstance(asked, list):
             chosen, missed = [], []
-            for label in map(self._in_range, asked):
+            for label in (class_in_range(number, self._classes) for number in asked):
                 own = [d for d in found if d.label == label]
                 if not own:
                     own = [best(boxes, scores, label)]
@@ -165,44 +173,24 @@ class DetectExplainer(PhotoExplainer):
         return found[: self._most if asked is None else -asked], []
 
     def _nearest(
-        self, boxes: Floats, scores: Floats, region: Box, asked: list[int] | int | None, geometry: Geometry
+        self, boxes: Floats, scores: Floats, marked: Sequence[float], asked: list[int] | int | None, geometry: Geometry
     ) -> Detection:
-        """The raw box that fits a region best, weighed with its score."""
+        """The raw box that fits a region of the photo best, weighted with its score."""
+        region = check_region(marked, geometry)
         shared = iou(np.array(geometry.to_input(region)), boxes.astype(np.float64))
         if shared.max() < 0.1:
             raise TargetError(f"no box of the model overlaps the region {region}: name one around an object")
-        labels = list(map(self._in_range, asked)) if isinstance(asked, list) else list(range(self._classes))
+        named = asked if isinstance(asked, list) else range(self._classes)
+        labels = [class_in_range(label, self._classes) for label in named]
         fit = shared[:, None] * scores[:, labels]
         raw, column = np.unravel_index(int(fit.argmax()), fit.shape)
         box = tuple(float(v) for v in boxes[raw])
         label = labels[int(column)]
         return Detection(box, label, float(scores[raw, label]), int(raw), self._classes)  # type: ignore[arg-type]
 
-    def _in_range(self, label: int) -> int:
-        if not 0 <= label < self._classes:
-            raise TargetError(
-                f"class {label} is out of range: the model has {self._classes} classes, 0 to {self._classes - 1}"
-            )
-        return label
-
-
-def check_region(region: Box, geometry: Geometry) -> Box:
-    """A box within the photo.
-
-    Raises:
-        TargetError: It is empty, or lies outside.
-    """
-    x0, y0, x1, y1 = region
-    height, width = geometry.photo
-    if not (x0 < x1 and y0 < y1):
-        raise TargetError(f"the region {region} is empty: give left, top, right, bottom in pixels of the photo")
-    if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
-        raise TargetError(f"the region {region} lies outside the photo of {width} x {height} pixels")
-    return max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-
 
 def _input_size(dims: list[int | None], axis: int, wanted: Any) -> Size:
-    """(H, W) of the model's input: a detector's boxes are counted on it."""
+    """(H, W) of the model's input, whose pixels a detector's boxes are in."""
     height, width = (dims[2], dims[3]) if axis == 1 else (dims[1], dims[2])
     if height is not None and width is not None:
         return height, width

@@ -8,14 +8,20 @@ import onnx_ir as ir
 
 from portable_cam.errors import TargetError
 from portable_cam.export.layers.candidates import image_input
+from portable_cam.image.geometry import Size
 from portable_cam.tasks.detect import centernet, fastestdet, inner_nms, nanodet, ssd, yolo, yolox
-from portable_cam.tasks.detect.head import Head, OutputSummary, Size, summarize_outputs
+from portable_cam.tasks.detect.head import Head, OutputSummary, summarize_outputs
 
 # the surest first: each looks at the shapes of the outputs and at the operators behind them
 _FAMILIES: dict[str, Callable[[OutputSummary], Head | None]] = {
-    "inner_nms": inner_nms.recognize, "nanodet": nanodet.recognize, "yolox": yolox.recognize,
-    "fastestdet": fastestdet.recognize, "ssd": ssd.recognize, "centernet": centernet.recognize, "yolo": yolo.recognize,
-}  # fmt: skip
+    "inner_nms": inner_nms.recognize_head,
+    "nanodet": nanodet.recognize_head,
+    "yolox": yolox.recognize_head,
+    "fastestdet": fastestdet.recognize_head,
+    "ssd": ssd.recognize_head,
+    "centernet": centernet.recognize_head,
+    "yolo": yolo.recognize_head,
+}
 
 
 def find_head(graph: ir.Graph, size: Size) -> Head:
@@ -24,12 +30,12 @@ def find_head(graph: ir.Graph, size: Size) -> Head:
     Raises:
         TargetError: It is none of those known.
     """
-    facts = summarize_outputs(graph, image_input(graph), size)
-    for recognize in _FAMILIES.values():
-        head = recognize(facts)
+    summary = summarize_outputs(graph, image_input(graph), size)
+    for recognize_head in _FAMILIES.values():
+        head = recognize_head(summary)
         if head is not None:
             return head
-    listing = ", ".join(f"'{name}' {list(dims)}" for name, dims in facts.outputs.items())
+    listing = ", ".join(f"'{name}' {list(dims)}" for name, dims in summary.outputs.items())
     known = ", ".join(_FAMILIES)
     raise TargetError(
         f"the outputs {listing} are not those of a detector known here ({known}): say in a JSON file what they mean "

@@ -1,0 +1,35 @@
+"""``portable-cam bench``: what an explanation costs here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from portable_cam.cli.common import DeviceOption, JsonOption, ModelArgument, OutputOption, new_table, out, print_json
+
+
+def run(
+    model: ModelArgument,
+    batch: Annotated[int, typer.Option(min=1, help="Images per run.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to measure.")] = 8.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    output: OutputOption = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """What an explanation costs here, next to plain inference."""
+    from dataclasses import asdict
+
+    from portable_cam.verify.bench import bench as measure
+
+    rows = measure(model, batch, device=device, threads=threads, seconds=seconds, output=output)
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    table = new_table("method", "batch", "ms per run", "of plain inference", "graph built in s")
+    for row in rows:
+        table.add_row(
+            row.name, str(row.batch), f"{row.milliseconds:.1f}", f"{row.ratio:.2f}", f"{row.build_seconds:.2f}"
+        )
+    out.print(table)

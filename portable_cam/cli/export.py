@@ -1,0 +1,49 @@
+"""``portable-cam export``: the portable explainer, one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from portable_cam.cli.common import ModelArgument, TaskOption, note, say, takes_options
+
+
+@takes_options
+def run(
+    model: ModelArgument,
+    target_file: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
+    task: TaskOption = None,
+    single_target: Annotated[bool, typer.Option(help="One target per image; no loop operator in the file.")] = False,
+    check: Annotated[bool, typer.Option(help="Let the graph prove itself, and say so in its metadata.")] = True,
+    *,
+    options: dict[str, Any],
+) -> None:
+    """The portable explainer: one ONNX file that any ONNX Runtime runs. Exit status 1 if it fails its own check."""
+    from portable_cam.export.assemble.explanation import explanation_model
+    from portable_cam.export.deploy.strip_shapes import strip_inner_shapes
+    from portable_cam.export.options import Options
+    from portable_cam.export.passes.normalized import normalized
+    from portable_cam.export.read.weights import save
+    from portable_cam.tasks.preprocessing import known_preprocessing
+    from portable_cam.tasks.recognize import recognize
+    from portable_cam.verify.selfcheck import record, self_check
+
+    known = normalized(model)
+    target = recognize(known, task, options.get("output"))[1]
+    chosen = Options.of({**options, "target": target})
+    built = explanation_model(
+        known, chosen, targets_per_image=1 if single_target else None, preprocessing=known_preprocessing(known)
+    )
+    strip_inner_shapes(built)
+    if check:
+        proof = self_check(known, built, options.get("output"), target)
+        record(built, proof)
+        note(f"self-check: {proof.describe()}")
+    written = save(built, target_file)
+    files, size = " and ".join(map(str, written)), sum(file.stat().st_size for file in written) / 1e6
+    inputs, outputs = (", ".join(str(v.name) for v in side) for side in (built.graph.inputs, built.graph.outputs))
+    say(f"{files}: {size:.1f} MB, inputs {inputs}, outputs {outputs}")
+    if check and not proof.passed:
+        raise typer.Exit(1)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An explanation's maps as images: of the explanation itself, then of its counterpart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from portable_cam.errors import OptionError
+from portable_cam.explanation import Explanation
+from portable_cam.image.colormap import overlay, signed_image
+from portable_cam.image.geometry import ImageArray
+from portable_cam.image.marks import Mark
+from portable_cam.image.upsample import to_unit_range, upsample_bilinear
+from portable_cam.report.annotate import draw
+from portable_cam.report.wording import title_of
+from portable_cam.result import Result
+
+
+@dataclass(frozen=True)
+class ShownMaps:
+    """One method's maps.
+
+    Attributes:
+        name: In file names and records: the method, behind ``against.`` or ``for.`` if they are the counterpart's.
+        title: In figures.
+        method: Of ``result``.
+        result: The explanation's, or its counterpart's.
+        sign: ``positive`` or ``negative``: whether they show what speaks for a target or against it.
+    """
+
+    name: str
+    title: str
+    method: str
+    result: Result
+    sign: str
+
+    def remark(self, k: int) -> str:
+        """What a reader must know of the map of target ``k``; empty where the map is sound.
+
+        The flags of a result are those of all methods together; this looks at each map for itself.
+        """
+        values = self.result[self.method][0, k]
+        by_layer = f"{self.method}."
+        raw = [v[0, k] for name, v in self.result.raw.items() if f"{name}.".startswith(by_layer)]
+        if not all(np.isfinite(v).all() for v in (values, *raw)):
+            return "holds NaN or infinity"
+        if values.min() != values.max():
+            return ""
+        if raw and all(v.max() <= 0 for v in raw):
+            return f"nothing speaks {'against' if self.sign == 'negative' else 'for'} it"
+        return "one value everywhere"
+
+
+def shown_maps(explanation: Explanation) -> list[ShownMaps]:
+    """All maps of an explanation, method after method, then those of its counterpart."""
+    shown = [ShownMaps(m, title_of(m), m, explanation.result, explanation.sign) for m in explanation.result]
+    other = explanation.counterpart
+    if other is not None:
+        sign, word = ("negative", "against") if explanation.sign == "positive" else ("positive", "for")
+        shown += [ShownMaps(f"{word}.{m}", f"{title_of(m)}, {word}", m, other, sign) for m in other]
+    return shown
+
+
+def maps_named(explanation: Explanation, name: str, k: int) -> ShownMaps:
+    """The maps of that name.
+
+    Raises:
+        OptionError: There are none, or there is no target ``k``.
+    """
+    shown = {maps.name: maps for maps in shown_maps(explanation)}
+    if name not in shown:
+        raise OptionError(f"method '{name}' was not computed; this explanation has {', '.join(shown)}")
+    count = explanation.scores.shape[1]
+    if not -count <= k < count:
+        raise OptionError(f"there is no target {k}: this explanation has {count}, counted from 0")
+    return shown[name]
+
+
+def map_image(explanation: Explanation, maps: ShownMaps, k: int, *, whole_photo: bool = False) -> ImageArray:
+    """The map of target ``k`` over what the model sees (or over the whole photo), with the target's mark; or the signed
+    input gradient, grey where it is zero."""
+    values = maps.result[maps.method][0, k]
+    if values.ndim == 3:
+        layout = "nchw" if maps.result.channel_axis == 1 else "nhwc"
+        return signed_image(values, layout, explanation.color)  # type: ignore[arg-type]
+    size = explanation.view.shape[0], explanation.view.shape[1]
+    if values.shape != size:  # a profile that leaves the map at the layer's size
+        values = to_unit_range(upsample_bilinear(np.maximum(values, 0), size)).astype(np.float32)
+    mark = explanation.marks[k] if explanation.marks else None
+    before: list[Mark | None] = [None] * k  # a mark's colour is that of its index, as in the sheet's photo
+    if not whole_photo:
+        return draw(overlay(explanation.view, values), [*before, mark])
+    laid = overlay(explanation.image, explanation.geometry.on_photo(values))
+    return laid if mark is None else draw(laid, [*before, mark.on_photo(explanation.geometry)])
+
+
+def marked_view(explanation: Explanation) -> ImageArray:
+    """What the model sees, with the marks of all targets and their labels."""
+    if not explanation.marks:
+        return explanation.view
+    return draw(explanation.view, explanation.marks, explanation.labels[0])

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The protocol of the tasks, and what they have in common: an image in, its explanation out."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+from numpy.typing import NDArray
+
+from portable_cam.errors import OptionError, TargetError
+from portable_cam.explainer import Explainer
+from portable_cam.explanation import Drawing, Explanation
+from portable_cam.image.decode import read_image
+from portable_cam.image.geometry import Geometry, ImageArray
+from portable_cam.image.preprocess import Preprocessing
+from portable_cam.report.write import ReportWriter
+from portable_cam.result import Result
+from portable_cam.tasks.labels import Labels, parse_targets, read_labels
+
+#: What a user asks for: a number or name, several (a list, or text with commas), ``top3``, or None.
+Targets: TypeAlias = str | int | Sequence[int | str] | None
+#: A preprocessing, a preset's name, options of :func:`~portable_cam.image.resolve.resolve`, or None.
+AnyPreprocessing: TypeAlias = Preprocessing | str | Mapping[str, Any] | None
+AnyLabels: TypeAlias = Labels | str | Path | None
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One image, decoded and prepared: ``x`` is the model's input, ``source`` the file's name."""
+
+    image: ImageArray
+    x: NDArray[Any]
+    geometry: Geometry
+    preprocessing: Preprocessing
+    source: str
+
+
+class TaskExplainer(ABC):
+    """Explains images for one task.
+
+    A task's constructor takes ``(model, methods=None, *, preprocessing=None, <its own options>, **options)``, the last
+    as :class:`~portable_cam.explainer.Explainer` takes them, and sets ``explainer`` and ``preprocessing``. A new task
+    is a subclass in a file of its own, and a row in :mod:`portable_cam.tasks.registry`.
+    """
+
+    #: Its name on the command line.
+    task: ClassVar[str]
+    #: The methods where none are named.
+    default_methods: ClassVar[tuple[str, ...]]
+    #: Its own options of the constructor.
+    takes: ClassVar[frozenset[str]] = frozenset()
+    #: Its own options of a call, given anew for each image.
+    asks: ClassVar[frozenset[str]] = frozenset()
+    #: Those of ``takes`` and ``asks`` that must be given.
+    needs: ClassVar[tuple[str, ...]] = ()
+    #: How its explanations are drawn.
+    drawing: ClassVar[Drawing] = "sheet"
+
+    explainer: Explainer
+    preprocessing: Preprocessing
+
+    def __call__(self, image: Any, targets: Targets = None, **asked: Any) -> Explanation:
+        """Explain one image.
+
+        Args:
+            image: A path, bytes, PIL image or uint8 array (H, W, 3).
+            targets: What is explained, in the task's own terms; None for what the model finds.
+            **asked: Those of ``asks``.
+
+        Raises:
+            ImageError: The image cannot be decoded.
+            LabelError, TargetError, InputError: What is asked for does not fit the model or the image.
+            OptionError: The task does not take an option, or needs one.
+        """
+        given = {name: value for name, value in asked.items() if value is not None}
+        unknown = sorted(given.keys() - self.asks)
+        if unknown:
+            known = f"takes a {', a '.join(sorted(self.asks))}, but no" if self.asks else "takes no"
+            raise OptionError(f"the task {self.task} {known} {', '.join(unknown)}")
+        missing = [name for name in self.needs if name in self.asks and name not in given]
+        if missing:
+            raise OptionError(f"the task {self.task} needs a {', a '.join(missing)}")
+        decoded = read_image(image)
+        preprocessing = self._preprocessing_for(decoded)
+        geometry = preprocessing.geometry((decoded.shape[0], decoded.shape[1]))
+        source = str(image) if isinstance(image, str | os.PathLike) else ""
+        photo = Photo(decoded, preprocessing(decoded), geometry, preprocessing, source)
+        return self._explain(photo, targets, given)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the maps should know."""
+        return self.explainer.notes
+
+    @abstractmethod
+    def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
+        """Explain one prepared image; ``asked`` holds those of ``asks`` that were given."""
+
+    def _preprocessing_for(self, image: ImageArray) -> Preprocessing:
+        """How this image becomes the input."""
+        return self.preprocessing
+
+    def _explanation(self, photo: Photo, result: Result, labels: Sequence[str], **own: Any) -> Explanation:
+        """The explanation of an image, ``own`` being the fields that this task alone fills."""
+        notes = self.notes
+        return Explanation(
+            task=self.task,
+            result=result,
+            image=photo.image,
+            view=photo.preprocessing.view(photo.image),
+            geometry=photo.geometry,
+            preprocessing=photo.preprocessing,
+            labels=[list(labels)],
+            writer=ReportWriter(),
+            sign=self.explainer.sign,
+            notes=(*notes, *(note for note in result.notes if note not in notes)),
+            source=photo.source,
+            drawing=self.drawing,
+            **own,
+        )
+
+
+class LabelledExplainer(TaskExplainer):
+    """A task whose targets are classes with names."""
+
+    labels: Labels | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if self.labels is None or not self.labels.guessed:
+            return super().notes
+        guess = f"class names assumed: {self.labels.source}'s, by the number of classes; give the model's own as labels"
+        return (*super().notes, guess)
+
+    def name(self, target: int) -> str:
+        """The label of a class, or its number."""
+        return self.labels[target] if self.labels else f"class {target}"
+
+    def number(self, target: int | str) -> int:
+        """The number of a class by its name or number."""
+        return class_numbers([target], self.labels)[0]
+
+    def _known_labels(self, labels: AnyLabels, classes: int | None) -> Labels | None:
+        """The labels as given, else those that a model of this task with so many classes usually has.
+
+        Raises:
+            LabelError: They cannot be read, or their number is not that of the classes.
+        """
+        given = read_labels(labels) if isinstance(labels, str | Path) else labels
+        return given.check(classes) if given else Labels.default(classes, self.task)
+
+
+def class_numbers(names: Sequence[int | str], labels: Labels | None) -> tuple[int, ...]:
+    """The numbers of classes by their names or numbers.
+
+    Raises:
+        LabelError: There is no class of that name.
+        TargetError: A name is ``topk``, which is not a class.
+    """
+    asked = parse_targets(list(names), labels)
+    if not isinstance(asked, list):
+        raise TargetError(f"'{names[0]}' is no class: give its number or name")
+    return tuple(asked)
+
+
+def class_in_range(label: int, classes: int) -> int:
+    """The class number itself.
+
+    Raises:
+        TargetError: The model has no such class.
+    """
+    if not 0 <= label < classes:
+        raise TargetError(f"class {label} is out of range: the model has {classes} classes, 0 to {classes - 1}")
+    return label

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How each task is recognised by a model's inputs and outputs.
+
+A recogniser takes a normalised model and the tensor of scores that a user named, or None. It returns the target that
+the task explains, and raises one of the project's errors where the model does another task.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from portable_cam.errors import TargetError
+from portable_cam.export.graph.operators import FLOATS
+from portable_cam.export.graph.values import known_dims
+from portable_cam.export.layers.candidates import channel_axis, image_input
+from portable_cam.export.methods.tokens import embeddings
+from portable_cam.export.passes.normalized import NormalizedModel
+from portable_cam.export.targets import Class, Dense, Target, Tokens
+from portable_cam.export.targets.scores import PASS_THROUGH
+from portable_cam.tasks.detect import find_head
+
+#: The metadata in which PaddleOCR's recognisers carry their characters, one a line.
+CHARACTERS = "character"
+
+_SIDE = 640  # of a detector that takes images of any size
+
+
+def detector(model: NormalizedModel, output: str | None) -> Target:
+    """A detector by its head, of a family known here."""
+    if output is not None:
+        raise TargetError("a detector's tensors are named in its head, not with output")
+    height, width = (side or _SIDE for side in _image_size(model.graph))
+    return _checked(find_head(model.graph, (height, width)).target, model, output)
+
+
+def classifier(model: NormalizedModel, output: str | None) -> Target:
+    """A classifier by one score per class and image."""
+    image_input(model.graph)
+    return _checked(Class(), model, output)
+
+
+def segmenter(model: NormalizedModel, output: str | None) -> Target:
+    """A segmentation by one score per class and pixel."""
+    image_input(model.graph)
+    return _checked(Dense(), model, output)
+
+
+def question_answerer(model: NormalizedModel, output: str | None) -> Target:
+    """A model of questions by an image and token ids that are embedded, and one score per answer."""
+    image_input(model.graph)
+    embeddings(model.graph)
+    return _checked(Class(), model, output)
+
+
+def captioner(model: NormalizedModel, output: str | None) -> Target:
+    """A model of captions by an image and token ids that are embedded, and scores (N, T, V)."""
+    image_input(model.graph)
+    embeddings(model.graph)
+    return _checked(Tokens(), model, output)
+
+
+def line_reader(model: NormalizedModel, output: str | None) -> Target:
+    """A recogniser of text lines by PaddleOCR's metadata; or by an image as the only input and scores (N, T, V) as the
+    only output, at most one step per column of the image, made by a linear layer or a softmax."""
+    graph = model.graph
+    image_input(graph)
+    target = _checked(Tokens(), model, output)
+    if CHARACTERS in model.metadata or output is not None:
+        return target
+    inputs = [value for value in graph.inputs if value.name not in graph.initializers]
+    if len(inputs) != 1 or len(graph.outputs) != 1:
+        raise TargetError("a recogniser of text lines has one input and one output")
+    steps, width = (known_dims(graph.outputs[0]) or [None, None])[1], _image_size(graph)[1]
+    if (steps is not None and width is not None and steps > width) or not _scores_by_step(graph.outputs[0]):
+        raise TargetError(f"output '{graph.outputs[0].name}' does not hold a score per step and character")
+    return target
+
+
+def possible_tasks(value: ir.Value) -> str:
+    """What an output could be, by its shape, for a message."""
+    dims = known_dims(value)
+    text = f"'{value.name}' {value.dtype}{value.shape if value.shape is not None else '[?]'}"
+    if value.dtype not in FLOATS:
+        return f"{text}: not floating point, so no scores"
+    if dims is None:
+        return f"{text}: of unknown shape"
+    by_rank = {
+        2: "classify, or vqa where token ids go in (a score per class or answer)",
+        3: "detect (a row per box, with a head that says what its numbers mean), ctc or caption (a score per step and "
+        "token)",
+        4: "segment (a score per class and pixel)",
+    }
+    return f"{text}: {by_rank.get(len(dims), 'no task known here')}"
+
+
+def _checked(target: Target, model: NormalizedModel, output: str | None) -> Target:
+    target.count([scores.value for scores in target.tensors(model.graph, output)])
+    return target
+
+
+def _image_size(graph: ir.Graph) -> tuple[int | None, int | None]:
+    image = image_input(graph)
+    dims, first = known_dims(image) or [None] * 4, 2 if channel_axis(image) == 1 else 1
+    return dims[first], dims[first + 1]
+
+
+def _scores_by_step(value: ir.Value) -> bool:
+    """Whether a softmax or a linear layer makes a tensor, its bias and what only rearranges looked through."""
+    node = value.producer()
+    while node is not None:
+        if node.op_type in {"Softmax", "LogSoftmax", "MatMul", "Gemm"}:
+            return True
+        if node.op_type == "Add":
+            sources = [v for v in node.inputs if v is not None and v.const_value is None]
+            if len(sources) != 1:
+                return False
+            node = sources[0].producer()
+        elif node.op_type in PASS_THROUGH and node.inputs[0] is not None:
+            node = node.inputs[0].producer()
+        else:
+            return False
+    return False

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which preprocessing a model expects, from its path, its metadata and its explainer."""
+
+from __future__ import annotations
+
+import json
+
+from portable_cam.explainer import Explainer
+from portable_cam.export.autodiff.dequantized import input_quantization
+from portable_cam.export.graph.values import known_dims
+from portable_cam.export.layers.candidates import image_input
+from portable_cam.export.passes.normalized import AnyModel, normalized
+from portable_cam.image.preprocess import Preprocessing
+from portable_cam.image.resolve import METADATA_KEY, resolve
+from portable_cam.image.sidecar import find_sidecar
+from portable_cam.tasks.base import AnyPreprocessing
+
+
+def preprocessing_of(
+    explainer: Explainer, model: AnyModel, wanted: AnyPreprocessing = None, usual: str | None = None
+) -> Preprocessing:
+    """How a photo becomes the input of an explainer.
+
+    Args:
+        explainer: Knows the input's shape and type, and the model's metadata.
+        model: Where it is a path, a JSON file beside it is read.
+        wanted: What the user gave.
+        usual: The preset of the model's family, where nothing else is known.
+    """
+    if isinstance(wanted, Preprocessing):
+        return wanted
+    options = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
+    path = normalized(model).path
+    sidecar = None if path is None else find_sidecar(path)
+    silent = sidecar is None and METADATA_KEY not in explainer.metadata
+    # quantised inputs have another scale than the family's photos
+    if usual is not None and silent and explainer.input_dtype().startswith("float"):
+        options.setdefault("preset", usual)
+    return resolve(
+        explainer.input_shape(),
+        explainer.input_dtype(),
+        sidecar=sidecar,
+        metadata=explainer.metadata,
+        own_quantization=explainer.input_quantization,
+        **options,
+    )
+
+
+def known_preprocessing(model: AnyModel) -> str | None:
+    """The preprocessing in a JSON file beside a model, as JSON for an explanation file's metadata; None if there is no
+    such file."""
+    model = normalized(model)
+    sidecar = None if model.path is None else find_sidecar(model.path)
+    if sidecar is None:
+        return None
+    image = image_input(model.graph)
+    assert image.dtype is not None
+    own = input_quantization(image)
+    known = resolve(known_dims(image) or [], image.dtype.numpy(), sidecar=sidecar, own_quantization=own)
+    return json.dumps(known.to_json())
