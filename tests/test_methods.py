@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 import portable_cam as pcam
+from portable_cam import assets
 from portable_cam.export import build_explanation, doctor
 from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.graph.builder import Builder
@@ -68,6 +69,14 @@ def test_a_new_method_is_one_record(toy: Method, small_cnn: onnx.ModelProto) -> 
     assert {output.name for output in built.graph.output} >= {"heatmap.rms_cam", "raw.rms_cam", "range.rms_cam"}
     read = ExplanationMetadata.read({prop.key: prop.value for prop in built.metadata_props})
     assert read.options.methods == ("rms_cam",)
+
+
+def test_a_new_method_is_in_figures_and_records(toy: Method) -> None:
+    """By its title, beside others."""
+    explanation = pcam.explain(assets.model(), assets.photo(), ("rms_cam", "cam"), labels=None)
+    texts = [text.get_text() for text in explanation.plot().texts]
+    assert {toy.title, "CAM"} <= set(texts)
+    assert explanation.to_dict()["methods"] == ["rms_cam", "cam"]
 
 
 def test_a_new_method_is_in_the_help() -> None:

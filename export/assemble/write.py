@@ -180,11 +180,10 @@ def _per_target(plan: Plan, index: ir.Value, further: Mapping[str, ir.Value]) ->
     for method in methods:
         if method.relu_rule is None:
             continue
-        gradient = gradients[-1]
+        found = gradients
         if method.relu_rule != "standard":
             found = backward(graph, b, {score: seed}, [plan.image], method.relu_rule, plan.guided, saturation)
-            gradient = found[0]
-        values[method.name] = _gradient(plan, gradient, scale, rank)
+        values[method.name] = _gradient(plan, found[-1], scale, rank)
     return values
 
 
