@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from portable_cam.export.graph.operators import FLOATS, ONNX_DOMAINS
-from portable_cam.export.graph.values import constant_of
+from portable_cam.export.graph.values import constant_of, graph_of
 
 #: Operators with an integer output that a gradient passes.
 _INTEGER_RESULT = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"})
@@ -82,8 +82,7 @@ def dequantized(value: ir.Value) -> ir.Value | None:
     node = ir.node("DequantizeLinear", [value, scale, zero], axis, name=f"{value.name}/dequantized")
     out = node.outputs[0]
     out.name, out.type, out.shape = node.name, scale.type, value.shape
-    assert last.graph is not None
-    last.graph.insert_after(last, node)
+    graph_of(last).insert_after(last, node)
     return out
 
 

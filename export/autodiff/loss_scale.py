@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from portable_cam.export.autodiff.backward import depends_on
 from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.values import dtype_of
 
 #: The name of the scale in an explanation graph, float32 (1,) or (N,), and its default.
 LOSS_SCALE = "loss_scale"
@@ -39,10 +40,9 @@ def loss_scale(graph: ir.Graph, score: ir.Value, sources: Sequence[ir.Value]) ->
 
 def scaled_seed(b: Builder, score: ir.Value, scale: ir.Value | None) -> ir.Value:
     """The seed (N,): one, or the scale."""
-    assert score.dtype is not None
     if scale is None:
-        return b.expand_like(b.constant([1], score.dtype), score)
-    return b.expand_like(b.op("Cast", scale, to=int(score.dtype)), score)
+        return b.expand_like(b.constant([1], dtype_of(score)), score)
+    return b.expand_like(b.op("Cast", scale, to=int(dtype_of(score))), score)
 
 
 def unscale(b: Builder, value: ir.Value, scale: ir.Value | None, rank: int) -> ir.Value:

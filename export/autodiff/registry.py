@@ -13,7 +13,7 @@ from portable_cam.export.autodiff.residuals import Residuals
 from portable_cam.export.graph.attributes import HasNode
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import key_of
-from portable_cam.export.graph.values import constant_of, reads
+from portable_cam.export.graph.values import constant_of, optional_input, reads
 
 Gradient: TypeAlias = ir.Value | None
 Inside: TypeAlias = Callable[
@@ -36,10 +36,10 @@ class Vjp(HasNode):
     grads: Sequence[Gradient]
     needs: Sequence[bool]
     residuals: Residuals
-    relu_rule: str = "standard"
-    saturation: str = "pass"
-    outer: Sequence[ir.Value] = ()
-    inside: Inside | None = None
+    relu_rule: str
+    saturation: str
+    outer: Sequence[ir.Value]
+    inside: Inside
 
     @property
     def g(self) -> ir.Value:
@@ -77,7 +77,7 @@ class Vjp(HasNode):
         return value
 
     def optional(self, index: int) -> ir.Value | None:
-        value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        value = optional_input(self.node, index)
         return None if value is None else self.residuals(value)
 
     def needed(self, index: int) -> bool:

@@ -11,7 +11,7 @@ from portable_cam.export.autodiff.dequantized import dequantized, quantizer_of
 from portable_cam.export.autodiff.quantized_ranges import activations, range_of
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import FLOATS
-from portable_cam.export.graph.values import constant_of
+from portable_cam.export.graph.values import constant_of, dtype_of, input_of, optional_input
 
 #: Integers that ONNX Runtime casts; the 4-bit and 8-bit float types are left to DequantizeLinear.
 _PLAIN = frozenset({ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT32})
@@ -70,18 +70,13 @@ class Residuals:
 
     def _constant(self, node: ir.Node) -> ir.Value | None:
         """(q - zero point) * scale of a constant, as operators that are computed once."""
-        q, scale = node.inputs[0], node.inputs[1]
-        zero = node.inputs[2] if len(node.inputs) > 2 else None
+        q, scale, zero = input_of(node, 0), input_of(node, 1), optional_input(node, 2)
         tensors = [v for v in (q, scale, zero) if v is not None]
         if any(ir.convenience.get_const_tensor(v) is None for v in tensors) or "block_size" in node.attributes:
             return None
-        assert q is not None
-        assert scale is not None
-        assert scale.dtype is not None
         if q.dtype not in _PLAIN or q.shape is None or scale.shape is None:
             return None
-        b, rank, axis = self._b, len(q.shape), node.attributes.get_int("axis", 1)
-        assert axis is not None
+        b, rank, axis = self._b, len(q.shape), int(node.attributes.get_int("axis", 1))
         column = [1] * rank
         if len(scale.shape) == 1:
             column[axis % rank] = -1
@@ -89,9 +84,9 @@ class Residuals:
         def along(one: ir.Value) -> ir.Value:
             return b.reshape(one, column) if len(column) > 1 and -1 in column else one
 
-        out = b.op("Cast", q, to=int(scale.dtype))
+        out = b.op("Cast", q, to=int(dtype_of(scale)))
         if zero is not None and np.any(constant_of(zero)):
-            out = b.op("Sub", out, along(b.op("Cast", zero, to=int(scale.dtype))))
+            out = b.op("Sub", out, along(b.op("Cast", zero, to=int(dtype_of(scale)))))
         out = b.op("Mul", out, along(scale))
         out.shape = q.shape
         return out

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from portable_cam.export.graph.builder import Builder
-from portable_cam.export.graph.values import static_dim
+from portable_cam.export.graph.values import dtype_of, static_dim
 
 Values: TypeAlias = Sequence[ir.Value]
 #: (builder, states, what belongs to this step) -> (next states, what to collect); the builder writes into the body.
@@ -58,5 +58,4 @@ def write_scan(
 
 def _holder(b: Builder, value: ir.Value, name: str) -> ir.Value:
     """The body's input for a state or for one step of a scanned input; its shape is left to the runtime."""
-    assert value.dtype is not None
-    return ir.Value(name=b.fresh(name), type=ir.TensorType(value.dtype))
+    return ir.Value(name=b.fresh(name), type=ir.TensorType(dtype_of(value)))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import onnx_ir as ir
 
 from portable_cam.export.graph.builder import Builder
-from portable_cam.export.graph.values import rank_of, subgraphs
+from portable_cam.export.graph.values import graph_of, rank_of, subgraphs
 
 
 def captures(node: ir.Node) -> list[ir.Value]:
@@ -108,8 +108,7 @@ def summed_seeds(
 def take_place(inner: Builder, node: ir.Node, values: Sequence[ir.Value]) -> None:
     """Put the nodes of ``inner`` where ``node`` is, which is removed; the first of its outputs become ``values``, which
     take over their names, types and shapes."""
-    graph = node.graph
-    assert graph is not None
+    graph = graph_of(node)
     made = {value for new in inner.graph for value in new.outputs}
     values = [value if value in made else inner.op("Identity", value) for value in values]
     nodes = list(inner.graph)

@@ -11,9 +11,9 @@ import onnx_ir as ir
 from portable_cam.errors import ModelError
 
 
-def known_dims(value: ir.Value) -> list[int | None] | None:
-    """The dimensions, None for each that is symbolic; None if not even the rank is known."""
-    if value.shape is None:
+def known_dims(value: ir.Value | None) -> list[int | None] | None:
+    """The dimensions, None for each that is symbolic; None if not even the rank is known, or there is no value."""
+    if value is None or value.shape is None:
         return None
     return [d if isinstance(d, int) else None for d in value.shape.dims]
 
@@ -32,22 +32,70 @@ def static_dim(value: ir.Value, axis: int) -> int | None:
     return None if dims is None else dims[axis]
 
 
-def rank_of(value: ir.Value) -> int:
-    """The rank; :class:`~portable_cam.errors.ModelError` if it is unknown."""
-    if value.shape is None:
-        raise ModelError(
-            f"tensor '{value.name}' has no known rank, even after shape inference: give the model's inputs their "
-            "shapes, or remove the operators whose output rank depends on data"
-        )
-    return len(value.shape)
-
-
 def constant_of(value: ir.Value | None) -> np.ndarray | None:
     """The content of a constant value, else None."""
     if value is None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
+
+
+def dtype_of(value: ir.Value) -> ir.DataType:
+    """The element type; :class:`~portable_cam.errors.ModelError` if it is unknown."""
+    if value.dtype is None:
+        raise ModelError(
+            f"tensor '{value.name}' has no known type, even after shape inference: the inputs or attributes of the "
+            "operator that makes it do not fit the ONNX standard"
+        )
+    return value.dtype
+
+
+def shape_of(value: ir.Value) -> ir.Shape:
+    """The shape; :class:`~portable_cam.errors.ModelError` if not even the rank is known."""
+    if value.shape is None:
+        raise ModelError(
+            f"tensor '{value.name}' has no known rank, even after shape inference: give the model's inputs their "
+            "shapes, or remove the operators whose output rank depends on data"
+        )
+    return value.shape
+
+
+def dims_of(value: ir.Value) -> list[int | None]:
+    """As :func:`known_dims`; :class:`~portable_cam.errors.ModelError` if not even the rank is known."""
+    return [d if isinstance(d, int) else None for d in shape_of(value).dims]
+
+
+def rank_of(value: ir.Value) -> int:
+    """The rank; :class:`~portable_cam.errors.ModelError` if it is unknown."""
+    return len(shape_of(value))
+
+
+def producer_of(value: ir.Value) -> ir.Node:
+    """The node that makes a tensor; :class:`~portable_cam.errors.ModelError` for an input or a constant."""
+    node = value.producer()
+    if node is None:
+        raise ModelError(f"tensor '{value.name}' is an input or a constant: no node of the model makes it")
+    return node
+
+
+def optional_input(node: ir.Node, index: int) -> ir.Value | None:
+    """An input of a node, None if it is absent."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def input_of(node: ir.Node, index: int) -> ir.Value:
+    """An input that the operator requires; :class:`~portable_cam.errors.ModelError` if the node lacks it."""
+    value = optional_input(node, index)
+    if value is None:
+        raise ModelError(f"{node.op_type} node '{node.name}' has no input {index}, which its operator requires")
+    return value
+
+
+def graph_of(node: ir.Node) -> ir.Graph | ir.Function:
+    """The graph that holds a node; :class:`~portable_cam.errors.ModelError` if none does."""
+    if node.graph is None:
+        raise ModelError(f"{node.op_type} node '{node.name}' belongs to no graph")
+    return node.graph
 
 
 def element_count(dims: Sequence[int | None]) -> int | None:

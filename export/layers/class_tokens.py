@@ -43,7 +43,7 @@ def only_prefix(node: ir.Node, index: int, known: KnownAxes, *, prefix_only: boo
     output = known.get(node.outputs[0])
     if output is None or not output.tokens:
         return False
-    rank = len(known_dims(value) or [])  # type: ignore[arg-type]
+    rank = len(known_dims(value) or [])
     if node.op_type in _POINTWISE or node.op_type in {"Concat", "Slice", "Gather"}:
         return True
     if node.op_type == "MatMul":
@@ -58,7 +58,7 @@ def only_prefix(node: ir.Node, index: int, known: KnownAxes, *, prefix_only: boo
 def tokens_read(node: ir.Node, places: SpatialAxes) -> tuple[int, int] | None:
     """The first token that a Gather or Slice reads, and the one behind the last; None if it is not known."""
     (axis,) = places.axes
-    dims = known_dims(node.inputs[0])  # type: ignore[arg-type]
+    dims = known_dims(node.inputs[0])
     if dims is None:
         return None
     count = places.count if dims[axis] is None else dims[axis]

@@ -278,7 +278,7 @@ def _hide(node: ir.Node, known: KnownAxes, hidden: dict[ir.Value, _Hidden]) -> N
         before = hidden.get(value) if value is not None else None
         if before is None:
             continue
-        have = known_dims(value)  # type: ignore[arg-type]
+        have = known_dims(value)
         product = node.op_type in {"MatMul", "Gemm"} and before.rows and value is first
         if product or (node.op_type not in _AXES_MOVE and have is not None and have == after):
             hidden[output] = before

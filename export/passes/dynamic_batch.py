@@ -133,7 +133,7 @@ def _broadcasts_over_batch(value: ir.Value, rank: int) -> bool:
 
 
 def _reshape_keeps_batch(node: ir.Node, batch: int, reshapes: list[tuple[ir.Node, list[int]]]) -> bool:
-    shape, data, out = constant_of(node.inputs[1]), known_dims(node.inputs[0]), known_dims(node.outputs[0])  # type: ignore[arg-type]
+    shape, data, out = constant_of(node.inputs[1]), known_dims(node.inputs[0]), known_dims(node.outputs[0])
     if shape is None or data is None or out is None or None in out:
         return False
     if not out or out[0] != batch:

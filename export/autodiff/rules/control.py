@@ -27,7 +27,6 @@ def if_(v: Vjp) -> Sequence[Gradient]:
 
 
 def _branch(v: Vjp, branch: ir.Graph) -> ir.Graph:
-    assert v.inside is not None
     inner = v.b.nested()
     values: dict[ir.Value, ir.Value] = {}
     copies = copy_nodes(inner, branch, values)

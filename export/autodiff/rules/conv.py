@@ -32,9 +32,8 @@ class Window:
 
     @property
     def pads(self) -> list[int]:
-        assert self.begin is not None
-        assert self.end is not None
-        return [*self.begin, *self.end]
+        """Those at the beginning of each axis, then those at the end; none where they are not known."""
+        return [*(self.begin or ()), *(self.end or ())]
 
 
 def read_window(v: Vjp, weight: ir.Value) -> Window:

@@ -132,7 +132,7 @@ def loop(v: Vjp) -> Sequence[Gradient]:
         sums,
         [at_this_step(every, row) for every, row in zip(starts, body.states, strict=True)],
         [at_this_step(numbers, number)],
-        [at_this_step(_present(v.grads[count + i]), body.results[i]) for i in body.used],
+        [at_this_step(gradient, body.results[i]) for i in body.used if (gradient := v.grads[count + i]) is not None],
         {going: b.constant(True, ir.DataType.BOOL)},
     )
     inner_b.graph.outputs.extend(inner_b.op("Identity", value) for value in (on, *new_states, *new_sums))
@@ -215,7 +215,6 @@ def _step_back(
     known: Mapping[ir.Value, ir.Value] | None = None,
 ) -> tuple[list[ir.Value], list[ir.Value], list[ir.Value]]:
     """Write one step's gradient: the new gradients of the states, the new sums, the gradients of the wanted rows."""
-    assert v.inside is not None
     values = dict(zip((*body.states, *body.rows), (*states, *rows), strict=True)) | dict(known or {})
     copies = copy_nodes(b, _making(body.graph, {*body.next_states, *body.results}), values)
     infer_shapes(list(copies))
@@ -252,8 +251,3 @@ def _append(b: Builder, node: ir.Node, inner: Sequence[ir.Value]) -> Sequence[ir
         output.name, output.type = f"{node.name}_{i}", value.type
     b.graph.append(node)
     return node.outputs
-
-
-def _present(value: Gradient) -> ir.Value:
-    assert value is not None
-    return value

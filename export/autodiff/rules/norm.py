@@ -143,7 +143,7 @@ def lp_normalization(v: Vjp) -> ir.Value:
     norm = b.op(kind, v.x, b.ints([axis]), keepdims=1)
     inner = b.op("ReduceSum", b.op("Mul", v.g, v.y), b.ints([axis]), keepdims=1)
     direction = v.y if p == 2 else b.op("Sign", v.x)
-    zero = b.constant(0, b.dtype_of(norm))
+    zero = b.number(0, norm)
     scale = b.op("Where", b.op("Equal", norm, zero), zero, b.op("Reciprocal", norm))  # where x is 0, so is y
     return b.op("Mul", b.op("Sub", v.g, b.op("Mul", direction, inner)), scale)
 

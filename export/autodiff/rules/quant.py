@@ -12,7 +12,7 @@ from portable_cam.export.autodiff.quantized_ranges import clipped_ends
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.autodiff.rules.conv import read_window, transposed_conv
 from portable_cam.export.autodiff.rules.relu import pass_below, pass_where_positive
-from portable_cam.export.graph.values import constant_of, rank_of
+from portable_cam.export.graph.values import constant_of, input_of, rank_of, shape_of
 
 
 @register("QuantizeLinear", inputs=[0])
@@ -33,7 +33,8 @@ def quantize(v: Vjp) -> Sequence[Gradient]:
     if low is None and high is None:
         return [g]
     y = dequantized(v.node.outputs[0])
-    assert y is not None
+    if y is None:
+        raise v.unsupported("nothing reads the integers that it makes, and its scale is not known")
     if low is not None:
         g = pass_where_positive(b, y, g) if low == 0 else _where(v, "Greater", y, low, g)
     if high is not None:
@@ -42,8 +43,7 @@ def quantize(v: Vjp) -> Sequence[Gradient]:
 
 
 def _where(v: Vjp, compare: str, y: ir.Value, bound: float, g: ir.Value) -> ir.Value:
-    assert g.dtype is not None
-    return v.b.op("Where", v.b.op(compare, y, bound), g, v.b.constant(0, g.dtype))
+    return v.b.op("Where", v.b.op(compare, y, bound), g, v.b.number(0, g))
 
 
 @register("DynamicQuantizeLinear", inputs=[0])
@@ -55,7 +55,7 @@ def dynamic_quantize(v: Vjp) -> Sequence[Gradient]:
 @register("DequantizeLinear", inputs=[0])
 def dequantize(v: Vjp) -> Sequence[Gradient]:
     """A scale other than the one the integers were made with multiplies the value."""
-    made = scale_of(v.node.inputs[0])  # type: ignore[arg-type]
+    made = scale_of(input_of(v.node, 0))
     scale = v.input(1)
     if made is None or _same(made, scale):
         return [v.g]
@@ -73,9 +73,7 @@ def _same(left: ir.Value, right: ir.Value) -> bool:
 
 def per_step(v: Vjp, gradient: ir.Value, index: int) -> ir.Value:
     """The gradient with respect to the integers of an input, as one with respect to what they stand for."""
-    source = v.node.inputs[index]
-    assert source is not None
-    scale = scale_of(source)
+    scale = scale_of(input_of(v.node, index))
     if scale is None:
         return gradient
     if scale.shape is not None and len(scale.shape) > 0:
@@ -119,10 +117,9 @@ def matmul_integer(v: Vjp) -> Sequence[Gradient]:
 
 def _unbroadcast(v: Vjp, gradient: ir.Value, source: ir.Value) -> ir.Value:
     """The batch dimensions are those of the output, the last two those of the source."""
-    assert source.shape is not None
     out = v.node.outputs[0].shape
     batch = [] if out is None else list(out.dims[:-2])
-    gradient.shape = ir.Shape([*batch, *source.shape.dims[-2:]])
+    gradient.shape = ir.Shape([*batch, *shape_of(source).dims[-2:]])
     return v.b.unbroadcast(gradient, source, gradient)
 
 

@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.autodiff.rules.recurrent_activations import Activation
-from portable_cam.export.autodiff.rules.recurrent_node import Answer, Direction, carry, dtype_of, present, recurrent
+from portable_cam.export.autodiff.rules.recurrent_node import Answer, Direction, carry, present, recurrent
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.scan import Values, scan
 
@@ -66,7 +66,7 @@ def _lstm(d: Direction, functions: Sequence[Activation], coupled: bool) -> Answe
     i, slope_i = f_act(b, _peep(b, a_i, p_i, cell))
     forget, slope_f = f_act(b, _peep(b, a_f, p_f, cell))
     if coupled:
-        forget = b.op("Sub", b.constant(1, dtype_of(i)), i)
+        forget = b.op("Sub", b.number(1, i), i)
     new = b.op("Add", b.op("Mul", forget, cell), b.op("Mul", i, g))
     o, slope_o = f_act(b, _peep(b, a_o, p_o, new))
     h, slope_h = h_act(b, new)
@@ -102,7 +102,7 @@ def _cells(d: Direction, act: Activation, gates: Values, peepholes: Sequence[Gra
 
     def kept_and_added(b: Builder, cell: ir.Value, a_i: ir.Value, a_f: ir.Value, g: ir.Value) -> Values:
         i = act.value(b, _peep(b, a_i, p_i, cell))
-        one = b.constant(1, dtype_of(i))
+        one = b.number(1, i)
         forget = b.op("Sub", one, i) if coupled else act.value(b, _peep(b, a_f, p_f, cell))
         return forget, b.op("Mul", i, g)
 
@@ -177,7 +177,7 @@ def _gru_before(d: Direction, functions: Sequence[Activation]) -> Answer:
 
 def _gru_k(d: Direction, z: ir.Value, new: ir.Value, slope_z: ir.Value, slope_h: ir.Value) -> tuple[ir.Value, ir.Value]:
     b = d.b
-    k_h = b.op("Mul", b.op("Sub", b.constant(1, dtype_of(z)), z), slope_h)
+    k_h = b.op("Mul", b.op("Sub", b.number(1, z), z), slope_h)
     return k_h, b.op("Mul", b.op("Sub", d.before, new), slope_z)
 
 

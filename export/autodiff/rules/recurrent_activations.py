@@ -28,17 +28,15 @@ class _Function:
 
 def _where(b: Builder, condition: ir.Value, like: ir.Value) -> ir.Value:
     """1 where it holds, else 0."""
-    assert like.dtype is not None
-    return b.op("Cast", condition, to=int(like.dtype))
+    return b.cast_like(condition, like)
 
 
 def _constant(b: Builder, x: ir.Value, number: float) -> ir.Value:
-    assert x.dtype is not None
-    return b.expand_like(b.constant(number, x.dtype), x)
+    return b.expand_like(b.number(number, x), x)
 
 
 def _one_minus_square(b: Builder, y: ir.Value) -> ir.Value:
-    return b.op("Sub", b.constant(1, y.dtype or ir.DataType.FLOAT), b.op("Mul", y, y))
+    return b.op("Sub", b.number(1, y), b.op("Mul", y, y))
 
 
 _FUNCTIONS = {
@@ -127,8 +125,7 @@ class Activation:
     def _clipped(self, b: Builder, x: ir.Value) -> ir.Value:
         if self.clip is None:
             return x
-        assert x.dtype is not None
-        return b.op("Clip", x, b.constant(-self.clip, x.dtype), b.constant(self.clip, x.dtype))
+        return b.op("Clip", x, b.number(-self.clip, x), b.number(self.clip, x))
 
 
 def activations(v: Vjp, defaults: Sequence[str], directions: int) -> list[list[Activation]]:

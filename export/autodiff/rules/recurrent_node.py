@@ -13,6 +13,7 @@ from portable_cam.export.autodiff.registry import Gradient, Vjp
 from portable_cam.export.autodiff.rules.recurrent_activations import Activation, activations
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.scan import Step, Values, scan
+from portable_cam.export.graph.values import dtype_of
 
 _X, _W, _R, _B, _SEQUENCE_LENS, _INITIAL_H, _INITIAL_C, _P = range(8)
 
@@ -114,24 +115,22 @@ def recurrent(v: Vjp, functions: Sequence[str], gates: int, cell: Cell) -> Seque
 def _direction(v: Vjp, index: int, count: int, backwards: bool) -> Direction:
     b = v.b
 
-    def own(value: Gradient, axis: int = 0) -> Gradient:
-        if value is None:
-            return None
+    def own(value: ir.Value, axis: int = 0) -> ir.Value:
         if count == 1:
             return b.op("Squeeze", value, b.ints([axis]))
         return b.op("Gather", value, b.ints(index), axis=axis)
 
+    def own_if_given(value: Gradient, axis: int = 0) -> Gradient:
+        return None if value is None else own(value, axis)
+
     w, r, y = own(v.input(_W)), own(v.input(_R)), own(v.y, 1)
-    assert w is not None
-    assert r is not None
-    assert y is not None
-    bias, lengths = own(v.optional(_B)), v.optional(_SEQUENCE_LENS)
+    bias, lengths = own_if_given(v.optional(_B)), v.optional(_SEQUENCE_LENS)
     w_bias, r_bias = (None, None) if bias is None else b.op_multi("Split", [bias], 2, axis=0, num_outputs=2)
-    zeros = b.op("Expand", b.constant(0, dtype_of(v.x)), b.op("Concat", b.dim(v.x, 1), b.dim(v.input(_R), 2), axis=0))
-    first = own(v.optional(_INITIAL_H)) or zeros
+    zeros = b.op("Expand", b.number(0, v.x), b.op("Concat", b.dim(v.x, 1), b.dim(v.input(_R), 2), axis=0))
+    first = own_if_given(v.optional(_INITIAL_H)) or zeros
     mask, padding = (None, None) if lengths is None else _masks(b, v.x, lengths)
-    dy = own(v.grads[0], 1)
-    last = [own(grad) or zeros for grad in [*v.grads[1:], None, None]]
+    dy = own_if_given(v.grads[0], 1)
+    last = [own_if_given(grad) or zeros for grad in [*v.grads[1:], None, None]]
     if lengths is not None:  # the last state of a sequence without steps is zero in ONNX Runtime, whatever the first
         some = b.op("Cast", b.op("Greater", b.op("Unsqueeze", lengths, b.ints([1])), 0), to=int(dtype_of(v.x)))
         last = [b.op("Mul", grad, some) for grad in last]
@@ -143,9 +142,9 @@ def _direction(v: Vjp, index: int, count: int, backwards: bool) -> Direction:
         r,
         w_bias,
         r_bias,
-        peepholes=own(v.optional(_P)) if lstm else None,
+        peepholes=own_if_given(v.optional(_P)) if lstm else None,
         before=_before(b, y, first, lengths, backwards),
-        first_cell=(own(v.optional(_INITIAL_C)) if lstm else None) or zeros,
+        first_cell=(own_if_given(v.optional(_INITIAL_C)) if lstm else None) or zeros,
         dy=dy if dy is None or mask is None else b.op("Mul", dy, mask),
         last=last[: 2 if lstm else 1],
         mask=mask,
@@ -217,9 +216,3 @@ def carry(b: Builder, gradient: ir.Value, state: ir.Value, padding: Values) -> i
 def present(value: Gradient) -> list[ir.Value]:
     """A list of the value, or of nothing."""
     return [] if value is None else [value]
-
-
-def dtype_of(value: ir.Value) -> ir.DataType:
-    """The element type of a value that has one."""
-    assert value.dtype is not None
-    return value.dtype

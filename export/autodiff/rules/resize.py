@@ -8,7 +8,7 @@ from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.autodiff.rules.scatter import by_position
 from portable_cam.export.autodiff.rules.separable import apply_adjoint
 from portable_cam.export.graph.builder import Attribute
-from portable_cam.export.graph.values import constant_of, known_dims, rank_of
+from portable_cam.export.graph.values import constant_of, dtype_of, known_dims, rank_of
 
 
 @register("Resize", inputs=[0])
@@ -58,8 +58,7 @@ def resize(v: Vjp) -> Sequence[Gradient]:
                 matrix = b.op("Squeeze", b.op("Slice", rows, b.ints([0]), b.ints([1]), b.ints([2])), b.ints([0, 2]))
                 if copied is None:
                     return matrix
-                assert matrix.dtype is not None
-                return b.op("Where", copied, b.op("EyeLike", matrix, dtype=int(matrix.dtype)), matrix)
+                return b.op("Where", copied, b.op("EyeLike", matrix, dtype=int(dtype_of(matrix))), matrix)
             # (n, n) -> (1, 1, n, m) with the last axis resized -> (n, m)
             picture = b.op("Unsqueeze", identity, b.ints([0, 1]))
             sizes = b.op("Concat", b.ints([1, 1]), b.dim(v.x, axis), b.dim(v.y, axis), axis=0)

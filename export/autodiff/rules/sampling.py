@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.graph.builder import Builder
-from portable_cam.export.graph.values import rank_of, static_shape
+from portable_cam.export.graph.values import dtype_of, rank_of, static_shape
 
 _CUBIC = -0.75  # the coefficient of Keys' kernel that the standard prescribes for GridSample
 
@@ -78,14 +78,14 @@ def _taps_along(
         inward = inside if inward is None else b.op("Mul", inward, inside)
         t = b.op("Min", b.op("Max", t, 0), last)
     if mode == "nearest":
-        one = b.constant(1, b.dtype_of(t))
+        one = b.number(1, t)
         found = [(b.op("Round", t), b.op("Expand", one, b.op("Shape", t)), b.op("Mul", t, 0))]
     else:
         low = b.op("Floor", t)
         fraction = b.op("Sub", t, low)
         rest = b.op("Add", b.op("Neg", fraction), 1)
         if mode == "linear":
-            up = b.op("Expand", b.constant(1, b.dtype_of(t)), b.op("Shape", t))
+            up = b.op("Expand", b.number(1, t), b.op("Shape", t))
             found = [(low, rest, b.op("Neg", up)), (b.op("Add", low, 1), fraction, up)]
         else:
             distances = [b.op("Add", fraction, 1), fraction, rest, b.op("Add", rest, 1)]
@@ -200,7 +200,7 @@ def affine_grid(v: Vjp) -> Sequence[Gradient]:
     unit = np.zeros((d + 1, d, d + 1))
     unit[:, 0, :] = np.eye(d + 1)
     size = b.op("Concat", b.ints([d + 1]), b.op("Slice", v.input(1), b.ints([1]), b.ints([2 + d])), axis=0)
-    grids = b.op("AffineGrid", b.constant(unit, b.dtype_of(v.x)), size, align_corners=v.int_attr("align_corners", 0))
+    grids = b.op("AffineGrid", b.constant(unit, dtype_of(v.x)), size, align_corners=v.int_attr("align_corners", 0))
     base = b.reshape(b.op("Gather", grids, b.ints(0), axis=-1), [d + 1, -1])  # (D + 1, P)
     g = b.op("Transpose", b.reshape(v.g, [0, -1, d]), perm=[0, 2, 1])
     return [b.op("MatMul", g, b.op("Transpose", base, perm=[1, 0])), None]
@@ -230,7 +230,7 @@ def deform_conv(v: Vjp) -> Sequence[Gradient]:
         size = b.dim(v.y, 2 + axis)
         place = b.op("Mul", b.op("Mod", rest, size), strides[axis])
         rest = b.op("Div", rest, size)
-        start = b.constant(within[axis] * dilations[axis] - pads[axis], b.dtype_of(v.x))
+        start = b.constant(within[axis] * dilations[axis] - pads[axis], dtype_of(v.x))
         moved = b.op("Add", b.op("Gather", offsets, b.ints(axis), axis=3), b.op("Add", start, b.cast_like(place, v.x)))
         at.insert(0, b.reshape(moved, [0, offset_groups, -1]))
     found = taps(b, at, _sizes(v), "linear", "zeros", corners=False)
@@ -313,7 +313,7 @@ def _roi_weights(v: Vjp, axis: int) -> ir.Value:
         count = b.op("Max", b.op("Ceil", cell), 1)
         samples = b.op("Cast", b.op("ReduceMax", count, keepdims=0), to=int(ir.DataType.INT64))
     step = b.cast_like(b.op("Range", b.ints(0), samples, b.ints(1)), v.x)  # (I,)
-    index = b.constant(np.arange(cells).reshape(-1, 1), b.dtype_of(v.x))
+    index = b.constant(np.arange(cells).reshape(-1, 1), dtype_of(v.x))
     within = b.op("Mul", b.op("Add", step, 0.5), b.op("Div", cell, count))
     at = b.op("Add", b.op("Add", start, b.op("Mul", cell, index)), within)  # (R, cells, I)
     size = b.cast_like(b.dim(v.x, 2 + axis), v.x)

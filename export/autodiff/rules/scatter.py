@@ -11,7 +11,7 @@ import onnx_ir as ir
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.autodiff.rules.reduce import product_of_others, without_zeros
 from portable_cam.export.graph.operators import HALVES
-from portable_cam.export.graph.values import element_count, known_dims
+from portable_cam.export.graph.values import dtype_of, element_count, known_dims
 
 
 def by_position(v: Vjp, copy: Callable[[ir.Value], ir.Value]) -> ir.Value:
@@ -24,10 +24,10 @@ def add_at(v: Vjp, positions: ir.Value, g: ir.Value) -> ir.Value:
     b = v.b
     if positions.dtype != ir.DataType.INT64:
         positions = b.op("Cast", positions, to=int(ir.DataType.INT64))
-    half = b.dtype_of(g) in HALVES  # ONNX Runtime's CPU provider has no adding scatter of these types
+    half = dtype_of(g) in HALVES  # ONNX Runtime's CPU provider has no adding scatter of these types
     count = element_count(known_dims(v.x) or [None])
     size = b.ints([count]) if count is not None else b.op("Reshape", b.op("Size", v.x), b.ints([1]))
-    zeros = b.op("Expand", b.constant([0], ir.DataType.FLOAT if half else b.dtype_of(g)), size)
+    zeros = b.op("Expand", b.constant([0], ir.DataType.FLOAT if half else dtype_of(g)), size)
     updates = b.reshape(b.op("Cast", g, to=int(ir.DataType.FLOAT)) if half else g, [-1])
     flat = b.op("ScatterElements", zeros, b.reshape(positions, [-1]), updates, axis=0, reduction="add")
     return b.reshape_like(b.cast_like(flat, g), v.x)
