@@ -20,6 +20,7 @@ from portable_cam.errors import InputError, ModelError
 from portable_cam.export.assemble.differentiate import differentiate
 from portable_cam.export.autodiff.backward import ReluRule
 from portable_cam.export.autodiff.relu_policy import ReluPolicy
+from portable_cam.export.graph.protos import opset_of
 from portable_cam.runtime.session import Session
 
 Array: TypeAlias = NDArray[Any]
@@ -184,7 +185,7 @@ def widen(model: onnx.ModelProto, to: int = TensorProto.DOUBLE) -> onnx.ModelPro
     """The model computed in float64, or the type ``to``: its floating-point inputs, outputs, weights and casts."""
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
-    graph, opset = wide.graph, next(o.version for o in wide.opset_import if o.domain in {"", "ai.onnx"})
+    graph, opset = wide.graph, opset_of(wide)
     keep = {
         node.input[i]
         for node in graph.node

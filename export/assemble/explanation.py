@@ -161,7 +161,7 @@ def explanation_model(
     if precision == "float32":
         to_float32(normal)
     fixed = _has_fixed_batch(normal.graph)
-    freed = make_batch_dynamic(normal) and fixed
+    freed = make_batch_dynamic(normal).modified and fixed
     graph = normal.graph
     types = float_types(graph)
     target = target or Class()

@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from portable_cam.errors import OptionError
 from portable_cam.export.autodiff.quantized_ranges import activations, clip_bounds
+from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.graph.values import constant_of
 
 ReluPolicy: TypeAlias = Literal["relu", "relu+clip", "all"]
@@ -38,7 +39,7 @@ def guided_nodes(graph: ir.Graph, policy: ReluPolicy) -> list[ir.Node]:
 
 
 def _counts(node: ir.Node, kind: str, policy: ReluPolicy) -> bool:
-    if node.domain not in {"", "ai.onnx"}:
+    if node.domain not in ONNX_DOMAINS:
         return False
     if kind == "Relu":
         return True

@@ -96,7 +96,7 @@ def doctor(model: AnyModel, output: str | None = None, target: Target | None = N
     fixed = None if image is None or image.shape is None else image.shape[0]
     batch = None
     if image is not None:
-        freed = isinstance(fixed, int) and make_batch_dynamic(normal)
+        freed = isinstance(fixed, int) and make_batch_dynamic(normal).modified
         batch = (
             "symbolic"
             if not isinstance(fixed, int)

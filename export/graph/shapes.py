@@ -46,9 +46,10 @@ def _is_small(value: ir.Value) -> bool:
     return value.const_value is not None and value.const_value.size <= 64
 
 
-def complete_shapes(graph: ir.Graph) -> None:
+def complete_shapes(graph: ir.Graph) -> bool:
     """Fill in what ONNX's inference leaves open in a graph: the shapes behind GroupNormalization, for which it has no
-    rule, and those behind branches and loops, whose constants it does not see where these lie outside. In place."""
+    rule, and those behind branches and loops, whose constants it does not see where these lie outside. In place;
+    returns whether there were any."""
     open_nodes = {
         node
         for node in graph
@@ -67,6 +68,7 @@ def complete_shapes(graph: ir.Graph) -> None:
             _ENTER[node.op_type](node)
     if open_nodes:
         infer_shapes(waiting)
+    return bool(open_nodes)
 
 
 def _enter_scan(node: ir.Node) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import onnx_ir as ir
 
 from portable_cam.export.graph.builder import Builder
-from portable_cam.export.graph.values import graph_of, rank_of, subgraphs
+from portable_cam.export.graph.values import constant_of, graph_of, rank_of, subgraphs
 
 
 def captures(node: ir.Node) -> list[ir.Value]:
@@ -92,6 +92,17 @@ def give_shape(value: ir.Value, source: ir.Value, *, fixed: bool, without: Seque
     rank = rank_of(source)
     dims = [d for axis, d in enumerate(source.shape.dims) if axis not in {a % rank for a in without}]
     value.shape = ir.Shape(dims if fixed else [None] * len(dims))
+
+
+def never_ends(body: ir.Graph) -> bool:
+    """Whether the condition of a Loop stays true: a step hands on the one that it got, or gives a constant true."""
+    condition = body.outputs[0]
+    while (node := condition.producer()) is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        condition = node.inputs[0]
+    if len(body.inputs) > 1 and condition is body.inputs[1]:
+        return True
+    content = constant_of(condition)
+    return content is not None and content.size > 0 and bool(content.all())
 
 
 def summed_seeds(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx_ir as ir
+from onnx_ir.passes import PassResult
 
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import ONNX_DOMAINS
@@ -12,7 +13,7 @@ _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _X, _INITIAL_H, _INITIAL_C = 0, 5, 6
 
 
-def make_time_major(model: ir.Model) -> None:
+def make_time_major(model: ir.Model) -> PassResult:
     """Transpose what goes into such a node and what comes out of it, in place."""
     builder: Builder | None = None
     for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
@@ -21,6 +22,7 @@ def make_time_major(model: ir.Model) -> None:
         if node.attributes.get_int("layout", 0) == 1:
             builder = builder or Builder(model.graph, "time_major")
             _replace(builder, node)
+    return PassResult(model, builder is not None)
 
 
 def _replace(builder: Builder, node: ir.Node) -> None:

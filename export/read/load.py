@@ -14,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from portable_cam.errors import ExternalDataError, ModelError
+from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.read import weights
 from portable_cam.export.read.weights import Mapped, apart, fits
 
@@ -111,7 +112,7 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
 def _from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:
     if not proto.graph.node or not proto.graph.output:
         raise ModelError(f"{name} is not an ONNX model: it has no graph with nodes and outputs")
-    if not any(o.domain in {"", "ai.onnx"} for o in proto.opset_import):
+    if not any(o.domain in ONNX_DOMAINS for o in proto.opset_import):
         raise ModelError(f"{name} does not import the ONNX operator set (opset_import is missing)")
     _check_names(proto.graph, name)
     try:

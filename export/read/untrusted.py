@@ -16,6 +16,8 @@ import onnx_ir as ir
 
 from portable_cam.errors import ModelError
 from portable_cam.export.graph.operators import ONNX_DOMAINS
+from portable_cam.export.graph.protos import proto_nodes
+from portable_cam.export.graph.subgraph import never_ends
 from portable_cam.export.graph.values import constant_of, known_dims, subgraphs
 
 _MOST_NODES = 100_000  # of a model, its functions inlined: twenty times a large vision transformer, minutes to build
@@ -75,7 +77,7 @@ def check_nodes(proto: onnx.ModelProto) -> None:
     finally:
         for value, kept in open_types:
             value.type.CopyFrom(kept)
-    for node in _nodes_of(proto.graph):
+    for node in proto_nodes(proto.graph):
         if node.op_type == "Constant" and len(node.attribute) != 1:
             raise ModelError(f"Constant node '{node.name}' has {len(node.attribute)} attributes; it must have one")
         for attribute in node.attribute if node.domain in ONNX_DOMAINS else ():
@@ -107,19 +109,19 @@ def check_loops(model: ir.Model) -> None:
         if rounds is not None and rounds.size == 1 and int(rounds.reshape(-1)[0]) <= _MOST_ROUNDS:
             continue
         known = rounds is not None or node.inputs[0] is None
-        if known and body.outputs and _stays(body.outputs[0], body) and constant_of(node.inputs[1]) in (None, True):
+        if known and body.outputs and never_ends(body) and constant_of(node.inputs[1]) in (None, True):
             often = "without end" if rounds is None else f"{int(rounds.reshape(-1)[0])} times"
             raise ModelError(f"Loop node '{node.name}' runs its body {often}: no explanation would ever be ready")
 
 
-def check_sizes(graph: ir.Graph) -> None:
+def check_sizes(model: ir.Model) -> None:
     """No tensor of a size that no machine holds, as far as shapes are known, and no scale of a shape that makes ONNX
     Runtime's optimiser end the process.
 
     Raises:
         ModelError: The tensor, and the node that makes or reads it.
     """
-    for node in graph:
+    for node in model.graph:
         if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and node.domain in ONNX_DOMAINS:
             _check_scale(node)
         for value in node.outputs:
@@ -171,23 +173,5 @@ def _calls(function: ir.Function, model: ir.Model) -> list[ir.OperatorIdentifier
     return [key for key in called if key in model.functions]
 
 
-def _nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes_of(inner)
-
-
 def _all_nodes(graph: ir.Graph | ir.Function) -> Iterator[ir.Node]:
     return iter(ir.traversal.RecursiveGraphIterator(graph))
-
-
-def _stays(condition: ir.Value, body: ir.Graph) -> bool:
-    """Whether the body's condition for another round is the one it was given, or constant and true."""
-    while (node := condition.producer()) is not None and node.op_type == "Identity" and node.inputs[0] is not None:
-        condition = node.inputs[0]
-    if len(body.inputs) > 1 and condition is body.inputs[1]:
-        return True
-    constant = constant_of(condition)
-    return constant is not None and constant.size == 1 and bool(constant.reshape(-1)[0])

@@ -27,6 +27,7 @@ from portable_cam.export.assemble.differentiate import add_output
 from portable_cam.export.autodiff.backward import backward
 from portable_cam.export.autodiff.rules import NO_GRADIENT
 from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.runtime.session import Session
 from portable_cam.testing import Array, directional_derivative
@@ -136,7 +137,7 @@ def matching(pattern: str) -> list[NodeCase]:
 
 def _node_case(test: Any) -> NodeCase | None:
     graph = test.model.graph
-    if len(graph.node) != 1 or graph.node[0].domain not in {"", "ai.onnx"}:
+    if len(graph.node) != 1 or graph.node[0].domain not in ONNX_DOMAINS:
         return None
     node = graph.node[0]
     schema = onnx.defs.get_schema(node.op_type, max(o.version for o in test.model.opset_import))

@@ -14,7 +14,7 @@ from portable_cam.export.passes.contrib import (
     nhwc,
     norm,
 )  # imported for their registrations
-from portable_cam.export.passes.contrib.decompose import adopt, decompose
+from portable_cam.export.passes.contrib.decompose import adopt_contrib, decompose_contrib
 from portable_cam.export.passes.contrib.registry import DECOMPOSITIONS, DOMAIN, Contrib, decomposes
 
 __all__ = [
@@ -22,9 +22,9 @@ __all__ = [
     "DOMAIN",
     "Contrib",
     "activation",
-    "adopt",
+    "adopt_contrib",
     "attention",
-    "decompose",
+    "decompose_contrib",
     "decomposes",
     "linear",
     "nhwc",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes import PassResult
 
 from portable_cam.errors import UnsupportedOperatorError
 from portable_cam.export.graph.builder import Builder
@@ -14,20 +15,23 @@ from portable_cam.export.graph.subgraph import take_place
 from portable_cam.export.passes.contrib.registry import DECOMPOSITIONS, DOMAIN, Contrib
 
 
-def adopt(model: ir.Model) -> None:
+def adopt_contrib(model: ir.Model) -> PassResult:
     """Name operators of ONNX Runtime that it writes into the standard's domain, where the model's version of the
     standard does not have them, by their own domain, and import each domain that is used, which its optimiser for
     transformers forgets; the converter of versions would stop at either."""
-    opset = model.opset_imports.get("", 0)
+    opset, changed = model.opset_imports.get("", 0), False
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         named = node.domain in ONNX_DOMAINS and f"{DOMAIN}::{node.op_type}" in DECOMPOSITIONS
         if named and not onnx.defs.has(node.op_type, opset):
             node.domain = DOMAIN
-        if node.domain not in ONNX_DOMAINS:
-            model.opset_imports.setdefault(node.domain, 1)
+            changed = True
+        if node.domain not in ONNX_DOMAINS and node.domain not in model.opset_imports:
+            model.opset_imports[node.domain] = 1
+            changed = True
+    return PassResult(model, changed)
 
 
-def decompose(model: ir.Model) -> None:
+def decompose_contrib(model: ir.Model) -> PassResult:
     """Replace the nodes that have a decomposition by standard ones, in the model and its subgraphs.
 
     The names of their outputs stay. A node whose options have no decomposition stays as it is, with the reason
@@ -35,8 +39,8 @@ def decompose(model: ir.Model) -> None:
     """
     everything = list(ir.traversal.RecursiveGraphIterator(model.graph))
     if not any(_key(node) in DECOMPOSITIONS for node in everything):
-        return
-    builder = Builder(model.graph, "decomposed")
+        return PassResult(model, False)
+    builder, changed = Builder(model.graph, "decomposed"), False
     waiting: list[ir.Node] = []  # nodes whose shapes are not inferred yet; each goes through the inference once
     for node in everything:
         if _key(node) not in DECOMPOSITIONS:
@@ -45,16 +49,18 @@ def decompose(model: ir.Model) -> None:
         infer_shapes(waiting)
         try:
             waiting = _replace(builder, node)
+            changed = True
         except UnsupportedOperatorError as error:
             refuse(node, str(error))
             waiting = []
+    return PassResult(model, changed)
 
 
 def _replace(builder: Builder, node: ir.Node) -> list[ir.Node]:
     """Write the decomposition in the node's place; returns the new nodes."""
     inner = builder.nested()
-    answer = DECOMPOSITIONS[_key(node)](Contrib(inner, node))
-    values = [answer] if isinstance(answer, ir.Value) else list(answer)
+    written = DECOMPOSITIONS[_key(node)](Contrib(inner, node))
+    values = [written] if isinstance(written, ir.Value) else list(written)
     for output in node.outputs[len(values) :]:
         if output.uses() or output.is_graph_output():
             raise UnsupportedOperatorError(f"its output '{output.name}' is used")

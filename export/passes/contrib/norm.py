@@ -12,7 +12,7 @@ from portable_cam.export.passes.contrib.registry import Contrib, decomposes
 
 
 @decomposes("LayerNormalization")
-def layer_normalization(c: Contrib) -> Sequence[ir.Value]:
+def contrib_layer_normalization(c: Contrib) -> Sequence[ir.Value]:
     """LayerNormalization as ONNX Runtime had it before the standard did."""
     return c.b.op_multi(
         "LayerNormalization",

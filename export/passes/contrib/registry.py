@@ -12,7 +12,7 @@ from portable_cam.errors import UnsupportedOperatorError
 from portable_cam.export.graph.attributes import HasNode
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.refusals import REFUSED
-from portable_cam.export.graph.values import known_dims
+from portable_cam.export.graph.values import known_dims, optional_input
 
 DOMAIN = "com.microsoft"
 
@@ -31,7 +31,7 @@ class Contrib(HasNode):
         return value
 
     def optional(self, index: int) -> ir.Value | None:
-        return self.node.inputs[index] if index < len(self.node.inputs) else None
+        return optional_input(self.node, index)
 
     def uses(self, index: int) -> bool:
         """Whether anything reads output ``index``."""
