@@ -12,7 +12,7 @@ from portable_cam.errors import Error, LayerError, OptionError
 from portable_cam.export.assemble.explanation import explanation_model
 from portable_cam.export.assemble.write import cam_end
 from portable_cam.export.autodiff.backward import depends_on
-from portable_cam.export.autodiff.quantized_ranges import activations
+from portable_cam.export.autodiff.quantized_ranges import dropped_activations
 from portable_cam.export.autodiff.relu_policy import ReluPolicy, guided_nodes
 from portable_cam.export.diagnose.cost import Cost, estimate
 from portable_cam.export.diagnose.element_types import ElementTypes, element_types
@@ -147,7 +147,7 @@ def doctor(model: AnyModel, output: str | None = None, target: Target | None = N
 def _quantized(graph: ir.Graph) -> dict[str, int]:
     """How many tensors are quantised, and how many ReLU and ReLU6 (``Clip``) vanished into their ranges."""
     count = sum(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear"} for node in graph)
-    found = Counter(activations(list(graph)).values())
+    found = Counter(dropped_activations(list(graph)).values())
     return {"tensors": count, **found} if count else {}
 
 

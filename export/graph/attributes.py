@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 
 class HasNode:
-    """What has a node, and reads its attributes: each method takes a name and what holds where it is not given."""
+    """A view of a node that reads its attributes: each method takes a name, and the default where it is not given."""
 
     node: ir.Node
 

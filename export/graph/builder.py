@@ -26,7 +26,7 @@ class Builder:
     """Appends nodes and constants to a graph.
 
     Numbers among the operands become constants of the first tensor operand's type, equal constants are stored once,
-    and the element type of each output is filled in, so that rules need not think of float16 or float64.
+    and the element type of each output is filled in, so that rules work in float16 and float64 too.
     """
 
     def __init__(self, graph: ir.Graph, prefix: str = "pcam") -> None:
@@ -151,7 +151,7 @@ class Builder:
         return value if value.dtype == like.dtype else self.op("Cast", value, to=int(dtype_of(like)))
 
     def positions(self, like: ir.Value) -> ir.Value:
-        """Where each element of ``like`` stands in its flattened form: int64 in the shape of ``like``."""
+        """The position of each element of ``like`` in its flattened form: int64 in the shape of ``like``."""
         count = element_count(known_dims(like) or [None])
         size = self.ints(count) if count is not None else self.op("Size", like)
         return self.op("Reshape", self.op("Range", self.ints(0), size, self.ints(1)), self.shape(like), allowzero=1)
@@ -189,9 +189,9 @@ class Builder:
         """The same content, through a pooling window of one element.
 
         ONNX Runtime's CPU provider starts its blocked layout only at a convolution or pooling, and an Add of a blocked
-        and a plain tensor falls back to plain: one plain gradient on a residual trunk would drag every block behind
-        it along. A copy where such a gradient starts costs less than the layout changes (ResNet-50, batch 8: 140 ms
-        of layout changes become 38, guided Grad-CAM 2.65 of plain inference becomes 2.58).
+        and a plain tensor falls back to plain: one plain gradient on a residual trunk would keep every block behind it
+        in the plain layout. A copy where such a gradient starts costs less than the layout changes (ResNet-50, batch 8:
+        140 ms of layout changes become 38, guided Grad-CAM 2.65 of plain inference becomes 2.58).
         """
         dims = known_dims(like)
         if dims is None or len(dims) != 4 or like.dtype != ir.DataType.FLOAT:

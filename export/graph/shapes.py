@@ -1,4 +1,4 @@
-"""Shapes of newly written nodes: rules need ranks, and what a target writes has none of its own."""
+"""Infers the shapes of newly written nodes: rules need the ranks of the nodes that a target writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from portable_cam.export.graph.values import subgraphs
 
 
 def infer_shapes(nodes: Iterable[ir.Node]) -> None:
-    """Fill in shapes and types of the outputs of these nodes, which follow each other, as far as ONNX infers them."""
+    """Fill in shapes and types of the outputs of these nodes, in topological order, as far as ONNX infers them."""
     nodes = list(nodes)
     if not nodes:
         return

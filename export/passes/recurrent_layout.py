@@ -7,7 +7,7 @@ from onnx_ir.passes import PassResult
 
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import ONNX_DOMAINS
-from portable_cam.export.graph.subgraph import take_place
+from portable_cam.export.graph.subgraph import replace_node
 
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _X, _INITIAL_H, _INITIAL_C = 0, 5, 6
@@ -38,4 +38,4 @@ def _replace(builder: Builder, node: ir.Node) -> None:
     b.graph.append(new)
     # Y (T, D, N, H) -> (N, T, D, H), the last states (D, N, H) -> (N, D, H)
     perms = [[2, 0, 1, 3], [1, 0, 2], [1, 0, 2]]
-    take_place(b, node, [b.op("Transpose", y, perm=perm) for y, perm in zip(new.outputs, perms, strict=False)])
+    replace_node(b, node, [b.op("Transpose", y, perm=perm) for y, perm in zip(new.outputs, perms, strict=False)])

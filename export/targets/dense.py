@@ -1,4 +1,4 @@
-"""Semantic segmentation: a class over a part of the picture."""
+"""Semantic segmentation: a class over a part of the image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from portable_cam.export.targets.scores import Scores, cut_before, find_scores
 
 @dataclass(frozen=True)
 class Dense(Target):
-    """The sum of one class's logits over a part of the picture: logits (N, C, h, w) or (N, h, w, C).
+    """The sum of one class's logits over a part of the image: logits (N, C, h, w) or (N, h, w, C).
 
     Attributes:
         over: ``predicted``: the pixels that the model itself gives to the class (for a single channel, those above 0).
@@ -124,7 +124,7 @@ class Dense(Target):
         return b.op("Cast", members, to=int(ir.DataType.FLOAT))
 
     def _flat(self, b: Builder, logits: ir.Value) -> ir.Value:
-        """(N, C, pixels) in float32: sums over a picture are beyond float16's range."""
+        """(N, C, pixels) in float32: sums over an image are beyond float16's range."""
         classes = self.count([logits])
         if self.channel_axis(logits) == 3:
             logits = b.op("Transpose", logits, perm=[0, 3, 1, 2])

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.values import known_dims
 from portable_cam.export.targets.scores import Scores, find_scores
 
 
@@ -18,8 +19,8 @@ from portable_cam.export.targets.scores import Scores, find_scores
 class Extra:
     """A further input that a target brings into the graph: (N, K, *dims), one value per image and target.
 
-    ``dims`` holds a number where a size is fixed, a name where it is not. ``what`` says in a few words what a user
-    gives.
+    ``dims`` holds a number where a size is fixed, a name where it is not. ``what`` describes in a few words what a
+    user gives.
     """
 
     name: str
@@ -80,7 +81,7 @@ class Target(ABC):
         """
 
     def ranking(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value | None:
-        """(N, M): the tensor whose order says which index is the top one; None if this target has no top one."""
+        """(N, M): a score for each index, the highest for the top one; None if this target ranks none."""
         return None
 
     def describe(self) -> dict[str, Any]:
@@ -93,10 +94,22 @@ def single_output(output: str | Sequence[str] | None) -> str | None:
     """The one tensor that a user named.
 
     Raises:
-        TargetError: He named several.
+        TargetError: Several are named.
     """
     if output is None or isinstance(output, str):
         return output
     if len(output) != 1:
         raise TargetError(f"this target explains one tensor, but output names {len(output)}: {', '.join(output)}")
     return output[0]
+
+
+def vector_size(value: ir.Value, need: str) -> int | None:
+    """M of scores (N, M) or (N, M, 1, 1), None if it is known only at run time.
+
+    Raises:
+        TargetError: They have another shape; the message ends with ``need``.
+    """
+    dims = known_dims(value)
+    if dims is None or len(dims) < 2 or any(d not in {1, None} for d in dims[2:]):
+        raise TargetError(f"'{value.name}' has shape {value.shape}: {need}. Name another tensor with `output`")
+    return dims[1]

@@ -93,7 +93,7 @@ def mod(v: Vjp) -> Sequence[Gradient]:
 
 @register("Range", inputs=[0, 2])
 def range_(v: Vjp) -> Sequence[Gradient]:
-    """start + i delta; the limit only says how many there are."""
+    """start + i delta; the limit only determines their number."""
     b = v.b
     steps = b.op("Mul", v.g, b.cast_like(b.positions(v.y), v.g))
     to_start, to_delta = (b.op("ReduceSum", each, keepdims=0) for each in (v.g, steps))
@@ -156,8 +156,7 @@ def hard_sigmoid(v: Vjp) -> ir.Value:
 
 @register("Cast", "CastLike", inputs=[0])
 def cast(v: Vjp) -> Sequence[Gradient]:
-    """Back to the input's type. No gradient through an integer or bool, unless it is a quantised tensor or a picture,
-    which stands for a float."""
+    """Back to the input's type. No gradient through an integer or bool, unless it is a quantised tensor or an image."""
     source = input_of(v.node, 0)
     if v.y.dtype not in FLOATS:
         return [None]

@@ -51,7 +51,7 @@ def _sum_batch(v: Vjp, gradient: ir.Value, source: ir.Value, other: ir.Value) ->
 
 @register("Gemm")
 def gemm(v: Vjp) -> Sequence[Gradient]:
-    """Y = alpha A' B' + beta C, where ' transposes if transA or transB says so."""
+    """Y = alpha A' B' + beta C, where ' transposes if transA or transB is set."""
     b, g, a, w = v.b, v.g, v.x, v.input(1)
     alpha, beta = v.float_attr("alpha", 1.0), v.float_attr("beta", 1.0)
     ta, tb = int(v.int_attr("transA", 0) != 0), int(v.int_attr("transB", 0) != 0)
@@ -123,7 +123,7 @@ def _without_repeats(term: str, taken: set[str]) -> tuple[str, list[tuple[int, s
 
 
 def _einsum_labels(v: Vjp) -> tuple[list[str], str]:
-    """The labels of each operand and of the result, implicit output and ellipsis written out."""
+    """The labels of each operand and of the result, implicit output and ellipsis made explicit."""
     equation = v.str_attr("equation", "").replace(" ", "")
     left, arrow, out = equation.partition("->")
     terms = left.split(",")

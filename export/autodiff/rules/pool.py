@@ -12,8 +12,8 @@ from portable_cam.export.graph.values import element_count, known_dims, rank_of
 def max_pool(v: Vjp) -> ir.Value:
     """To the element that was the maximum; the first one in a window of equals, as in torch.
 
-    A second MaxPool says where the maxima were: asking the forward one for its indices would cost the blocked layout
-    of the whole forward pass. ONNX's indices count through the flattened tensor, batch and channels included.
+    A second MaxPool gives the indices of the maxima: if the forward one gave them, it would lose the blocked layout of
+    the whole forward pass. ONNX's indices count through the flattened tensor, batch and channels included.
     """
     b = v.b
     attributes = {
@@ -54,7 +54,7 @@ def _averaging_adjoint(v: Vjp, gradient: ir.Value, count_include_pad: int = 0, *
         def pool(identity: ir.Value, i: int = i) -> ir.Value:
             # (n, n) -> (n, 1, n, 1) -> (n, 1, m, 1) -> (n, m)
             column = b.op("Unsqueeze", identity, b.ints([1, 3]))
-            place = {"pads": [pads[i], 0, pads[spatial + i], 0]} if auto_pad == "NOTSET" else {"auto_pad": auto_pad}
+            padding = {"pads": [pads[i], 0, pads[spatial + i], 0]} if auto_pad == "NOTSET" else {"auto_pad": auto_pad}
             counting = {"p": 1} if summing else {"count_include_pad": count_include_pad}
             pooled = b.op(
                 "LpPool" if summing else "AveragePool",
@@ -64,7 +64,7 @@ def _averaging_adjoint(v: Vjp, gradient: ir.Value, count_include_pad: int = 0, *
                 dilations=[dilations[i], 1],
                 ceil_mode=v.int_attr("ceil_mode", 0),
                 **counting,
-                **place,
+                **padding,
             )
             return b.op("Squeeze", pooled, b.ints([1, 3]))
 

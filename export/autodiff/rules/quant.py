@@ -1,6 +1,6 @@
-"""Quantised tensors. The gradient of an integer tensor is that of the value it stands for, so that it passes
+"""Quantised tensors. The gradient of an integer tensor is that of its dequantised value, so that it passes
 QuantizeLinear and DequantizeLinear unchanged (straight-through estimator, Bengio et al. 2013, arXiv 1308.3432), except
-where the range of QuantizeLinear is an activation that was dropped for it."""
+where the range of QuantizeLinear replaces an activation that a quantiser dropped."""
 
 from collections.abc import Sequence
 
@@ -18,8 +18,8 @@ from portable_cam.export.graph.values import constant_of, input_of, rank_of, sha
 @register("QuantizeLinear", inputs=[0])
 def quantize(v: Vjp) -> Sequence[Gradient]:
     """Masked at the ends of the range that the input can go beyond: always at 0 if that is a ReLU and at 6 if it is a
-    ReLU6, at any other end as ``saturation`` says. A value on the last step counts as cut off: what was before rounding
-    is not read, for ONNX Runtime would then no longer compute the node before this one in integers."""
+    ReLU6, at any other end by ``saturation``. A value on the last step counts as clipped: the value before rounding is
+    not read, for ONNX Runtime would then no longer compute the node before this one in integers."""
     b, g = v.b, v.g
     ends = clipped_ends(v.node)
     low, high = ends.low, ends.high
@@ -48,7 +48,7 @@ def _where(v: Vjp, compare: str, y: ir.Value, bound: float, g: ir.Value) -> ir.V
 
 @register("DynamicQuantizeLinear", inputs=[0])
 def dynamic_quantize(v: Vjp) -> Sequence[Gradient]:
-    """Its range is that of the tensor itself: nothing is cut off."""
+    """Its range is that of the tensor itself: nothing is clipped."""
     return [v.grads[0]]
 
 
@@ -72,7 +72,7 @@ def _same(left: ir.Value, right: ir.Value) -> bool:
 
 
 def per_step(v: Vjp, gradient: ir.Value, index: int) -> ir.Value:
-    """The gradient with respect to the integers of an input, as one with respect to what they stand for."""
+    """The gradient with respect to the integers of an input, as one with respect to their dequantised values."""
     scale = scale_of(input_of(v.node, index))
     if scale is None:
         return gradient

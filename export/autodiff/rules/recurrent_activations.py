@@ -19,7 +19,8 @@ _Slope: TypeAlias = Callable[[Builder, ir.Value, ir.Value, float, float], ir.Val
 
 @dataclass(frozen=True)
 class _Function:
-    """``defaults`` for alpha and beta, as ONNX Runtime has them, where the function takes them."""
+    """A function and its slope; ``defaults`` are those of ONNX Runtime for the parameters that it takes, alpha and
+    beta."""
 
     value: _Value
     slope: _Slope
@@ -27,7 +28,7 @@ class _Function:
 
 
 def _where(b: Builder, condition: ir.Value, like: ir.Value) -> ir.Value:
-    """1 where it holds, else 0."""
+    """1 where the condition holds, else 0, in the type of ``like``."""
     return b.cast_like(condition, like)
 
 
@@ -103,7 +104,7 @@ _FUNCTIONS = {
 
 @dataclass(frozen=True)
 class Activation:
-    """One activation function of a node, with its parameters; ``clip`` bounds what goes in, None for no bound."""
+    """One activation function of a node, with its parameters; ``clip`` bounds its input, None for no bound."""
 
     function: _Function
     alpha: float
@@ -128,7 +129,7 @@ class Activation:
         return b.op("Clip", x, b.number(-self.clip, x), b.number(self.clip, x))
 
 
-def activations(v: Vjp, defaults: Sequence[str], directions: int) -> list[list[Activation]]:
+def activation_functions(v: Vjp, defaults: Sequence[str], directions: int) -> list[list[Activation]]:
     """The activation functions of a node, for each direction those that ``defaults`` names by default."""
     names = [str(name) for name in v.node.attributes.get_strings("activations", [])] or [*defaults] * directions
     if len(names) != len(defaults) * directions:

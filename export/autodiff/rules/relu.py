@@ -56,7 +56,8 @@ def pass_below(b: Builder, y: ir.Value, upper: float, g: ir.Value) -> ir.Value:
     return b.op("Where", b.op("Less", y, upper), g, b.number(0, y))
 
 
-#: Operators whose rule tells standard, guided and deconvnet apart itself; for others the walk rectifies the gradient.
+#: Operators whose rule itself applies guided backpropagation and the deconvnet; for others the walk rectifies the
+#: gradient.
 OWN_RELU_RULES = frozenset({"Relu", "Clip", "QuantizeLinear"})
 
 register("Relu", rule=lambda v: gate(v, v.relu_rule))

@@ -1,7 +1,7 @@
-"""Operators that copy elements from place to place, and scatters.
+"""Operators that copy elements to other positions, and scatters.
 
-What an operator that only copies makes of the positions of its input's elements, as numbers, says where each element
-of its output came from: its adjoint adds the gradient there.
+An operator that only copies, applied to the positions of its input's elements, gives the position that each element of
+its output came from: its adjoint adds the gradient there.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,7 +56,7 @@ def reverse_sequence(v: Vjp) -> Sequence[Gradient]:
 
 @register("MaxUnpool")
 def max_unpool(v: Vjp) -> Sequence[Gradient]:
-    """Read where each element was put."""
+    """Read from the position that each element was written to."""
     b = v.b
     if v.optional(2) is not None:
         raise v.unsupported("it has an output_shape: ONNX Runtime reads the indices otherwise than the standard")
@@ -65,8 +65,8 @@ def max_unpool(v: Vjp) -> Sequence[Gradient]:
 
 
 def _scatter(v: Vjp, read: Callable[[ir.Value], ir.Value], **attributes: int) -> Sequence[Gradient]:
-    """ScatterElements and ScatterND by what becomes of two values in one place. ``read`` gathers where the updates
-    went."""
+    """ScatterElements and ScatterND, by their reduction. ``read`` gathers the elements that the updates were written
+    to."""
     b, reduction, op_type = v.b, v.str_attr("reduction", "none"), v.node.op_type
 
     def write(data: ir.Value, updates: ir.Value, reduction: str) -> ir.Value:

@@ -11,7 +11,7 @@ from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import ONNX_DOMAINS, key_of
 from portable_cam.export.graph.refusals import refuse
 from portable_cam.export.graph.shapes import infer_shapes
-from portable_cam.export.graph.subgraph import take_place
+from portable_cam.export.graph.subgraph import replace_node
 from portable_cam.export.passes.contrib.registry import DECOMPOSITIONS, DOMAIN, Contrib
 
 
@@ -67,7 +67,7 @@ def _replace(builder: Builder, node: ir.Node) -> list[ir.Node]:
     for i, new in enumerate(inner.graph):
         new.name = f"{node.name}/{new.op_type}" + (f"_{i}" if i else "")
     nodes = list(inner.graph)
-    take_place(inner, node, values)
+    replace_node(inner, node, values)
     return nodes
 
 

@@ -7,7 +7,7 @@ from onnx_ir.passes import PassResult
 
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import ONNX_DOMAINS
-from portable_cam.export.graph.subgraph import copy_nodes, never_ends, take_place
+from portable_cam.export.graph.subgraph import copy_nodes, never_ends, replace_node
 from portable_cam.export.graph.values import constant_of
 
 #: How many nodes all loops of a model may become. A loop beyond that is left as it is, and differentiated as a loop, so
@@ -70,4 +70,4 @@ def _unroll(builder: Builder, node: ir.Node, steps: int) -> None:
         inner.op("Concat", *(inner.op("Unsqueeze", row, inner.ints([0])) for row in result), axis=0)
         for result in zip(*rows, strict=True)
     ]
-    take_place(inner, node, [*states, *collected])
+    replace_node(inner, node, [*states, *collected])

@@ -11,7 +11,7 @@ from onnx_ir.passes import PassResult
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.graph.refusals import refuse
-from portable_cam.export.graph.subgraph import copy_nodes, take_place
+from portable_cam.export.graph.subgraph import copy_nodes, replace_node
 from portable_cam.export.graph.values import constant_of, known_dims, optional_input, rank_of, subgraphs
 from portable_cam.export.passes.static.loops import count_nodes, may_unroll
 
@@ -83,7 +83,7 @@ class _Resolver:
         return self._builder.nested()
 
     def replace(self, node: ir.Node, value: ir.Value, inner: Builder | None = None) -> None:
-        take_place(inner or self.builder(), node, [value])
+        replace_node(inner or self.builder(), node, [value])
         self.changed = True
 
     def position(self, node: ir.Node, index: int, length: int) -> int | None:
