@@ -28,7 +28,7 @@ from portable_cam.export.methods.tokens import embeddings
 from portable_cam.export.passes.dynamic_batch import make_batch_dynamic
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.passes.precision import Precision, float_types, to_float32
-from portable_cam.export.read.weights import save, to_proto
+from portable_cam.export.read.weights import save_model, to_proto
 from portable_cam.export.targets import Class, Target
 
 _OUR_NAMES = frozenset({"targets", "target", "scores", "explained", LOSS_SCALE, *METHODS})
@@ -132,7 +132,7 @@ def save_explanation(path: str | Path, model: AnyModel, *args: Any, **options: A
     """
     built = explanation_model(model, *args, **options)
     strip_inner_shapes(built)
-    return save(built, Path(path))
+    return save_model(built, Path(path))
 
 
 def explanation_model(

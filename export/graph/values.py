@@ -98,6 +98,11 @@ def graph_of(node: ir.Node) -> ir.Graph | ir.Function:
     return node.graph
 
 
+def described(value: ir.Value) -> str:
+    """Type and shape, for messages: ``FLOAT[N,3,224,224]``, ``FLOAT[?]`` where not even the rank is known."""
+    return f"{value.dtype}{value.shape if value.shape is not None else '[?]'}"
+
+
 def element_count(dims: Sequence[int | None]) -> int | None:
     """How many elements, if all dimensions are known, else None."""
     return None if any(d is None for d in dims) else math.prod(d for d in dims if d is not None)

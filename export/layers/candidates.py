@@ -16,7 +16,7 @@ from portable_cam.errors import InputError, LayerError
 from portable_cam.export.autodiff.backward import depends_on
 from portable_cam.export.autodiff.dequantized import as_run, moves, quantizer_of
 from portable_cam.export.graph.operators import FLOATS
-from portable_cam.export.graph.values import dims_of, known_dims, nodes_between, producer_of, reads
+from portable_cam.export.graph.values import described, dims_of, known_dims, nodes_between, producer_of, reads
 from portable_cam.export.layers.class_tokens import only_prefix
 from portable_cam.export.layers.spatial import KnownAxes, SpatialAxes, guess_axes, is_feature_map, map_of
 from portable_cam.export.layers.trace import trace_axes
@@ -53,7 +53,7 @@ def image_input(graph: ir.Graph) -> ir.Value:
     images = [value for value in graph.inputs if value.shape is not None and len(value.shape) == 4]
     if len(images) == 1:
         return images[0]
-    listing = ", ".join(f"'{v.name}' {v.dtype}{v.shape if v.shape is not None else '[?]'}" for v in graph.inputs)
+    listing = ", ".join(f"'{v.name}' {described(v)}" for v in graph.inputs)
     what = "has no image input (four dimensions)" if not images else "has several image inputs"
     raise InputError(f"the model {what}; its inputs are {listing or 'none'}")
 

@@ -125,7 +125,7 @@ def _keeps_images_apart(
 
 
 def _by_scales(node: ir.Node) -> bool:
-    """Sizes would name the batch."""
+    """Whether a Resize has scales; sizes would fix the batch."""
     return optional_input(node, 3) is None
 
 

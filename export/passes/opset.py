@@ -2,7 +2,7 @@
 
 Most newer versions of an operator only take more types, so that relabelling is all there is to do. Operators that did
 not exist yet become functions: the standard's own body where it has one, else one from the table below, in ONNX's text
-form. What is left is refused by name.
+form. Any other operator is an error that names it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _FLOATS = _HALVES | {TensorProto.FLOAT, TensorProto.DOUBLE}
 
 @dataclass(frozen=True)
 class Call:
-    """What a body is written for: the attributes given, the element type of the first input (0 if unknown), and how
-    many inputs there are."""
+    """The node that a body replaces: its attributes, the element type of the first input (0 if unknown), and the number
+    of inputs."""
 
     attributes: Mapping[str, Any]
     dtype: int
@@ -114,7 +114,7 @@ def _takes(node: NodeProto, opset: int, types: Mapping[str, TypeProto]) -> bool:
 def _standard_body(node: NodeProto, opset: int, types: Mapping[str, TypeProto]) -> FunctionProto | None:
     """The body that the standard gives an operator. onnx's own inliner cannot find the one that depends on the types
     where an optional input before the last is absent."""
-    schema: Any = onnx.defs.get_schema(node.op_type, opset)  # the stubs lack what it knows of functions
+    schema: Any = onnx.defs.get_schema(node.op_type, opset)  # the type stubs lack the methods on functions
     add_defaults(node, schema)
     if schema.has_function:
         plain = FunctionProto()
@@ -143,8 +143,8 @@ def add_defaults(node: NodeProto, schema: Any) -> None:
 
 
 def _with_safe_softmax(function: FunctionProto) -> FunctionProto:
-    """Attention masks the rows that have nothing to attend to behind the softmax, whose value there is NaN, and so
-    would be its gradient. They are masked before it as well."""
+    """Attention masks the rows that have nothing to attend to behind the softmax, whose value there is NaN, as its
+    gradient would be. They are masked before it as well."""
     nodes = list(function.node)
     made = {output: node for node in nodes for output in node.output}
     if "RowAllMasked" not in made:
@@ -199,7 +199,7 @@ def _relabel(node: NodeProto, opset: int) -> None:
 
 @body("CumProd")
 def _cum_prod(call: Call) -> str:
-    """Out of the product over the elements that stand before (after) each: quadratic, but these are short."""
+    """The product over the elements before (after) each: quadratic, but such axes are short."""
     order = "Greater" if call.attributes.get("reverse", 0) else "Less"
     compare = order if call.attributes.get("exclusive", 0) else f"{order}OrEqual"
     return f"""(x, axis) => (y) {{

@@ -69,5 +69,5 @@ def _retype_attributes(node: ir.Node, source: ir.DataType, target: ir.DataType) 
 
 
 def _cast(tensor: ir.TensorProtocol, target: ir.DataType) -> ir.Tensor[Any]:
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and the maps are flagged
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite; such maps get a warning
         return ir.Tensor(tensor.numpy().astype(target.numpy()), dtype=target, name=tensor.name)

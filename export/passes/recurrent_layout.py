@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN with the sequences first (layout 1) become those with the steps first, which have kernels."""
+"""LSTM, GRU and RNN of layout 1 (batch first) in layout 0 (steps first), which has kernels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _X, _INITIAL_H, _INITIAL_C = 0, 5, 6
 
 
 def make_time_major(model: ir.Model) -> PassResult:
-    """Transpose what goes into such a node and what comes out of it, in place."""
+    """Transpose the inputs and outputs of each recurrent node of layout 1, in place."""
     builder: Builder | None = None
     for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
         if node.op_type not in _RECURRENT or node.domain not in ONNX_DOMAINS:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import FLOATS
-from portable_cam.export.graph.values import known_dims
+from portable_cam.export.graph.values import described, known_dims
 from portable_cam.export.layers.candidates import candidates
 from portable_cam.export.targets.classes import pick
 from portable_cam.export.targets.protocol import Extra, Target, single_output
@@ -43,7 +43,7 @@ class Dense(Target):
         maps = [s for s in found if s.value.dtype in FLOATS and _is_map(s.value)]
         if maps and all(s.value is maps[0].value for s in maps):
             return maps[:1]
-        listing = ", ".join(f"'{o.name}' {o.dtype}{o.shape}" for o in graph.outputs)
+        listing = ", ".join(f"'{o.name}' {described(o)}" for o in graph.outputs)
         what = "several outputs could hold" if maps else "none of the model's outputs holds"
         raise TargetError(
             f"{what} a score per class and pixel, (N, classes, height, width): {listing}. This target explains "

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import FLOATS
-from portable_cam.export.graph.values import dtype_of, known_dims
+from portable_cam.export.graph.values import described, dtype_of, known_dims
 from portable_cam.export.targets.protocol import Extra, Target, single_output
 from portable_cam.export.targets.scores import Scores, cut_before, find_scores
 
@@ -54,7 +54,7 @@ class Tokens(Target):
         found = [self._before_softmax(value) for value in graph.outputs if _is_sequence(value)]
         if len(found) == 1:
             return found
-        listing = ", ".join(f"'{o.name}' {o.dtype}{o.shape}" for o in graph.outputs)
+        listing = ", ".join(f"'{o.name}' {described(o)}" for o in graph.outputs)
         what = "several outputs could hold" if found else "no output holds"
         raise TargetError(f"{what} scores (N, steps, tokens): {listing}. Name the tensor that does with `output`")
 

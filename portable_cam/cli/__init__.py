@@ -134,7 +134,7 @@ def export(
     from portable_cam.export.assemble.explanation import explanation_model
     from portable_cam.export.deploy.strip_shapes import strip_inner_shapes
     from portable_cam.export.passes.normalized import normalized
-    from portable_cam.export.read.weights import save
+    from portable_cam.export.read.weights import save_model
     from portable_cam.tasks.classify import known_preprocessing
     from portable_cam.tasks.recognize import recognize
     from portable_cam.verify.selfcheck import record, self_check
@@ -156,7 +156,7 @@ def export(
         proof = self_check(known, built, output, options["target"])
         record(built, proof)
         err.print(f"self-check: {proof.describe()}", highlight=False, markup=False)
-    written = save(built, target_file)
+    written = save_model(built, target_file)
     files, size = " and ".join(map(str, written)), sum(file.stat().st_size for file in written) / 1e6
     inputs, outputs = (", ".join(str(v.name) for v in side) for side in (built.graph.inputs, built.graph.outputs))
     out.print(f"{files}: {size:.1f} MB, inputs {inputs}, outputs {outputs}", highlight=False, markup=False)

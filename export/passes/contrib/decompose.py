@@ -1,4 +1,4 @@
-"""Replaces every node that has a decomposition, in place."""
+"""Replaces the contrib operators that have a decomposition by the standard's operators."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from portable_cam.export.passes.contrib.registry import DECOMPOSITIONS, DOMAIN, 
 
 
 def adopt_contrib(model: ir.Model) -> PassResult:
-    """Name operators of ONNX Runtime that it writes into the standard's domain, where the model's version of the
-    standard does not have them, by their own domain, and import each domain that is used, which its optimiser for
-    transformers forgets; the converter of versions would stop at either."""
+    """Give ONNX Runtime's own operators their own domain where it writes them into the standard's, whose imported
+    version does not have them, and import each domain that is used, which its optimiser for transformers forgets. In
+    place; the converter of versions would stop at either."""
     opset, changed = model.opset_imports.get("", 0), False
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         named = node.domain in ONNX_DOMAINS and f"{DOMAIN}::{node.op_type}" in DECOMPOSITIONS
@@ -41,7 +41,7 @@ def decompose_contrib(model: ir.Model) -> PassResult:
     if not any(_key(node) in DECOMPOSITIONS for node in everything):
         return PassResult(model, False)
     builder, changed = Builder(model.graph, "decomposed"), False
-    waiting: list[ir.Node] = []  # nodes whose shapes are not inferred yet; each goes through the inference once
+    waiting: list[ir.Node] = []  # nodes whose shapes are not inferred yet, so that each is inferred once
     for node in everything:
         if _key(node) not in DECOMPOSITIONS:
             waiting.append(node)
@@ -57,7 +57,7 @@ def decompose_contrib(model: ir.Model) -> PassResult:
 
 
 def _replace(builder: Builder, node: ir.Node) -> list[ir.Node]:
-    """Write the decomposition in the node's place; returns the new nodes."""
+    """Replace a node by its decomposition; returns the new nodes."""
     inner = builder.nested()
     written = DECOMPOSITIONS[_key(node)](Contrib(inner, node))
     values = [written] if isinstance(written, ir.Value) else list(written)

@@ -1,4 +1,4 @@
-"""The table of decompositions: how one is registered, and what it sees."""
+"""The table of decompositions: how one is registered, and the view of a node that it gets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ DOMAIN = "com.microsoft"
 
 @dataclass(frozen=True)
 class Contrib(HasNode):
-    """What a decomposition sees of one node: the tape, the node, its inputs and attributes."""
+    """The view that a decomposition has of one node: its inputs, its attributes, and the builder ``b`` to write
+    with."""
 
     b: Builder
     node: ir.Node
@@ -47,14 +48,14 @@ class Contrib(HasNode):
         return len(dims)
 
     def refused(self, why: str) -> UnsupportedOperatorError:
-        """An error that names this node; it is raised only if the node turns out to stand on the path."""
+        """An error with the reason; it is raised only if the node lies on the path from the image to the scores."""
         return UnsupportedOperatorError(why)
 
 
 #: Writes standard nodes that compute the node's outputs; fewer values than outputs where the rest is not used.
 Decomposition: TypeAlias = Callable[[Contrib], Sequence[ir.Value] | ir.Value]
 
-#: The decompositions by operator, ``domain::name``. The first line of each function says what it computes.
+#: The decompositions by operator, ``domain::name``. The first line of each function is its formula.
 DECOMPOSITIONS: dict[str, Decomposition] = {}
 
 

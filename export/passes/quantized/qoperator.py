@@ -4,8 +4,8 @@ QLinearConv and its relatives hold a convolution, the scales and zero points of 
 one node. Written as DequantizeLinear -> Conv -> QuantizeLinear it is a convolution that the gradient rules know, and
 ONNX Runtime fuses the three back into the same integer kernel when it loads the file (docs/adr/0009).
 
-Where a quantised tensor meets an operator that computes on the integers themselves (a MaxPool of uint8), the operator
-is moved to the float side in the same way, with the scale and the zero point of the tensor it gets.
+Where an operator computes on the integers themselves (a MaxPool of uint8), it is moved to the float side in the same
+way, with the scale and the zero point of its input.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _tensor(r: Rewriter, node: ir.Node, first: int, axis: int | None = None) -> 
 
 @_rewrites("QuantizeLinear", "DequantizeLinear")
 def _standard_twin(r: Rewriter, node: ir.Node) -> None:
-    """The contrib versions were there before the standard had 16-bit and 4-bit integers; else they are the same."""
+    """The contrib versions are older than the standard's 16-bit and 4-bit integers; else they are the same."""
     node.domain, r.changed = "", True
     r.note(node)
 
@@ -183,7 +183,7 @@ def _gemm(r: Rewriter, node: ir.Node) -> None:
 
 @_rewrites("MatMulIntegerToFloat")
 def _matmul_to_float(r: Rewriter, node: ir.Node) -> None:
-    """(A, B, a_scale, b_scale, a_zero, b_zero, bias) in the standard's own operators; what ONNX Runtime made it of."""
+    """(A, B, a_scale, b_scale, a_zero, b_zero, bias) in the standard's own operators, which ONNX Runtime fused."""
     a, b, a_scale, b_scale, a_zero, b_zero, bias = (optional_input(node, i) for i in range(7))
     _integer_product(r, node, (a, a_scale, a_zero), (b, b_scale, b_zero), bias)
 

@@ -1,5 +1,5 @@
-"""What the rewrites of quantised operators write with: nodes before the one that is replaced, a DequantizeLinear shared
-by all who read the same integers, and the scales of the tensors between the operators."""
+"""Helpers of the rewrites of quantised operators: new nodes before the one that is replaced, one DequantizeLinear for
+all readers of the same integers, and the scales of the tensors between the operators."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Rewriter:
                 self.note(node)
         return self.changed
 
-    # -- what the rewrites write with ------------------------------------------------------------------------------
+    # -- new nodes -------------------------------------------------------------------------------------------------
 
     def op(
         self, op_type: str, *inputs: Given, attributes: _Attributes | None = None, name: str | None = None
@@ -82,7 +82,7 @@ class Rewriter:
         return value
 
     def dequantized(self, value: ir.Value, scale: ir.Value, zero: Given, axis: int | None = None) -> ir.Value:
-        """What an integer tensor stands for; one node for all who ask. ``axis``: that of several scales."""
+        """The dequantised value of an integer tensor, one node for all readers. ``axis``: that of several scales."""
         size = scale.shape[0] if scale.shape is not None and len(scale.shape) == 1 else None
         array = constant_of(scale)
         size = array.size if array is not None else size
@@ -112,7 +112,7 @@ class Rewriter:
         return scalar
 
     def scale_of(self, value: ir.Value) -> _Scale | None:
-        """The scale and zero point that the integers of ``value`` were made with, if an operator before it says."""
+        """The scale and zero point that the integers of ``value`` were made with, if an operator before it has them."""
         return self._scales.get(value)
 
     def finish(self, node: ir.Node, result: ir.Value, scale: Given, zero: Given) -> None:
@@ -161,19 +161,21 @@ class Rewriter:
             self._floats.setdefault(key, node.outputs[0])
 
     def _to_float_side(self, node: ir.Node) -> None:
-        """An operator on integers becomes the same one on what they stand for; exact, for it only chooses among them
-        (Resize, which interpolates, rounds as before)."""
+        """An operator on integers becomes the same one on their dequantised values; exact, for it only chooses among
+        them (Resize, which interpolates, rounds as before)."""
         span = _ON_INTEGERS[node.op_type]
         data = node.inputs[span]
         known = next((self._scales[v] for v in data if v in self._scales), None)
-        if known is None or not all(v is None or v not in self._scales or _alike(self._scales[v], known) for v in data):
+        if known is None or not all(
+            v is None or v not in self._scales or _same_scale(self._scales[v], known) for v in data
+        ):
             return
         scale, zero = known
         inputs = list(node.inputs)
         inputs[span] = [None if v is None else self.dequantized(v, scale, zero) for v in data]
         offset = constant_of(zero)
         if node.op_type == "Relu" and not (offset is not None and not offset.any()):
-            # not below the integer 0, whatever that stands for
+            # not below the dequantised value of the integer 0
             kind = zero.dtype if zero is not None and zero.dtype is not None else ir.DataType.UINT8
             floor = self.dequantized(self.constant(np.zeros((), kind.numpy())), scale, zero)
             result = self.op("Clip", inputs[0], floor)
@@ -182,7 +184,7 @@ class Rewriter:
         self.finish(node, result, scale, zero)
 
 
-def _alike(left: _Scale, right: _Scale) -> bool:
+def _same_scale(left: _Scale, right: _Scale) -> bool:
     """Whether two pairs of scale and zero point have the same content."""
     for a, b in zip(left, right, strict=True):
         one, other = constant_of(a), constant_of(b)

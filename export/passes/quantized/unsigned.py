@@ -1,5 +1,5 @@
-"""int8 tensors between QuantizeLinear and DequantizeLinear as uint8: integers and zero points 128 higher, the values
-that they stand for the same.
+"""int8 tensors between QuantizeLinear and DequantizeLinear as uint8: integers and zero points are 128 higher, the
+dequantised values the same.
 
 On x86 ONNX Runtime computes with uint8 activations only, and turns int8 into uint8 itself where a QuantizeLinear has
 one reader. The gradient rules are further readers: without this the forward pass of an int8 model would become float.
@@ -14,8 +14,8 @@ from onnx_ir.passes import PassResult
 from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.graph.values import constant_of, input_of, optional_input
 
-#: Operators that hand on every element of their first input and add none of their own.
-_HANDS_ON = frozenset(
+#: Operators that pass on every element of their first input and add none of their own.
+_PASSES_ON = frozenset(
     """
     DepthToSpace Expand Flatten Gather Identity Reshape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze
     """.split()
@@ -45,7 +45,7 @@ def make_unsigned(model: ir.Model) -> PassResult:
 
 def _reach(start: ir.Value) -> tuple[list[ir.Value] | None, list[ir.Node]]:
     """The int8 tensors that carry the elements of ``start``, and the DequantizeLinear nodes that end them; None if one
-    is seen outside or meets another operator."""
+    is an output of the graph or read by another operator."""
     inner, ends, todo = [], [], [start]
     while todo:
         value = todo.pop()
@@ -57,7 +57,7 @@ def _reach(start: ir.Value) -> tuple[list[ir.Value] | None, list[ir.Node]]:
                 return None, []
             if use.node.op_type == "DequantizeLinear":
                 ends.append(use.node)
-            elif use.node.op_type in _HANDS_ON:
+            elif use.node.op_type in _PASSES_ON:
                 todo.extend(use.node.outputs)
             else:
                 return None, []

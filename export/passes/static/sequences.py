@@ -1,4 +1,4 @@
-"""Sequences and optionals whose content is known: what is read from them is the tensor that was put in."""
+"""Sequences and optionals whose content is known: a tensor read from one is the tensor that was put in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from portable_cam.export.graph.values import constant_of, known_dims, optional_i
 from portable_cam.export.passes.static.loops import count_nodes, may_unroll
 
 _Known: TypeAlias = dict[ir.Value, list[ir.Value]]
-#: What an optional holds: a tensor or sequence, or nothing.
+#: The content of an optional: a tensor or sequence, or nothing.
 _Held: TypeAlias = dict[ir.Value, ir.Value | None]
 _MAKERS = frozenset(
     "Optional SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceMap SplitToSequence".split()
@@ -25,7 +25,7 @@ _MOST = 4096  # elements of a sequence; a hostile file may split a tensor into a
 
 
 def resolve_sequences(model: ir.Model) -> PassResult:
-    """Replace what is read from sequences and optionals of known content, in place."""
+    """Replace the operators that read from sequences and optionals of known content, in place."""
     resolver = _Resolver(model)
     for graph in (model.graph, *_inner_graphs(model.graph)):
         for node in list(graph):
@@ -68,7 +68,7 @@ def forget_sequence_types(model: ir.Model) -> PassResult:
 
 
 class _Resolver:
-    """What is known of the sequences and optionals met so far; each handler adds to it or replaces a node."""
+    """The known content of sequences and optionals so far; each handler adds to it or replaces a node."""
 
     def __init__(self, model: ir.Model) -> None:
         self.known: _Known = {}
