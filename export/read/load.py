@@ -155,7 +155,8 @@ def _check_names(graph: onnx.GraphProto, name: str) -> None:
 
 
 def untied(model: ir.Model) -> ir.Model:
-    """The model, its initialisers renamed without effect on the given ModelProto, whose tensors they share."""
+    """The model, its initialisers wrapped so that renaming one does not rename the tensor of a ModelProto that was
+    given."""
     for value in model.graph.initializers.values():
         if (tensor := value.const_value) is not None:
             value.const_value = ir.LazyTensor(partial(_same, tensor), tensor.dtype, tensor.shape, name=tensor.name)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """Which tensor holds the scores, and where it is cut before a softmax or sigmoid.
 
 The score explained is the logit: a softmax couples every class to every other and flattens the gradient of a sure
-answer. A model that ends in one is cut before it, and the explanation tells so. For scores that are integers, or are
+answer. A model that ends in one is cut before it, and the explanation notes it. For scores that are integers, or are
 quantised before or behind the softmax, their dequantised values are taken.
 """
 
