@@ -158,7 +158,10 @@ def untied(model: ir.Model) -> ir.Model:
     """The model, its initialisers wrapped so that renaming one does not rename the tensor of a ModelProto that was
     given."""
     for value in model.graph.initializers.values():
-        if (tensor := value.const_value) is not None:
+        tensor = value.const_value
+        if isinstance(tensor, Mapped):  # writing and running the model look for the file behind it
+            value.const_value = tensor.renamable()
+        elif tensor is not None:
             value.const_value = ir.LazyTensor(partial(_same, tensor), tensor.dtype, tensor.shape, name=tensor.name)  # type: ignore[arg-type]
     return model
 

@@ -34,6 +34,10 @@ class Mapped(ir.Tensor[Any]):
         super().__init__(array, dtype=dtype, name=name)
         self.folder, self.location, self.offset = folder, location, offset
 
+    def renamable(self) -> Mapped:
+        """Another view of the same bytes, whose name can change without changing that of this one."""
+        return Mapped(self.numpy(), self.dtype, self.name or "", self.folder, self.location, self.offset)
+
 
 @dataclass
 class Parts:

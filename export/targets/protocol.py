@@ -111,5 +111,7 @@ def vector_size(value: ir.Value, need: str) -> int | None:
     """
     dims = known_dims(value)
     if dims is None or len(dims) < 2 or any(d not in {1, None} for d in dims[2:]):
-        raise TargetError(f"'{value.name}' has shape {value.shape}: {need}. Name another tensor with `output`")
+        raise TargetError(
+            f"the scores '{value.name}' have shape {value.shape}: {need}. Name another tensor with `output`"
+        )
     return dims[1]
