@@ -53,8 +53,8 @@ def backward(
     """Append the vector-Jacobian product to ``graph``.
 
     Args:
-        graph: A normalised graph; its nodes are left as they are (a loop also hands out the states of its steps), new
-            ones are appended.
+        graph: A normalised graph; its nodes are left as they are (a loop also gets the states of its steps as outputs),
+            new ones are appended.
         builder: Writes into ``graph``.
         seeds: For each tensor that the walk starts from, the gradient of the score with respect to it, in its shape.
         wrt: The tensors to differentiate for.

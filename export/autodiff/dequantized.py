@@ -1,7 +1,7 @@
 """Quantised tensors and the values they represent.
 
 A quantised tensor q represents (q - zero point) * scale. It is made by QuantizeLinear or comes in as an image, is
-handed on by operators that only move elements, and becomes float again in DequantizeLinear, Cast, MatMulInteger or
+passed on by operators that only move elements, and becomes float again in DequantizeLinear, Cast, MatMulInteger or
 ConvInteger. **The gradient of an integer tensor is that of its dequantised value**: passing QuantizeLinear and
 DequantizeLinear then changes nothing (the straight-through estimator, Bengio et al. 2013, arXiv 1308.3432).
 """

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from portable_cam.errors import UnsupportedOperatorError
 from portable_cam.export.autodiff.residuals import Residuals
-from portable_cam.export.graph.attributes import HasNode
+from portable_cam.export.graph.attributes import NodeView
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import key_of
 from portable_cam.export.graph.values import constant_of, optional_input, reads
@@ -22,7 +22,7 @@ Inside: TypeAlias = Callable[
 
 
 @dataclass(frozen=True)
-class Vjp(HasNode):
+class Vjp(NodeView):
     """The view that a rule has of one node.
 
     Attributes:

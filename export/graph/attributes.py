@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 
-class HasNode:
+class NodeView:
     """A view of a node that reads its attributes: each method takes a name, and the default where it is not given."""
 
     node: ir.Node

@@ -94,7 +94,7 @@ def give_shape(value: ir.Value, source: ir.Value, *, fixed: bool, without: Seque
 
 
 def never_ends(body: ir.Graph) -> bool:
-    """Whether the condition of a Loop stays true: a step hands on the one that it got, or gives a constant true."""
+    """Whether the condition of a Loop stays true: a step passes on the one that it got, or gives a constant true."""
     condition = body.outputs[0]
     while (node := condition.producer()) is not None and node.op_type == "Identity" and node.inputs[0] is not None:
         condition = node.inputs[0]

@@ -1,4 +1,4 @@
-"""What is known of a value of a graph: its shape, its rank, its content."""
+"""What is known of values and nodes of a graph: shape, type, content, producer, readers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from portable_cam.errors import ModelError
 
 def known_dims(value: ir.Value | None) -> list[int | None] | None:
     """The dimensions, None for each that is symbolic; None if not even the rank is known, or there is no value."""
-    if value is None or value.shape is None:
-        return None
-    return [d if isinstance(d, int) else None for d in value.shape.dims]
+    return None if value is None or value.shape is None else dims_of(value)
 
 
 def static_shape(value: ir.Value) -> list[int] | None:
@@ -109,7 +107,7 @@ def element_count(dims: Sequence[int | None]) -> int | None:
 
 
 def reads(node: ir.Node) -> Iterator[ir.Value]:
-    """What a node reads: its inputs, and what its subgraphs read."""
+    """The values that a node reads: its inputs, and those that its subgraphs read."""
     yield from (value for value in node.inputs if value is not None)
     for graph in subgraphs(node):
         for inner in ir.traversal.RecursiveGraphIterator(graph):

@@ -14,7 +14,7 @@ _Size: TypeAlias = int | str | None
 
 
 def named_sizes(value: ir.Value) -> list[_Size]:
-    """The sizes of a tensor, the names of those that are open."""
+    """The sizes of a tensor, a name or None for each that is open."""
     return [d if isinstance(d, int) else d.value for d in shape_of(value).dims]
 
 

@@ -21,7 +21,7 @@ from portable_cam.export.layers.class_tokens import only_prefix
 from portable_cam.export.layers.spatial import KnownAxes, SpatialAxes, guess_axes, is_feature_map, map_of
 from portable_cam.export.layers.trace import trace_axes
 
-#: Operators whose output says nothing new: the tensor before is listed instead.
+#: Operators whose output holds nothing new: the tensor before is listed instead.
 _NOT_A_LAYER = frozenset({"Identity", "Dropout", "Reshape", "Pad", "Cast", "Slice", "Transpose"})
 
 

@@ -45,7 +45,7 @@ def pyramid(graph: ir.Graph, scores: Sequence[ir.Value]) -> list[ir.Value]:
 
 
 def _last_common(graph: ir.Graph, scale: int, out: list[ir.Value], trunk: list[ir.Value]) -> ir.Value:
-    """The last map of this height that every path to these values passes; else what the next scale reads."""
+    """The last map of this height that every path to these values passes; else the map that the next scale reads."""
     for value, layer in candidates(graph, *dict.fromkeys([*out, *trunk])):
         if layer.why.startswith("every") and layer.grid[0] == scale:
             return value

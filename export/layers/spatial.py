@@ -71,7 +71,7 @@ KnownAxes: TypeAlias = dict[ir.Value, SpatialAxes]
 
 
 def map_of(value: ir.Value) -> SpatialAxes | None:
-    """(N, C, h, w) as it is."""
+    """The spatial axes of (N, C, h, w); None for another rank."""
     dims = known_dims(value)
     if dims is None or len(dims) != 4:
         return None
@@ -87,7 +87,7 @@ def is_feature_map(value: ir.Value, spatial: SpatialAxes | None) -> bool:
 
 
 def map_dims(value: ir.Value, spatial: SpatialAxes) -> list[int | None]:
-    """(N, C, h, w) of the tensor brought to a map."""
+    """The dimensions (N, C, h, w) of the tensor as a map."""
     dims = dims_of(value)
     return [dims[spatial.batch], dims[spatial.channels], *spatial.size]
 

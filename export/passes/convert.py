@@ -64,8 +64,8 @@ def _add_defaults_of_functions(proto: onnx.ModelProto) -> None:
 
 
 def _keep_old_resize(proto: onnx.ModelProto) -> None:
-    """Upsample and Resize before opset 11 had no coordinate modes and were asymmetric; the converter leaves the newer
-    default, half_pixel, standing. Their nearest neighbour lies below when enlarging, and above when shrinking."""
+    """Upsample and Resize before opset 11 had no coordinate modes and were asymmetric; the converter keeps the newer
+    default, half_pixel. Their nearest neighbour lies below when enlarging, and above when shrinking."""
     constants = {t.name: t for t in proto.graph.initializer}
     for node in proto.graph.node:
         for attribute in node.attribute:
@@ -105,7 +105,7 @@ def _standard_functions(proto: onnx.ModelProto, wanted: Callable[[str], bool]) -
 
 def _on_proto(model: ir.Model, convert: Callable[[onnx.ModelProto], onnx.ModelProto]) -> PassResult:
     """Run a function of the C++ library on the model with its large weights left out, as inputs: they are not
-    copied, and a model over protobuf's 2 GiB passes."""
+    copied, and the model may be larger than protobuf's 2 GiB."""
     graph = model.graph
     weights: dict[str, ir.TensorProtocol] = {}
     inputs = [value.name for value in graph.inputs]

@@ -177,7 +177,7 @@ def _types(proto: ModelProto) -> dict[str, TypeProto]:
 
 
 def _relabel(node: NodeProto, opset: int) -> None:
-    """The node means the same in the older set. An attribute that it did not have yet may hold its default."""
+    """Check that the node means the same in the older set; a newer attribute is dropped where it holds its default."""
     if not onnx.defs.has(node.op_type, opset):
         raise ModelError(f"node '{node.name}': operator {node.op_type} has no form in ONNX opset {opset}")
     known = onnx.defs.get_schema(node.op_type, opset).attributes

@@ -101,7 +101,7 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
-    except Exception:  # protobuf's DecodeError lives in a different place in each of its versions
+    except Exception:  # protobuf's DecodeError is in a different module in each of its versions
         raise ModelError(
             f"{name} is not an ONNX model, or it is truncated ({len(data)} bytes could not be parsed): export or "
             "download it again"

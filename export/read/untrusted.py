@@ -36,7 +36,7 @@ _SIZED_BY_VALUE = frozenset(
 
 
 def check_functions(model: ir.Model) -> None:
-    """No function calls itself, and all inlined the graph has a size that can be worked with.
+    """No function calls itself, and with all of them inlined the graph has not too many nodes.
 
     Raises:
         ModelError: Either does not hold.
@@ -58,7 +58,7 @@ def check_functions(model: ir.Model) -> None:
 
 def check_nodes(proto: onnx.ModelProto) -> None:
     """The operators have the inputs, outputs and attributes that the ONNX standard gives them, every tensor has one
-    producer that stands before its readers, and no constant is malformed.
+    producer, before its readers, and no constant is malformed.
 
     Raises:
         ModelError: The first violation, with the message of the ONNX checker.

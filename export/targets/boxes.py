@@ -28,7 +28,7 @@ _SIDES = ("left", "top", "right", "bottom")
 
 @dataclass(frozen=True)
 class Columns:
-    """Where numbers of all boxes lie: in which tensor, which of its numbers per box, and how it is laid out.
+    """A tensor that holds numbers of all boxes, which of its numbers per box they are, and its layout.
 
     ``rows`` (N, boxes, numbers), ``columns`` (N, numbers, boxes), ``grid`` (N, numbers, h, w) with a box per cell,
     ``cells`` (N, anchors, h, w, numbers).

@@ -51,7 +51,7 @@ class Dense(Target):
         )
 
     def layers(self, graph: ir.Graph, scores: Sequence[ir.Value]) -> list[ir.Value] | None:
-        """What the last convolution reads: behind it there is nothing but the logits, one channel per class."""
+        """The input of the last convolution; behind it there are only the logits, one channel per class."""
         classes = self.count(scores)
         for value, layer in candidates(graph, scores[0]):
             if classes is None or layer.channels != classes:

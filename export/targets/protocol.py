@@ -1,4 +1,4 @@
-"""How a target is asked; see ``docs/writing-a-target.md``."""
+"""The interface of a target; see ``docs/writing-a-target.md``."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Extra:
 class Target(ABC):
     """What is explained: a subgraph that reduces the tensors that hold scores to one number per image.
 
-    A target is asked in this order, once per graph: which tensors (``tensors``), which layers suit it (``layers``),
-    what else it takes (``inputs``), how many indices there are (``count``), and then to write ``score`` and
-    ``ranking``. Whatever depends on the index or on one of the further inputs is computed once per target, everything
-    else once per image.
+    Its methods are called in this order, once per graph: which tensors (``tensors``), which layers suit it
+    (``layers``), what else it takes (``inputs``), how many indices there are (``count``), and then to write ``score``
+    and ``ranking``. Whatever depends on the index or on one of the further inputs is computed once per target,
+    everything else once per image.
     """
 
     #: The name in the metadata of an explanation.
@@ -85,7 +85,7 @@ class Target(ABC):
         return None
 
     def describe(self) -> dict[str, Any]:
-        """What JSON can hold of this target, for the metadata of an explanation."""
+        """This target as JSON values, for the metadata of an explanation."""
         fields: dict[str, Any] = asdict(self) if is_dataclass(self) else {}
         return {"kind": self.name, **fields}
 

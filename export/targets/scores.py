@@ -76,7 +76,7 @@ def find_scores(graph: ir.Graph, output: str | None = None) -> Scores:
 
 
 def cut_before(value: ir.Value) -> Scores:
-    """The tensor before a final softmax or its like, looking through operators that only rearrange."""
+    """The tensor before a final softmax, sigmoid or ArgMax, looking through operators that only rearrange."""
     current = value
     while (node := current.producer()) is not None and node.inputs and node.inputs[0] is not None:
         if node.op_type in _CUT:

@@ -13,8 +13,8 @@ from portable_cam.export.graph.values import constant_of, dtype_of, known_dims, 
 
 @register("Resize", inputs=[0])
 def resize(v: Vjp) -> Sequence[Gradient]:
-    """Every mode is separable: along each resized axis the adjoint is the transpose of what Resize, with the same
-    attributes, makes of the identity."""
+    """Every mode is separable: along each resized axis the adjoint is the transpose of its matrix, which is Resize with
+    the same attributes applied to the identity."""
     b, rank = v.b, rank_of(v.x)
     coordinates = v.str_attr("coordinate_transformation_mode", "half_pixel")
     attributes: dict[str, Attribute] = {

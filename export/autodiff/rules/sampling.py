@@ -194,7 +194,7 @@ def grid_sample(v: Vjp) -> Sequence[Gradient]:
 
 @register("AffineGrid")
 def affine_grid(v: Vjp) -> Sequence[Gradient]:
-    """Linear in theta (N, D, D + 1): y = base theta^T, with the base (P, D + 1) that the operator itself makes of unit
+    """Linear in theta (N, D, D + 1): y = base theta^T, with the base (P, D + 1), which is the operator applied to unit
     vectors as the first row of theta."""
     b, d = v.b, rank_of(v.y) - 2
     unit = np.zeros((d + 1, d, d + 1))

@@ -1,6 +1,6 @@
 """Linear operators that act on each axis by itself: resizing, average pooling, padding, slicing with steps.
 
-Along one axis such an operator is a matrix A, and A is what the operator makes of the identity matrix. Its adjoint
+Along one axis such an operator is a matrix A, and A is the operator applied to the identity matrix. Its adjoint
 along that axis is A^T. The operator's own implementation thus defines its gradient: no coordinate convention, rounding
 mode or border rule is written a second time, and A is computed once, when the session loads (or at run time, where a
 size is dynamic).

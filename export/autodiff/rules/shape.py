@@ -66,7 +66,7 @@ def split(v: Vjp) -> Sequence[Gradient]:
 @register("Slice")
 def slice_(v: Vjp) -> Sequence[Gradient]:
     """Where everything is known: spread out by the step, then zero-padded to the input's size. Otherwise along each
-    axis by the matrix that the slicing itself makes of the identity."""
+    axis by the matrix of the slicing, which is the slicing applied to the identity."""
     b, rank = v.b, rank_of(v.x)
     starts, ends = v.const_ints(1), v.const_ints(2)
     count = static_dim(v.input(1), 0)

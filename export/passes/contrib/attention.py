@@ -107,8 +107,8 @@ def _attend(
 
 
 def _mask(c: Contrib, mask: ir.Value | None, query: ir.Value, key: ir.Value) -> list[ir.Value]:
-    """What is added to the scores: ``mask_filter_value`` where the mask hides a key, the least number for keys to
-    come."""
+    """The terms to add to the scores: ``mask_filter_value`` where the mask hides a key, the least number for later
+    keys."""
     b, dtype, added = c.b, query.dtype or ir.DataType.FLOAT, []
 
     def fill(hidden: ir.Value, number: float) -> ir.Value:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from portable_cam.errors import UnsupportedOperatorError
-from portable_cam.export.graph.attributes import HasNode
+from portable_cam.export.graph.attributes import NodeView
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.refusals import REFUSED
 from portable_cam.export.graph.values import known_dims, optional_input
@@ -18,7 +18,7 @@ DOMAIN = "com.microsoft"
 
 
 @dataclass(frozen=True)
-class Contrib(HasNode):
+class Contrib(NodeView):
     """The view that a decomposition has of one node: its inputs, its attributes, and the builder ``b`` to write
     with."""
 

@@ -43,8 +43,8 @@ def refuse_unresolved(model: ir.Model) -> PassResult:
 
 
 def forget_sequence_types(model: ir.Model) -> PassResult:
-    """Take the types from sequences and optionals that shape inference made tensors (as onnx-ir merges what it finds);
-    ONNX Runtime infers them itself."""
+    """Remove the types of sequences and optionals that shape inference took for tensors; ONNX Runtime infers them
+    itself."""
     nodes = [node for node in ir.traversal.RecursiveGraphIterator(model.graph) if node.domain in ONNX_DOMAINS]
     no_tensors = {value for node in nodes if node.op_type in _MAKERS for value in node.outputs}
     if not no_tensors:
