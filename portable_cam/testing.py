@@ -1,6 +1,6 @@
 """Checks for gradient rules, the ones that this project's own tests are made of.
 
-:func:`check_vjp` says whether the graph that :func:`portable_cam.export.assemble.differentiate` makes of a model is its
+:func:`check_vjp` checks that the graph which :func:`portable_cam.export.differentiate` makes of a model is its
 derivative. It needs no reference implementation: along a random direction v, and for a random gradient dy of the
 output, the inner product <J^T dy, v> that the graph computes must equal <dy, J v>, which two evaluations of the model
 itself approximate (central differences).
@@ -20,6 +20,7 @@ from portable_cam.errors import InputError, ModelError
 from portable_cam.export.assemble.differentiate import differentiate
 from portable_cam.export.autodiff.backward import ReluRule
 from portable_cam.export.autodiff.relu_policy import ReluPolicy
+from portable_cam.export.graph.protos import opset_of
 from portable_cam.runtime.session import Session
 
 Array: TypeAlias = NDArray[Any]
@@ -61,7 +62,7 @@ def check_vjp(
             0.03 where ONNX Runtime has no float64 kernels for the model) makes the two sides differ.
         of: The tensor to differentiate; by default the first output.
         wrt: The tensors to differentiate for, inputs or initialisers; by default every floating-point input.
-        seed: Of the random gradient and direction.
+        seed: Of the random generator for gradient and direction.
         tolerance: How far the sides may lie apart, relative to the length of the terms of the inner product; by
             default 1e-4 if the differences are taken in float64 and the gradients are float32 or better, 2e-3 if not.
         relu_rule: Passed on to ``differentiate``.
@@ -152,7 +153,7 @@ def directional_derivative(
         number, rounded = difference(Session(widen(model), threads=1), np.float64, _STEP_FLOAT64)
         if not rounded:  # some float64 kernels, as that of Shrink, compute in float32
             return number, np.float64
-    except (ModelError, InputError):  # there is no float64 kernel, or it says so only when it is run
+    except (ModelError, InputError):  # there is no float64 kernel, which may show only in a run
         pass
     session = Session(widen(model, TensorProto.FLOAT), threads=1)
     wide, narrow = (difference(session, np.float32, step)[0] for step in (_STEP_FLOAT32, _STEP_FLOAT32 / 2))
@@ -184,7 +185,7 @@ def widen(model: onnx.ModelProto, to: int = TensorProto.DOUBLE) -> onnx.ModelPro
     """The model computed in float64, or the type ``to``: its floating-point inputs, outputs, weights and casts."""
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
-    graph, opset = wide.graph, next(o.version for o in wide.opset_import if o.domain in {"", "ai.onnx"})
+    graph, opset = wide.graph, opset_of(wide)
     keep = {
         node.input[i]
         for node in graph.node

@@ -28,7 +28,7 @@ def large(small_cnn: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.Monkey
     """The small model with its weights in a file, and limits that make it a large one."""
     monkeypatch.setattr(weights, "LIMIT", 1000)
     monkeypatch.setattr(weights, "EXTERNAL", 200)
-    monkeypatch.setattr(import_module("portable_cam.export.passes.normalize"), "_BIG", 100)
+    monkeypatch.setattr(import_module("portable_cam.export.passes.convert"), "_BIG", 100)
     (tmp_path / "model").mkdir()
     path = tmp_path / "model" / "model.onnx"
     onnx.save_model(

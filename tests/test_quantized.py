@@ -26,7 +26,7 @@ import portable_cam as pcam
 from portable_cam.errors import OptionError
 from portable_cam.export import doctor
 from portable_cam.export.assemble.differentiate import differentiate
-from portable_cam.export.autodiff.quantized_ranges import activations
+from portable_cam.export.autodiff.quantized_ranges import dropped_activations
 from portable_cam.export.autodiff.relu_policy import guided_nodes
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.runtime.session import Session
@@ -481,7 +481,7 @@ def test_an_activation_that_vanished_is_explained_as_if_it_stood_there(kind: str
 
 def test_what_tells_a_relu6_from_a_relu() -> None:
     def kinds(*tops: float) -> set[str]:
-        return set(activations(list(normalize(network("range", *tops)).graph)).values())
+        return set(dropped_activations(list(normalize(network("range", *tops)).graph)).values())
 
     assert kinds(6.0, 4.2) == {"Clip"}  # a calibration that did not reach the 6
     assert kinds(6.0, 9.0) == {"Relu"}  # one that happens to end at 6
@@ -506,7 +506,7 @@ def test_a_range_behind_an_activation_is_not_another_one() -> None:
     model = node_model(nodes, {"x": np.zeros((2, 3), np.float32)}, ["y"], {"s": np.float32(0.1), "z": np.uint8(0)})
     graph = normalize(model).graph
     assert [node.name for node in guided_nodes(graph, "all")] == ["relu"]
-    assert activations(list(graph)) == {}
+    assert dropped_activations(list(graph)) == {}
 
 
 def test_an_int8_picture_has_the_gradient_of_what_it_stands_for() -> None:

@@ -106,7 +106,7 @@ def test_class_token(make_model: Any) -> None:
     report = doctor(model)
     assert report.layers[0] == "n"
     assert report.methods["gradcam"] == "yes"
-    with pytest.raises(LayerError, match=r"layer 'out' .* read only those before the picture's .* zero everywhere"):
+    with pytest.raises(LayerError, match=r"layer 'out' .* read only those before the image's .* zero everywhere"):
         pcam.Explainer(model, layer="out")
 
 
@@ -217,7 +217,7 @@ def test_a_guess_says_that_it_is_one(make_model: Any) -> None:
     model = make_model(body, given, INPUT)
     layer = list_layers(model)[0]
     assert (layer.name, layer.grid) == ("n", (2, 3))
-    assert "its 6 tokens are taken for 2 x 3, the proportions of the picture" in layer.why
+    assert "its 6 tokens are taken for 2 x 3, the proportions of the image" in layer.why
     result = pcam.Explainer(model, details=True)(X, 0)
     assert result.raw["gradcam"].shape == (2, 1, 2, 3)
 

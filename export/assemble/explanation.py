@@ -29,7 +29,7 @@ from portable_cam.export.options import Keywords, Options
 from portable_cam.export.passes.dynamic_batch import make_batch_dynamic
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.passes.precision import float_types, to_float32
-from portable_cam.export.read.weights import save, to_proto
+from portable_cam.export.read.weights import save_model, to_proto
 from portable_cam.export.targets import Target
 
 
@@ -115,7 +115,7 @@ def save_explanation(
     chosen = Options.of({"methods": methods, "layer": layer, "target": target, **options})
     built = explanation_model(model, chosen, targets_per_image=targets_per_image, preprocessing=preprocessing)
     strip_inner_shapes(built)
-    return save(built, Path(path))
+    return save_model(built, Path(path))
 
 
 def explanation_model(
@@ -143,7 +143,7 @@ def explanation_model(
     if options.precision == "float32":
         to_float32(normal)
     fixed = _has_fixed_batch(normal.graph)
-    freed = make_batch_dynamic(normal) and fixed
+    freed = make_batch_dynamic(normal).modified and fixed
     graph, target = normal.graph, options.explained
     types = float_types(graph)
     found = target.tensors(graph, options.output)

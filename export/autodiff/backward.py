@@ -1,9 +1,10 @@
 """Reverse-mode differentiation of an ONNX graph into the same graph.
 
-The walk goes from the seeded tensors backwards over the nodes that lie on a path from a tensor to differentiate for.
+The walk goes backwards from the tensors whose gradient is given, the seeds, over the nodes that lie on a path from a
+tensor to differentiate for.
 Each node's rule turns the gradients of its outputs into gradients of its inputs; gradients of one tensor that arrive
 from several consumers are summed. What every rule would repeat is done here: broadcasting is undone, the number of
-answers is checked, and an operator without a rule is an error that names the node and the path it stands on.
+gradients is checked, and an operator without a rule is an error that names the node and its path.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ Saturation: TypeAlias = Literal["mask", "pass"]
 
 
 def check_saturation(saturation: str) -> None:
-    """Raises OptionError for a word that is none."""
+    """Check an option.
+
+    Raises:
+        OptionError: It is neither ``"pass"`` nor ``"mask"``.
+    """
     if saturation not in get_args(Saturation):
         raise OptionError(f"saturation is {' or '.join(map(repr, get_args(Saturation)))}, not {saturation!r}")
 
@@ -48,22 +53,22 @@ def backward(
     """Append the vector-Jacobian product to ``graph``.
 
     Args:
-        graph: A normalised graph; its nodes are left as they are (a loop also hands out the states of its steps), new
-            ones are appended.
+        graph: A normalised graph; its nodes are left as they are (a loop also gets the states of its steps as outputs),
+            new ones are appended.
         builder: Writes into ``graph``.
         seeds: For each tensor that the walk starts from, the gradient of the score with respect to it, in its shape.
         wrt: The tensors to differentiate for.
         relu_rule: The rule for the nodes in ``guided``; every other node has its derivative.
         guided: The ReLU-like nodes that ``relu_rule`` applies to.
-        saturation: What becomes of the gradient where the range of a QuantizeLinear cuts a value off: ``"pass"`` for
-            straight through, ``"mask"`` for none. None in any case at an end of a range that is a ReLU or ReLU6.
+        saturation: The gradient where the range of a QuantizeLinear clips a value: ``"pass"`` lets it through,
+            ``"mask"`` makes it zero. It is zero in any case at an end of a range that is a ReLU or ReLU6.
 
     Returns:
         A gradient for each of ``wrt``, in its shape and type.
 
     Raises:
         UnsupportedOperatorError: An operator on the path has no rule.
-        ModelError: The seeded tensors do not depend on one of ``wrt`` in a differentiable way.
+        ModelError: The tensors of ``seeds`` do not depend on one of ``wrt`` in a differentiable way.
     """
     results = _walk(list(graph), builder, seeds, wrt, _Rules(relu_rule, set(guided), saturation))
     for value, gradient in zip(wrt, results, strict=True):
@@ -74,7 +79,7 @@ def backward(
 
 @dataclass(frozen=True)
 class _Rules:
-    """What a walk hands on to those through subgraphs."""
+    """The options of a walk, passed on to the walks through subgraphs."""
 
     relu_rule: ReluRule
     guided: set[ir.Node]
@@ -109,7 +114,7 @@ def _walk(
         if all(g is None for g in grads):
             continue
         through = differentiable_inputs(node)
-        # what a node's subgraphs read from outside counts as inputs behind its own
+        # values that a node's subgraphs read from outside count as further inputs
         outer = [value for value in captures(node) if value in affected]
         needs = [value is not None and value in affected and value in through for value in node.inputs]
         needs += [True] * len(outer)
@@ -127,8 +132,8 @@ def _walk(
             ends: Mapping[ir.Value, ir.Value],
             sources: Sequence[ir.Value],
         ) -> list[Gradient]:
-            also = {copy for copy, original in copies.items() if original in rules.guided}
-            return _walk(list(copies), inner, ends, sources, replace(rules, guided=rules.guided | also))
+            guided_copies = {copy for copy, original in copies.items() if original in rules.guided}
+            return _walk(list(copies), inner, ends, sources, replace(rules, guided=rules.guided | guided_copies))
 
         v = Vjp(builder, node, grads, needs, residuals, rule, rules.saturation, outer, inside)
         for value, gradient, needed in zip((*node.inputs, *outer), _apply(v, nodes, wrt), needs, strict=True):
@@ -139,7 +144,7 @@ def _walk(
 
 
 def _apply(v: Vjp, nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> list[ir.Value | None]:
-    """One answer for each input of the node, in the input's shape."""
+    """A gradient or None for each input of the node, in the input's shape."""
     node = v.node
     entry = rule_for(node)
     if entry is None:
@@ -154,25 +159,25 @@ def _apply(v: Vjp, nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> list[ir
                 )
             raise UnsupportedOperatorError(_without_rule(source, nodes, wrt))
     try:
-        return _answers(v, entry)
+        return _gradients(v, entry)
     except (IndexError, KeyError, ValueError, ZeroDivisionError) as error:
-        # rules trust the shapes of a graph, and a file may state some that no operator could have
+        # rules trust the shapes of a graph, and a file may declare some that no operator could have
         raise ModelError(
             f"shapes and attributes of {node.op_type} node '{node.name}' contradict each other ({error}): no gradient "
             "can be written"
         ) from error
 
 
-def _answers(v: Vjp, entry: Entry) -> list[ir.Value | None]:
-    node, answer = v.node, entry.rule(v)
-    answers: list[ir.Value | None] = [answer] if isinstance(answer, ir.Value) else list(answer)
+def _gradients(v: Vjp, entry: Entry) -> list[ir.Value | None]:
+    node, result = v.node, entry.rule(v)
+    gradients: list[ir.Value | None] = [result] if isinstance(result, ir.Value) else list(result)
     operands = [*node.inputs, *v.outer]
-    if len(answers) > len(operands):
-        if any(a is not None for a in answers[len(operands) :]):
-            raise AssertionError(f"the rule for {node.op_type} answers for more inputs than node '{node.name}' has")
-        answers = answers[: len(operands)]
-    answers += [None] * (len(operands) - len(answers))
-    for i, (value, gradient) in enumerate(zip(operands, answers, strict=True)):
+    if len(gradients) > len(operands):
+        if any(a is not None for a in gradients[len(operands) :]):
+            raise AssertionError(f"the rule for {node.op_type} gives more gradients than node '{node.name}' has inputs")
+        gradients = gradients[: len(operands)]
+    gradients += [None] * (len(operands) - len(gradients))
+    for i, (value, gradient) in enumerate(zip(operands, gradients, strict=True)):
         if value is None or not v.needs[i]:
             continue
         if gradient is None:
@@ -180,8 +185,8 @@ def _answers(v: Vjp, entry: Entry) -> list[ir.Value | None]:
                 raise v.unsupported(f"its rule has no gradient for input {i} ('{value.name}')")
             continue
         if entry.broadcasts:
-            answers[i] = v.b.unbroadcast(gradient, value, node.outputs[0])
-    return answers
+            gradients[i] = v.b.unbroadcast(gradient, value, node.outputs[0])
+    return gradients
 
 
 def depends_on(nodes: Iterable[ir.Node], sources: Iterable[ir.Value]) -> set[ir.Value]:
@@ -212,7 +217,7 @@ def _without_rule(node: ir.Node, nodes: Sequence[ir.Node], wrt: Sequence[ir.Valu
 
 
 def _source_of_unknown(value: ir.Value, node: ir.Node) -> ir.Node:
-    """The node behind which types are not known any more: it does not fit its schema, or has none."""
+    """The node from which on types are unknown: it does not fit its schema, or has none."""
     current: ir.Value | None = value
     while current is not None and (producer := current.producer()) is not None:
         node = producer

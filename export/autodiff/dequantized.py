@@ -1,7 +1,7 @@
 """Quantised tensors and the values they represent.
 
 A quantised tensor q represents (q - zero point) * scale. It is made by QuantizeLinear or comes in as an image, is
-handed on by operators that only move elements, and becomes float again in DequantizeLinear, Cast, MatMulInteger or
+passed on by operators that only move elements, and becomes float again in DequantizeLinear, Cast, MatMulInteger or
 ConvInteger. **The gradient of an integer tensor is that of its dequantised value**: passing QuantizeLinear and
 DequantizeLinear then changes nothing (the straight-through estimator, Bengio et al. 2013, arXiv 1308.3432).
 """
@@ -12,13 +12,13 @@ import numpy as np
 import onnx_ir as ir
 
 from portable_cam.export.graph.operators import FLOATS, ONNX_DOMAINS
-from portable_cam.export.graph.values import constant_of
+from portable_cam.export.graph.values import constant_of, graph_of
 
 #: Operators with an integer output that a gradient passes.
 _INTEGER_RESULT = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"})
 
 
-#: Operators that move or copy elements and look at none: they hand a quantised tensor on.
+#: Operators that move or copy elements without reading their values: a quantised tensor keeps its scale.
 _MOVING = frozenset(
     """
     Compress Concat DepthToSpace Expand Flatten Gather GatherElements GatherND Identity Pad Reshape Slice SpaceToDepth
@@ -28,13 +28,13 @@ _MOVING = frozenset(
 
 
 def moves(node: ir.Node) -> bool:
-    """Whether a node only moves elements, so that what its integers stand for stays the same."""
+    """Whether a node only moves elements, so that its integers keep their scale."""
     return node.op_type in _MOVING and node.domain in ONNX_DOMAINS
 
 
 def differentiable_outputs(node: ir.Node) -> list[ir.Value]:
-    """The outputs of a node that vary with its inputs: floats, and quantised tensors, which stand for floats. The
-    scale that DynamicQuantizeLinear chooses counts as a constant, as any scale does."""
+    """The outputs of a node that vary with its inputs: floats and quantised tensors. The scale that
+    DynamicQuantizeLinear chooses counts as a constant, as any scale does."""
     if node.op_type == "DynamicQuantizeLinear" and node.domain in ONNX_DOMAINS:
         return [node.outputs[0]]
     integers = moves(node) or (node.op_type in _INTEGER_RESULT and node.domain in ONNX_DOMAINS)
@@ -42,8 +42,8 @@ def differentiable_outputs(node: ir.Node) -> list[ir.Value]:
 
 
 def scale_of(value: ir.Value) -> ir.Value | None:
-    """The scale that a quantised tensor was made with; None for a picture and for a product of integers, which stand
-    for themselves."""
+    """The scale that a quantised tensor was made with; None for an image and for a product of integers, which have
+    none."""
     node = value.producer()
     while node is not None and node.domain in ONNX_DOMAINS:
         if node.op_type == "QuantizeLinear":
@@ -57,8 +57,8 @@ def scale_of(value: ir.Value) -> ir.Value | None:
 
 
 def dequantized(value: ir.Value) -> ir.Value | None:
-    """What a quantised tensor stands for: the output of the DequantizeLinear that reads it, or of a new one behind the
-    operator that makes it; None if nothing says the scale."""
+    """The dequantised value of a tensor: the output of the DequantizeLinear that reads it, or of a new one behind the
+    operator that makes it; None if the scale is not known."""
     for use in value.uses():
         if use.idx == 0 and use.node.op_type == "DequantizeLinear" and use.node.domain in ONNX_DOMAINS:
             return use.node.outputs[0]
@@ -74,7 +74,7 @@ def dequantized(value: ir.Value) -> ir.Value | None:
         scale, zero = maker.outputs[1], maker.outputs[2]
     elif maker.op_type == "QuantizeLinear" and (given := maker.inputs[1]) is not None:
         if maker is not last and not _is_single(given):
-            return None  # a scale for each channel, and the channels moved
+            return None  # a scale for each channel, and the channels were moved
         scale, zero = given, maker.inputs[2] if len(maker.inputs) > 2 else None
         axis = {name: maker.attributes[name] for name in ("axis", "block_size") if name in maker.attributes}
     else:
@@ -82,8 +82,7 @@ def dequantized(value: ir.Value) -> ir.Value | None:
     node = ir.node("DequantizeLinear", [value, scale, zero], axis, name=f"{value.name}/dequantized")
     out = node.outputs[0]
     out.name, out.type, out.shape = node.name, scale.type, value.shape
-    assert last.graph is not None
-    last.graph.insert_after(last, node)
+    graph_of(last).insert_after(last, node)
     return out
 
 
@@ -116,8 +115,8 @@ def is_constant(value: ir.Value | None) -> bool:
 
 
 def as_run(value: ir.Value) -> ir.Value:
-    """The float tensor that holds what later layers see of ``value``: what it stands for, if it is quantised or is
-    quantised at once; else itself."""
+    """The float tensor that later layers read: the dequantised value of a tensor that is quantised, or that only a
+    QuantizeLinear reads; any other tensor itself."""
     quantizer = quantizer_of(value) if value.dtype in FLOATS else None
     integers = value if quantizer is None else quantizer.outputs[0]
     return value if integers.dtype in FLOATS else dequantized(integers) or value
@@ -129,7 +128,8 @@ def _is_single(scale: ir.Value | None) -> bool:
 
 
 def quantizer_of(value: ir.Value) -> ir.Node | None:
-    """The QuantizeLinear that alone reads a tensor (or the first of several), if what it makes it of is computed."""
+    """The QuantizeLinear that alone reads a computed tensor (or the first of several), None if something else reads
+    it."""
     uses = list(value.uses())
     if value.producer() is None or not uses or value.is_graph_output():
         return None

@@ -14,16 +14,16 @@ import numpy as np
 import onnx_ir as ir
 
 from portable_cam.export.graph.operators import ONNX_DOMAINS
-from portable_cam.export.graph.values import constant_of
+from portable_cam.export.graph.values import constant_of, optional_input
 
 _INTEGERS = {
     ir.DataType.UINT8: (0, 255), ir.DataType.INT8: (-128, 127), ir.DataType.UINT16: (0, 65535),
     ir.DataType.INT16: (-32768, 32767), ir.DataType.UINT4: (0, 15), ir.DataType.INT4: (-8, 7),
 }  # fmt: skip
 
-#: Operators whose result is bounded whatever they get, and by what.
+#: Operators whose result is bounded whatever their input is, and the bounds.
 _BOUNDED = {"Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0)}
-#: Operators whose result lies within the bounds of what they get.
+#: Operators whose result lies within the bounds of their input.
 _WITHIN = frozenset(
     """
     AveragePool Concat Expand Flatten Gather GlobalAveragePool GlobalMaxPool Identity Max MaxPool Min ReduceMax
@@ -36,7 +36,7 @@ def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
     """The constant bounds of a Clip node, infinite where absent; None if one is computed at run time."""
     bounds = []
     for index, absent in ((1, -math.inf), (2, math.inf)):
-        value = node.inputs[index] if index < len(node.inputs) else None
+        value = optional_input(node, index)
         array = constant_of(value)
         if value is not None and (array is None or array.size != 1):
             return None
@@ -60,10 +60,10 @@ class Range:
         return float(kind(q) * kind(self.step))
 
 
-def range_of(node: ir.Node) -> Range | None:
+def quantization_range(node: ir.Node) -> Range | None:
     """The range of a QuantizeLinear node; None if its scale is not one constant, or its type is not an integer."""
     scale = constant_of(node.inputs[1])
-    zero = constant_of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros(())
+    zero = np.zeros(()) if optional_input(node, 2) is None else constant_of(node.inputs[2])
     if scale is None or zero is None or scale.size != 1 or zero.size != 1:
         return None
     dtype = node.outputs[0].dtype
@@ -92,7 +92,7 @@ def bounds_of(value: ir.Value | None, depth: int = 20) -> tuple[float, float]:
         while quantizer is not None and quantizer.op_type in _WITHIN and quantizer.inputs[0] is not None:
             quantizer = quantizer.inputs[0].producer()
         if quantizer is not None and quantizer.op_type == "QuantizeLinear":
-            known, before = range_of(quantizer), bounds_of(quantizer.inputs[0], depth - 1)
+            known, before = quantization_range(quantizer), bounds_of(quantizer.inputs[0], depth - 1)
             if known is not None:
                 return max(known.low, before[0] - known.step / 2), min(known.high, before[1] + known.step / 2)
         return open_ends
@@ -100,7 +100,7 @@ def bounds_of(value: ir.Value | None, depth: int = 20) -> tuple[float, float]:
         return bounds_of(node.inputs[0], depth - 1)
     if node.op_type == "Pad":
         low, high = bounds_of(node.inputs[0], depth - 1)
-        given = node.inputs[2] if len(node.inputs) > 2 else None
+        given = optional_input(node, 2)
         fill = np.zeros(1) if given is None else constant_of(given)
         if fill is None:
             return open_ends
@@ -127,7 +127,7 @@ class ClippedEnds:
 
 def clipped_ends(node: ir.Node) -> ClippedEnds:
     """What the node clips: an end of the range that its input can go beyond."""
-    known = range_of(node)
+    known = quantization_range(node)
     if known is None:
         return ClippedEnds(None, None)
     low, high = bounds_of(node.inputs[0])
@@ -136,12 +136,12 @@ def clipped_ends(node: ir.Node) -> ClippedEnds:
     return ClippedEnds(known.low if clips_low else None, known.high if clips_high else None)
 
 
-def activations(nodes: Iterable[ir.Node]) -> dict[ir.Node, str]:
-    """The QuantizeLinear nodes that are also the activation that a quantiser dropped, and which: ``Relu``, or ``Clip``
-    for a ReLU6.
+def dropped_activations(nodes: Iterable[ir.Node]) -> dict[ir.Node, str]:
+    """The QuantizeLinear nodes whose range replaces an activation that a quantiser dropped, and which: ``Relu``, or
+    ``Clip`` for a ReLU6.
 
-    A range that begins at 0 is a ReLU. One that also ends at 6 is a ReLU6; where the calibration did not reach the 6,
-    nothing tells the two apart, so that a graph with ranges that end at 6 and none beyond is taken to have ReLU6 only.
+    A range that begins at 0 is a ReLU. One that also ends at 6 is a ReLU6; where the calibration did not reach 6, the
+    two look the same, so that a graph with ranges that end at 6 and none beyond is taken to have ReLU6 only.
     """
     found = {
         node: known
@@ -149,7 +149,7 @@ def activations(nodes: Iterable[ir.Node]) -> dict[ir.Node, str]:
         if node.op_type == "QuantizeLinear"
         and node.domain in ONNX_DOMAINS
         and clipped_ends(node).is_relu
-        and (known := range_of(node)) is not None
+        and (known := quantization_range(node)) is not None
     }
     six = any(abs(known.high - 6) <= known.step for known in found.values())
     beyond = any(known.high > 6 + known.step for known in found.values())

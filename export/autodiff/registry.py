@@ -1,4 +1,4 @@
-"""The table of gradient rules: how one is registered, and what it sees."""
+"""The table of gradient rules: how one is registered, and the view of a node that it gets."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import onnx_ir as ir
 
 from portable_cam.errors import UnsupportedOperatorError
 from portable_cam.export.autodiff.residuals import Residuals
-from portable_cam.export.graph.attributes import HasNode
+from portable_cam.export.graph.attributes import NodeView
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import key_of
-from portable_cam.export.graph.values import constant_of, reads
+from portable_cam.export.graph.values import constant_of, optional_input, reads
 
 Gradient: TypeAlias = ir.Value | None
 Inside: TypeAlias = Callable[
@@ -22,13 +22,21 @@ Inside: TypeAlias = Callable[
 
 
 @dataclass(frozen=True)
-class Vjp(HasNode):
-    """What a rule sees of one node: the tape, the node, the gradients of its outputs, the inputs that need one, and
-    what it reads in place of the tensors of a quantised graph.
+class Vjp(NodeView):
+    """The view that a rule has of one node.
 
-    For a node with subgraphs also ``outer``, the values that they read from outside and that need a gradient: a rule
-    answers for them behind the node's own inputs. ``inside`` differentiates a copy of a subgraph's nodes: it takes the
-    copies with their originals, a builder, the seeds, and what to differentiate for; None for what is not reached.
+    Attributes:
+        b: Writes nodes into the graph.
+        node: The node to differentiate.
+        grads: The gradient of each output, None where the score does not depend on it.
+        needs: Whether each input needs a gradient, then each of ``outer``.
+        residuals: The tensors to read, dequantised in a quantised graph.
+        relu_rule: ``standard``, ``guided`` or ``deconvnet`` for this node.
+        saturation: ``pass`` or ``mask``.
+        outer: The values that the node's subgraphs read from outside and that need a gradient: a rule gives theirs
+            after those of the node's own inputs.
+        inside: Differentiates a copy of a subgraph's nodes: takes the copies with their originals, a builder, the
+            seeds, and the values to differentiate for; gives None for a value that is not reached.
     """
 
     b: Builder
@@ -36,10 +44,10 @@ class Vjp(HasNode):
     grads: Sequence[Gradient]
     needs: Sequence[bool]
     residuals: Residuals
-    relu_rule: str = "standard"
-    saturation: str = "pass"
-    outer: Sequence[ir.Value] = ()
-    inside: Inside | None = None
+    relu_rule: str
+    saturation: str
+    outer: Sequence[ir.Value]
+    inside: Inside
 
     @property
     def g(self) -> ir.Value:
@@ -53,8 +61,8 @@ class Vjp(HasNode):
 
     @property
     def g_broadcast(self) -> ir.Value:
-        """As ``g``, but possibly with axes of size 1 to broadcast: enough to multiply with, and nothing is written
-        out only to be multiplied (global average pooling spreads one number over each channel)."""
+        """As ``g``, but possibly with axes of size 1 to broadcast: enough to multiply with, without expanding it first
+        (global average pooling spreads one number over each channel)."""
         producer = self.g.producer()
         if producer is not None and self.g.meta.get("spread"):
             small = producer.inputs[0]
@@ -77,7 +85,7 @@ class Vjp(HasNode):
         return value
 
     def optional(self, index: int) -> ir.Value | None:
-        value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        value = optional_input(self.node, index)
         return None if value is None else self.residuals(value)
 
     def needed(self, index: int) -> bool:
@@ -112,7 +120,7 @@ class Entry:
 RULES: dict[str, Entry] = {}
 
 #: Operators whose outputs do not vary smoothly with their inputs: gradient zero (or none) by definition. The walk
-#: stops there. A named set, so that zero never means forgotten.
+#: stops there. They are named, so that a missing rule is never taken for zero.
 NO_GRADIENT = frozenset(
     """
     And ArgMax ArgMin Bernoulli BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil ConstantOfShape

@@ -7,8 +7,9 @@
                 one node or the few nodes that exporters write for it: the arriving gradient is rectified
 ==============  ====================================================================================
 
-In quantised models a ReLU or ReLU6 that vanished into the range of a QuantizeLinear counts as what it was: the former
-under ``relu``, the latter under ``relu+clip`` (:func:`portable_cam.export.autodiff.quantized_ranges.activations`).
+In quantised models a ReLU or ReLU6 that a quantiser dropped for the range of a QuantizeLinear counts as what it was:
+the former under ``relu``, the latter under ``relu+clip``
+(:func:`portable_cam.export.autodiff.quantized_ranges.dropped_activations`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Literal, TypeAlias, get_args
 import onnx_ir as ir
 
 from portable_cam.errors import OptionError
-from portable_cam.export.autodiff.quantized_ranges import activations, clip_bounds
+from portable_cam.export.autodiff.quantized_ranges import clip_bounds, dropped_activations
+from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.graph.values import constant_of
 
 ReluPolicy: TypeAlias = Literal["relu", "relu+clip", "all"]
@@ -32,20 +34,20 @@ def guided_nodes(graph: ir.Graph, policy: ReluPolicy) -> list[ir.Node]:
     """The ReLU-like nodes of the graph and of its subgraphs, in its order."""
     if policy not in get_args(ReluPolicy):
         raise OptionError(f"relu_policy is one of {', '.join(get_args(ReluPolicy))}, not {policy!r}")
-    vanished = activations(graph)
+    dropped = dropped_activations(graph)
     nodes = ir.traversal.RecursiveGraphIterator(graph)
-    return [node for node in nodes if _counts(node, vanished.get(node, node.op_type), policy)]
+    return [node for node in nodes if _counts(node, dropped.get(node, node.op_type), policy)]
 
 
 def _counts(node: ir.Node, kind: str, policy: ReluPolicy) -> bool:
-    if node.domain not in {"", "ai.onnx"}:
+    if node.domain not in ONNX_DOMAINS:
         return False
     if kind == "Relu":
         return True
     if policy == "relu":
         return False
     if kind != node.op_type:
-        return True  # a ReLU6 that vanished into the range of a QuantizeLinear
+        return True  # a ReLU6 that was dropped for the range of a QuantizeLinear
     if node.op_type == "Clip":
         bounds = clip_bounds(node)
         return bounds is not None and bounds[0] == 0 and bounds[1] > 0 and not _is_hard_sigmoid(node, bounds[1])
@@ -54,8 +56,8 @@ def _counts(node: ir.Node, kind: str, policy: ReluPolicy) -> bool:
 
 def _is_self_gated(node: ir.Node) -> bool:
     """x, or x times a constant, times a function of x alone that passes a Sigmoid, HardSigmoid, Tanh, Erf or bounded
-    Clip: SiLU, HardSwish, GELU and Mish as exporters write them out. An attention map that depends on anything else,
-    as the mean of x, is not of them. A constant factor after the product does not change the gradient's sign."""
+    Clip: SiLU, HardSwish, GELU and Mish as exporters decompose them. An attention map that depends on anything else,
+    such as the mean of x, does not count. A constant factor after the product does not change the gradient's sign."""
     if node.op_type != "Mul":
         return False
     left, right = node.inputs
@@ -105,7 +107,7 @@ def _unscaled(value: ir.Value | None) -> ir.Value | None:
 
 
 def _is_hard_sigmoid(clip: ir.Node, upper: float) -> bool:
-    """Clip(x + 3, 0, 6) and Clip(x / 6 + 1/2, 0, 1): a gate written out, not a ReLU with a ceiling."""
+    """Clip(x + 3, 0, 6) and Clip(x / 6 + 1/2, 0, 1): a decomposed gate, not a ReLU with a ceiling."""
     source = clip.inputs[0].producer() if clip.inputs[0] is not None else None
     if source is None or source.op_type != "Add":
         return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joins an encoder and a decoder, two ONNX files, into one graph, so that words can be explained by pixels."""
+"""Joins the ONNX files of an encoder and a decoder into one graph, for the attribution of words to pixels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from portable_cam.errors import ModelError
 from portable_cam.export.graph.operators import FLOATS
+from portable_cam.export.graph.values import described
 from portable_cam.export.passes.normalized import AnyModel, normalized
 
 _PREFIX = "decoder/"
@@ -46,7 +47,7 @@ def link(
     for name, value in inputs.items():
         if name not in joined and name not in keep and value.dtype in FLOATS:
             raise ModelError(
-                f"input '{name}' {_text(value)} of the decoder is left open: map an output of the encoder to it "
+                f"input '{name}' {described(value)} of the decoder is left open: map an output of the encoder to it "
                 f"({', '.join(outputs)}), or name it in keep"
             )
     unknown = sorted(set(keep) - set(inputs))
@@ -63,18 +64,18 @@ def match(encoder: ir.Graph, decoder: ir.Graph, mapping: Mapping[str, str] | Non
     """From outputs of the encoder to the inputs of the decoder where they go, checked; see :func:`link`."""
     outputs = {str(value.name): value for value in encoder.outputs}
     inputs = {str(value.name): value for value in decoder.inputs}
-    joined = _resolve(mapping, outputs, inputs)
+    joined = _pair(mapping, outputs, inputs)
     for target, source in joined.items():
         problem = _misfit(outputs[source], inputs[target])
         if problem:
             raise ModelError(
-                f"the decoder does not fit the encoder: output '{source}' {_text(outputs[source])} cannot go into "
-                f"input '{target}' {_text(inputs[target])}: {problem}"
+                f"the decoder does not fit the encoder: output '{source}' {described(outputs[source])} cannot go into "
+                f"input '{target}' {described(inputs[target])}: {problem}"
             )
     return {source: target for target, source in joined.items()}
 
 
-def _resolve(
+def _pair(
     mapping: Mapping[str, str] | None, outputs: Mapping[str, ir.Value], inputs: Mapping[str, ir.Value]
 ) -> dict[str, str]:
     """Decoder inputs and the encoder's outputs that go there."""
@@ -100,7 +101,7 @@ def _resolve(
     ]
     if len(fitting) == 1:
         return dict(fitting)
-    sides = [", ".join(f"'{v.name}' {_text(v)}" for v in side.values()) for side in (outputs, inputs)]
+    sides = [", ".join(f"'{v.name}' {described(v)}" for v in side.values()) for side in (outputs, inputs)]
     if not fitting:
         raise ModelError(
             f"the decoder does not fit the encoder: none of the encoder's outputs ({sides[0]}) can go into one of the "
@@ -132,11 +133,11 @@ def take_over(graph: ir.Graph, other: ir.Graph, joined: Mapping[ir.Value, ir.Val
     Args:
         graph: Gets the nodes, and as inputs those of ``other`` that are not joined.
         other: Left empty.
-        joined: Inputs and initialisers of ``other``, and what stands in ``graph`` in their place.
+        joined: Inputs and initialisers of ``other``, each with the value of ``graph`` that replaces it.
         prefix: For names that are taken.
 
     Returns:
-        What the outputs of ``other`` are in ``graph``.
+        The values of ``graph`` for the outputs of ``other``.
     """
     dims = {
         str(theirs.value): ours
@@ -181,7 +182,3 @@ def _free(name: str | None, taken: set[str | None], prefix: str) -> str | None:
         name = prefix + name
     taken.add(name)
     return name
-
-
-def _text(value: ir.Value) -> str:
-    return f"{value.dtype}{value.shape if value.shape is not None else '[?]'}"

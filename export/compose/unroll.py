@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A decoder that takes one step at a time, written out for several: one graph in which words can be explained."""
+"""Unrolls a decoder that takes one step at a time: one graph for all steps, for the attribution of words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from portable_cam.export.passes.normalized import AnyModel, normalized
 
 
 def unroll(decoder: AnyModel, steps: int, *, tokens: str, logits: str, state: Mapping[str, str]) -> onnx.ModelProto:
-    """The decoder applied ``steps`` times, each step with the state that the one before left.
+    """The decoder applied ``steps`` times, each step with the state of the one before.
 
     Args:
         decoder: One step: token ids (N, 1), any other inputs and a state in; logits (N, 1, V) or (N, V), and the next
@@ -62,7 +62,7 @@ def unroll(decoder: AnyModel, steps: int, *, tokens: str, logits: str, state: Ma
     for t, copy in enumerate(copies):
         token = b.op("Slice", inputs[tokens], b.ints([t]), b.ints([t + 1]), b.ints([1]))
         token.shape = ir.Shape([batch, 1])
-        for value in copy.outputs:  # these names belong to the whole
+        for value in copy.outputs:  # these names are those of the unrolled model
             value.name = f"step{t}/{value.name}"
         joined = {value: inputs[str(value.name)] for value in copy.inputs}
         joined |= {value: states.get(str(value.name), joined[value]) for value in copy.inputs}

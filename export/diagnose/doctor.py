@@ -11,7 +11,7 @@ import onnx_ir as ir
 from portable_cam.errors import Error, LayerError, OptionError
 from portable_cam.export.assemble.explanation import explanation_model
 from portable_cam.export.autodiff.backward import depends_on
-from portable_cam.export.autodiff.quantized_ranges import activations
+from portable_cam.export.autodiff.quantized_ranges import dropped_activations
 from portable_cam.export.autodiff.relu_policy import ReluPolicy, guided_nodes
 from portable_cam.export.diagnose.cost import Cost, estimate
 from portable_cam.export.diagnose.element_types import ElementTypes, element_types
@@ -97,7 +97,7 @@ def doctor(model: AnyModel, output: str | None = None, target: Target | None = N
     fixed = None if image is None or image.shape is None else image.shape[0]
     batch = None
     if image is not None:
-        freed = isinstance(fixed, int) and make_batch_dynamic(normal)
+        freed = isinstance(fixed, int) and make_batch_dynamic(normal).modified
         batch = (
             "symbolic"
             if not isinstance(fixed, int)
@@ -148,7 +148,7 @@ def doctor(model: AnyModel, output: str | None = None, target: Target | None = N
 def _quantized(graph: ir.Graph) -> dict[str, int]:
     """How many tensors are quantised, and how many ReLU and ReLU6 (``Clip``) vanished into their ranges."""
     count = sum(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear"} for node in graph)
-    found = Counter(activations(list(graph)).values())
+    found = Counter(dropped_activations(list(graph)).values())
     return {"tensors": count, **found} if count else {}
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 
-class HasNode:
-    """What has a node, and reads its attributes: each method takes a name and what holds where it is not given."""
+class NodeView:
+    """A view of a node that reads its attributes: each method takes a name, and the default where it is not given."""
 
     node: ir.Node
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from portable_cam.export.graph.operators import HALVES
-from portable_cam.export.graph.values import element_count, known_dims, rank_of, static_dim, static_shape
+from portable_cam.export.graph.values import dtype_of, element_count, known_dims, rank_of, static_dim, static_shape
 
 Operand: TypeAlias = ir.Value | float | int | None
 Attribute: TypeAlias = int | float | str | Sequence[int] | Sequence[float]
@@ -19,13 +19,14 @@ Attribute: TypeAlias = int | float | str | Sequence[int] | Sequence[float]
 _BOOL = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "IsNaN", "IsInf"})
 _INT64 = frozenset({"Shape", "Size", "ArgMax", "ArgMin", "NonZero"})
 _SECOND_INPUT_DTYPE = frozenset({"Where"})
+_TYPE_ATTRIBUTE = {"Cast": "to", "EyeLike": "dtype"}
 
 
 class Builder:
     """Appends nodes and constants to a graph.
 
     Numbers among the operands become constants of the first tensor operand's type, equal constants are stored once,
-    and the element type of each output is filled in, so that rules need not think of float16 or float64.
+    and the element type of each output is filled in, so that rules work in float16 and float64 too.
     """
 
     def __init__(self, graph: ir.Graph, prefix: str = "pcam") -> None:
@@ -99,6 +100,10 @@ class Builder:
             self._constants[key] = value
         return self._constants[key]
 
+    def number(self, number: float, like: ir.Value) -> ir.Value:
+        """A scalar constant in the element type of ``like``."""
+        return self.constant(number, dtype_of(like))
+
     def ints(self, values: int | Iterable[int]) -> ir.Value:
         """An int64 constant: a vector, or a scalar for a single int."""
         return self.constant(values if isinstance(values, int) else list(values), ir.DataType.INT64)
@@ -143,31 +148,23 @@ class Builder:
 
     def cast_like(self, value: ir.Value, like: ir.Value) -> ir.Value:
         """``value`` in the element type of ``like``."""
-        return value if value.dtype == like.dtype else self.op("Cast", value, to=int(self.dtype_of(like)))
-
-    @staticmethod
-    def dtype_of(value: ir.Value) -> ir.DataType:
-        """The element type, which every tensor on a gradient's path has."""
-        assert value.dtype is not None
-        return value.dtype
+        return value if value.dtype == like.dtype else self.op("Cast", value, to=int(dtype_of(like)))
 
     def positions(self, like: ir.Value) -> ir.Value:
-        """Where each element of ``like`` stands in its flattened form: int64 in the shape of ``like``."""
+        """The position of each element of ``like`` in its flattened form: int64 in the shape of ``like``."""
         count = element_count(known_dims(like) or [None])
         size = self.ints(count) if count is not None else self.op("Size", like)
         return self.op("Reshape", self.op("Range", self.ints(0), size, self.ints(1)), self.shape(like), allowzero=1)
 
     def zeros_like(self, value: ir.Value) -> ir.Value:
-        assert value.dtype is not None
-        return self.expand_like(self.constant(0, value.dtype), value)
+        return self.expand_like(self.number(0, value), value)
 
     def scatter_add(
         self, op_type: str, like: ir.Value, indices: ir.Value, updates: ir.Value, **attributes: Attribute
     ) -> ir.Value:
         """Zeros in the shape of ``like`` with the updates added in, by ScatterElements or ScatterND. In float32 where
         the type is a half: ONNX Runtime's CPU provider has no adding scatter of these, and sums lose less."""
-        dtype = like.dtype
-        assert dtype is not None
+        dtype = dtype_of(like)
         if dtype not in HALVES:
             return self.op(op_type, self.zeros_like(like), indices, updates, reduction="add", **attributes)
         zeros = self.expand_like(self.constant(0, ir.DataType.FLOAT), like)
@@ -192,9 +189,9 @@ class Builder:
         """The same content, through a pooling window of one element.
 
         ONNX Runtime's CPU provider starts its blocked layout only at a convolution or pooling, and an Add of a blocked
-        and a plain tensor falls back to plain: one plain gradient on a residual trunk would drag every block behind
-        it along. A copy where such a gradient starts costs less than the layout changes (ResNet-50, batch 8: 140 ms
-        of layout changes become 38, guided Grad-CAM 2.65 of plain inference becomes 2.58).
+        and a plain tensor falls back to plain: one plain gradient on a residual trunk would keep every block behind it
+        in the plain layout. A copy where such a gradient starts costs less than the layout changes (ResNet-50, batch 8:
+        140 ms of layout changes become 38, guided Grad-CAM 2.65 of plain inference becomes 2.58).
         """
         dims = known_dims(like)
         if dims is None or len(dims) != 4 or like.dtype != ir.DataType.FLOAT:
@@ -235,13 +232,7 @@ def _result_dtype(
         return ir.DataType.BOOL
     if op_type in _INT64:
         return ir.DataType.INT64
-    if op_type == "Cast":
-        to = attributes["to"]
-        assert isinstance(to, int)
-        return ir.DataType(to)
-    if op_type == "EyeLike":
-        to = attributes["dtype"]
-        assert isinstance(to, int)
+    if op_type in _TYPE_ATTRIBUTE and isinstance(to := attributes.get(_TYPE_ATTRIBUTE[op_type]), int):
         return ir.DataType(to)
     source = inputs[1] if op_type in _SECOND_INPUT_DTYPE else next((v for v in inputs if v is not None), None)
     return None if source is None else source.dtype

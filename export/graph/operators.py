@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-#: The operator set that everything is written in: the newest for which ONNX Runtime's CUDA provider has all kernels.
+#: The opset that everything is written in: the newest for which ONNX Runtime's CUDA provider has all kernels.
 OPSET = 21
 
 
@@ -19,5 +19,5 @@ HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
 def key_of(domain: str, op_type: str) -> str:
-    """What an operator is called in :data:`RULES` and :data:`NO_GRADIENT`: ``Conv``, ``com.microsoft::QLinearAdd``."""
+    """The key of an operator in the tables of rules: ``Conv``, ``com.microsoft::QLinearAdd``."""
     return op_type if domain in ONNX_DOMAINS else f"{domain}::{op_type}"

@@ -1,5 +1,5 @@
-"""Why a node has no gradient, where more is known than that it has no rule. It is told only if the node turns out to
-stand on the path from the picture to the scores."""
+"""The reasons why some nodes have no gradient. They are part of an error only if the node lies on the path from the
+image to the scores."""
 
 from __future__ import annotations
 

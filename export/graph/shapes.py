@@ -1,4 +1,4 @@
-"""Shapes of newly written nodes: rules need ranks, and what a target writes has none of its own."""
+"""Infers the shapes of newly written nodes: rules need the ranks of the nodes that a target writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from portable_cam.export.graph.values import subgraphs
 
 
 def infer_shapes(nodes: Iterable[ir.Node]) -> None:
-    """Fill in shapes and types of the outputs of these nodes, which follow each other, as far as ONNX infers them."""
+    """Fill in shapes and types of the outputs of these nodes, in topological order, as far as ONNX infers them."""
     nodes = list(nodes)
     if not nodes:
         return
@@ -46,9 +46,10 @@ def _is_small(value: ir.Value) -> bool:
     return value.const_value is not None and value.const_value.size <= 64
 
 
-def complete_shapes(graph: ir.Graph) -> None:
+def complete_shapes(graph: ir.Graph) -> bool:
     """Fill in what ONNX's inference leaves open in a graph: the shapes behind GroupNormalization, for which it has no
-    rule, and those behind branches and loops, whose constants it does not see where these lie outside. In place."""
+    rule, and those behind branches and loops, whose constants it does not see where these lie outside. In place;
+    returns whether there were any."""
     open_nodes = {
         node
         for node in graph
@@ -67,6 +68,7 @@ def complete_shapes(graph: ir.Graph) -> None:
             _ENTER[node.op_type](node)
     if open_nodes:
         infer_shapes(waiting)
+    return bool(open_nodes)
 
 
 def _enter_scan(node: ir.Node) -> None:

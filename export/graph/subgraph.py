@@ -1,4 +1,4 @@
-"""The graphs inside If, Loop and Scan nodes: what they read from outside, and how they are copied."""
+"""The graphs inside If, Loop and Scan nodes: the values they read from outside, and how they are copied."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import onnx_ir as ir
 
 from portable_cam.export.graph.builder import Builder
-from portable_cam.export.graph.values import rank_of, subgraphs
+from portable_cam.export.graph.values import constant_of, graph_of, rank_of, subgraphs
 
 
 def captures(node: ir.Node) -> list[ir.Value]:
@@ -28,8 +28,7 @@ def copy_nodes(
     Args:
         b: Where they are appended.
         nodes: In topological order.
-        values: What stands for a value of the original; a value that is not there is read as it is. The outputs of the
-            copies are added.
+        values: The replacement of a value of the original, if it has one. The outputs of the copies are added.
         suffix: Ends the names of the copies' outputs; without one they get new names.
 
     Returns:
@@ -85,8 +84,8 @@ def like(b: Builder, value: ir.Value, name: str | None = None) -> ir.Value:
 
 
 def give_shape(value: ir.Value, source: ir.Value, *, fixed: bool, without: Sequence[int] = ()) -> None:
-    """Let a subgraph's input have the shape of what is passed to it, but for the axes in ``without``, where its own is
-    not known; only the rank, where it may change from step to step."""
+    """Give a subgraph's input whose shape is not known the shape of the value passed to it, without the axes in
+    ``without``; only the rank, unless the shape is ``fixed`` from step to step."""
     if value.shape is not None or source.shape is None:
         return
     rank = rank_of(source)
@@ -94,10 +93,21 @@ def give_shape(value: ir.Value, source: ir.Value, *, fixed: bool, without: Seque
     value.shape = ir.Shape(dims if fixed else [None] * len(dims))
 
 
+def never_ends(body: ir.Graph) -> bool:
+    """Whether the condition of a Loop stays true: a step passes on the one that it got, or gives a constant true."""
+    condition = body.outputs[0]
+    while (node := condition.producer()) is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        condition = node.inputs[0]
+    if len(body.inputs) > 1 and condition is body.inputs[1]:
+        return True
+    content = constant_of(condition)
+    return content is not None and content.size > 0 and bool(content.all())
+
+
 def summed_seeds(
     b: Builder, ends: Sequence[ir.Value], gradients: Sequence[ir.Value | None]
 ) -> dict[ir.Value, ir.Value]:
-    """The gradient of each end of a subgraph, summed where two of its outputs are one value."""
+    """The seeds of the walk through a subgraph: the gradient of each of its outputs, summed where two are one value."""
     seeds: dict[ir.Value, ir.Value] = {}
     for value, gradient in zip(ends, gradients, strict=False):
         if gradient is not None:
@@ -105,25 +115,17 @@ def summed_seeds(
     return seeds
 
 
-def take_place(inner: Builder, node: ir.Node, values: Sequence[ir.Value]) -> None:
-    """Put the nodes of ``inner`` where ``node`` is, which is removed; the first of its outputs become ``values``, which
-    take over their names, types and shapes."""
-    graph = node.graph
-    assert graph is not None
+def replace_node(inner: Builder, node: ir.Node, values: Sequence[ir.Value]) -> None:
+    """Replace a node by the nodes of ``inner``; ``values`` take over the names, types, shapes and readers of the first
+    of its outputs."""
+    graph = graph_of(node)
     made = {value for new in inner.graph for value in new.outputs}
     values = [value if value in made else inner.op("Identity", value) for value in values]
     nodes = list(inner.graph)
     inner.graph.remove(nodes)
-    graph.insert_before(node, nodes)
-    for output, value in zip(node.outputs, values, strict=False):
-        if not output.name:
-            continue
-        name, value.type = output.name, output.type or value.type
-        value.shape = output.shape
-        output.name = f"{name}/replaced"
-        value.name = name
-        ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
-    for inner_graph in subgraphs(node):  # its nodes would go on counting as readers of what is outside
+    # an output without a name is absent; its value would lose its own name
+    named = [(output, value) for output, value in zip(node.outputs, values, strict=False) if output.name]
+    ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, [o for o, _ in named], [v for _, v in named])
+    for inner_graph in subgraphs(node):  # else its nodes would still count as readers of values outside
         for reader in ir.traversal.RecursiveGraphIterator(inner_graph):
             reader.resize_inputs(0)

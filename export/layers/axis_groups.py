@@ -8,14 +8,14 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
+from portable_cam.export.graph.values import shape_of
+
 _Size: TypeAlias = int | str | None
 
 
-def named_sizes(value: ir.Value | None) -> list[_Size]:
-    """The sizes of a tensor, the names of those that are open."""
-    assert value is not None
-    assert value.shape is not None
-    return [d if isinstance(d, int) else d.value for d in value.shape.dims]
+def named_sizes(value: ir.Value) -> list[_Size]:
+    """The sizes of a tensor, a name or None for each that is open."""
+    return [d if isinstance(d, int) else d.value for d in shape_of(value).dims]
 
 
 def groups(before: Sequence[_Size], after: Sequence[_Size]) -> list[tuple[list[int], list[int]]]:

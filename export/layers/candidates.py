@@ -1,6 +1,6 @@
-"""Which layer to explain: the tensors that keep the places of the picture, best first.
+"""Which layer to explain: the tensors that keep the spatial axes of the image, best first.
 
-Maps (N, C, h, w), maps with the channels last, and the tokens of vision transformers (N, T, C) are layers alike; see
+Maps (N, C, h, w), maps with the channels last, and the tokens of vision transformers (N, T, C) are all candidates; see
 :mod:`portable_cam.export.layers.spatial`.
 """
 
@@ -16,19 +16,19 @@ from portable_cam.errors import InputError, LayerError
 from portable_cam.export.autodiff.backward import depends_on
 from portable_cam.export.autodiff.dequantized import as_run, moves, quantizer_of
 from portable_cam.export.graph.operators import FLOATS
-from portable_cam.export.graph.values import known_dims, reads
+from portable_cam.export.graph.values import described, dims_of, known_dims, nodes_between, producer_of, reads
 from portable_cam.export.layers.class_tokens import only_prefix
 from portable_cam.export.layers.spatial import KnownAxes, SpatialAxes, guess_axes, is_feature_map, map_of
 from portable_cam.export.layers.trace import trace_axes
 
-#: Operators whose output says nothing new: the tensor before is listed instead.
+#: Operators whose output holds nothing new: the tensor before is listed instead.
 _NOT_A_LAYER = frozenset({"Identity", "Dropout", "Reshape", "Pad", "Cast", "Slice", "Transpose"})
 
 
 @dataclass(frozen=True)
 class Layer:
     """A candidate: the tensor's name, its shape (None where symbolic), the operator that makes it, how many input
-    pixels one of its cells steps over (None if unknown), why it stands where it stands, what its axes are (N images, C
+    pixels one of its cells steps over (None if unknown), the reason for its rank, what its axes are (N images, C
     channels, H rows, W columns, T tokens), and how many rows and columns its map has."""
 
     name: str
@@ -45,23 +45,22 @@ class Layer:
 
 
 def image_input(graph: ir.Graph) -> ir.Value:
-    """The input that holds the picture: the only one with four dimensions.
+    """The input that holds the image: the only one with four dimensions.
 
     Raises:
         InputError: There is none, or there are several.
     """
-    pictures = [value for value in graph.inputs if value.shape is not None and len(value.shape) == 4]
-    if len(pictures) == 1:
-        return pictures[0]
-    listing = ", ".join(f"'{v.name}' {v.dtype}{v.shape if v.shape is not None else '[?]'}" for v in graph.inputs)
-    what = "has no image input (four dimensions)" if not pictures else "has several image inputs"
+    images = [value for value in graph.inputs if value.shape is not None and len(value.shape) == 4]
+    if len(images) == 1:
+        return images[0]
+    listing = ", ".join(f"'{v.name}' {described(v)}" for v in graph.inputs)
+    what = "has no image input (four dimensions)" if not images else "has several image inputs"
     raise InputError(f"the model {what}; its inputs are {listing or 'none'}")
 
 
 def channel_axis(image: ir.Value) -> int:
     """1 for (N, C, H, W), 3 for (N, H, W, C)."""
-    dims = known_dims(image)
-    assert dims is not None
+    dims = dims_of(image)
     if (dims[1] in {1, 3, 4}) != (dims[3] in {1, 3, 4}):
         return 1 if dims[1] in {1, 3, 4} else 3
     first = next(iter(image.uses()), None)
@@ -79,78 +78,74 @@ def candidates(graph: ir.Graph, *scores: ir.Value) -> list[tuple[ir.Value, Layer
     known = find_axes(graph)
     found = _ordered(path, known, image, scores)
     if not found:
-        # nothing whose axes could be followed from the picture: what looks like a map, then what looks like tokens
-        found = _ordered(path, _looks(graph, path, image), image, scores)
+        # nothing whose axes could be traced from the image: what has the shape of a map, then that of tokens
+        found = _ordered(path, _maps_by_shape(graph, path, image), image, scores)
     if not found:
         guesses: KnownAxes = {v: g for node in path for v in node.outputs if (g := guess_axes(v, _size(image)))}
         found = _ordered(path, guesses, image, scores)
-    return [(value, _describe(value, places, image, why)) for value, places, why in found]
+    return [(value, _describe(value, spatial, image, why)) for value, spatial, why in found]
 
 
-def _looks(graph: ir.Graph, path: Sequence[ir.Node], image: ir.Value) -> KnownAxes:
-    """Everything of rank 4 as (N, C, h, w); where a question or a caption comes in, whose words may be an axis as well,
-    only what has the picture's proportions."""
+def _maps_by_shape(graph: ir.Graph, path: Sequence[ir.Node], image: ir.Value) -> KnownAxes:
+    """Everything of rank 4 as (N, C, h, w); behind a question or a caption, whose words may be an axis as well, only
+    what has the image's proportions."""
     mixed = depends_on(list(graph), [value for value in graph.inputs if value is not image])
     height, width = _size(image)
-    looks: KnownAxes = {}
+    found: KnownAxes = {}
     for value in (output for node in path for output in node.outputs):
-        places = map_of(value)
-        if places is None:
+        spatial = map_of(value)
+        if spatial is None:
             continue
-        rows, columns = places.size
-        known = None not in {height, width, rows, columns}
-        if value not in mixed or (known and rows * width == columns * height):  # type: ignore[operator]
-            looks[value] = places
-    return looks
+        if value not in mixed or _same_proportions(spatial.size, (height, width)):
+            found[value] = spatial
+    return found
+
+
+def _same_proportions(left: tuple[int | None, int | None], right: tuple[int | None, int | None]) -> bool:
+    sizes = [size for size in (*left, *right) if size is not None]
+    return len(sizes) == 4 and sizes[0] * sizes[3] == sizes[1] * sizes[2]
 
 
 def find_axes(graph: ir.Graph) -> KnownAxes:
-    """Where each tensor of a normalised graph keeps the places of its picture, as far as they can be followed."""
+    """The spatial axes of each tensor of a normalised graph, as far as they can be traced from the image."""
     image = image_input(graph)
     return trace_axes(graph, image, channel_axis(image))
 
 
 def layer_axes(graph: ir.Graph, layers: Sequence[ir.Value]) -> list[SpatialAxes]:
-    """The places of each of the layers: followed from the picture, else (N, C, h, w) for four axes, else guessed.
+    """The spatial axes of each layer: traced from the image, else (N, C, h, w) for four axes, else guessed.
 
     Raises:
-        LayerError: A layer is no map and no tokens of the picture.
+        LayerError: A layer is neither a map of the image nor tokens of it.
     """
     known = find_axes(graph)
     return [_axes_of_layer(value, known, image_input(graph)) for value in layers]
 
 
 def _axes_of_layer(value: ir.Value, known: KnownAxes, image: ir.Value) -> SpatialAxes:
-    places = known.get(value) or map_of(value) or guess_axes(value, _size(image))
-    if places is None or not is_feature_map(value, replace(places, size=(None, None))):
+    spatial = known.get(value) or map_of(value) or guess_axes(value, _size(image))
+    if spatial is None or not is_feature_map(value, replace(spatial, size=(None, None))):
         raise LayerError(
             f"layer '{value.name}' has shape {value.shape}: a map needs (N, C, height, width), (N, height, width, C) "
-            "or tokens (N, T, C) whose rows and columns the graph tells; `portable-cam layers MODEL` lists them"
+            "or tokens (N, T, C) whose rows and columns follow from the graph; `portable-cam layers MODEL` lists them"
         )
-    return places
+    return spatial
 
 
 def _path(graph: ir.Graph, image: ir.Value, scores: Sequence[ir.Value]) -> list[ir.Node]:
-    """The nodes on a differentiable path from the picture to the scores, in the graph's order."""
+    """The nodes on a differentiable path from the image to the scores, in the graph's order."""
     nodes = list(graph)
-    affected = depends_on(nodes, [image])
-    wanted = set(scores)
-    path: list[ir.Node] = []
-    for node in reversed(nodes):
-        if any(output in wanted for output in node.outputs) and any(v in affected for v in reads(node)):
-            path.append(node)
-            wanted.update(v for v in reads(node) if v in affected)
-    return path[::-1]
+    return nodes_between(nodes, depends_on(nodes, [image]), scores)
 
 
 def _ordered(
     path: Sequence[ir.Node], known: KnownAxes, image: ir.Value, scores: Sequence[ir.Value]
 ) -> list[tuple[ir.Value, SpatialAxes, str]]:
-    """Feature maps with their places and the reason for their rank, best first: from the last one back those that
-    every path passes, then those on some paths."""
+    """Feature maps with their spatial axes and the reason for their rank, best first: those that every path passes,
+    the last one first, then those on some paths."""
     last_use, class_tokens = _last_use(path, known, scores)
-    # an attention's queries, keys and values side by side are passed by every path too, but are no sequence of tokens:
-    # what comes before the class token's way must have as many channels as what comes on it
+    # every path passes an attention's concatenated queries, keys and values too, but they are no sequence of tokens: a
+    # candidate must have as many channels as the tokens behind it of which only the class token is read
     widths = {_channels(v, known[v]) for v in class_tokens if is_feature_map(v, known[v])}
     sole: list[ir.Value] = []
     shared: list[ir.Value] = []
@@ -173,11 +168,11 @@ def _ordered(
 def _last_use(
     path: Sequence[ir.Node], known: KnownAxes, scores: Sequence[ir.Value]
 ) -> tuple[dict[ir.Value, int], list[ir.Value]]:
-    """For each tensor, the last node on the path that reads it; and apart from them, from the last one back, tokens of
-    which only the class token and its like are read any more.
+    """For each tensor, the last node on the path that reads it; and separately, the last one first, tokens of which
+    only the class token and other prefix tokens are read.
 
-    Behind the last attention a class token goes its own way: the tokens of the picture are still there, but nothing
-    reads them, and their gradient is zero.
+    Behind the last attention only the class token is read: the image's tokens are still there, but their gradient is
+    zero.
     """
     last_use = dict.fromkeys(scores, len(path))
     passed: dict[ir.Value, None] = {}
@@ -196,40 +191,37 @@ def _last_use(
     return last_use, [value for value in passed if value not in last_use]
 
 
-def _channels(value: ir.Value, places: SpatialAxes) -> int | None:
+def _channels(value: ir.Value, spatial: SpatialAxes) -> int | None:
     dims = known_dims(value)
-    return None if dims is None else dims[places.channels]
+    return None if dims is None else dims[spatial.channels]
 
 
-def _is_candidate(value: ir.Value, places: SpatialAxes) -> bool:
+def _is_candidate(value: ir.Value, spatial: SpatialAxes) -> bool:
     node = value.producer()
     if node is None or value.dtype not in FLOATS or node.op_type in _NOT_A_LAYER:
         return False
     if quantizer_of(value) is not None:
         return False  # the tensor behind QuantizeLinear and DequantizeLinear is the layer, as the model runs
-    return is_feature_map(value, places)
+    return is_feature_map(value, spatial)
 
 
 def _size(image: ir.Value) -> tuple[int | None, int | None]:
-    """Height and width of the picture."""
-    dims = known_dims(image)
-    assert dims is not None
+    """Height and width of the image."""
+    dims = dims_of(image)
     return (dims[2], dims[3]) if channel_axis(image) == 1 else (dims[1], dims[2])
 
 
-def _describe(value: ir.Value, places: SpatialAxes, image: ir.Value, why: str) -> Layer:
-    dims, node = known_dims(value), value.producer()
-    assert dims is not None
-    assert node is not None
-    height, rows = _size(image)[0], places.size[0]
+def _describe(value: ir.Value, spatial: SpatialAxes, image: ir.Value, why: str) -> Layer:
+    dims, node = dims_of(value), producer_of(value)
+    height, rows = _size(image)[0], spatial.size[0]
     stride = None if height is None or rows is None else height / rows
-    if places.guess is not None:
-        why = f"{why}; {places.guess}"
-    return Layer(str(value.name), tuple(dims), _operator(node), stride, why, places.layout, places.size)
+    if spatial.guess is not None:
+        why = f"{why}; {spatial.guess}"
+    return Layer(str(value.name), tuple(dims), _operator(node), stride, why, spatial.layout, spatial.size)
 
 
 def _operator(node: ir.Node) -> str:
-    """The operator that computes what a node gives, whether its result is quantised or moved or not."""
+    """The operator that computes a node's result, looking through quantisation and through what only moves elements."""
     while node.op_type in {"DequantizeLinear", "QuantizeLinear"} or moves(node):
         source = node.inputs[0].producer() if node.inputs[0] is not None else None
         if source is None:
@@ -253,13 +245,13 @@ def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str] | N
     """The tensors to explain: named by tensor or node, or the best candidate.
 
     Raises:
-        LayerError: There is no such tensor or node, it has no places of a picture, or no candidate exists.
+        LayerError: There is no such tensor or node, it has no spatial axes, or no candidate exists.
     """
     if layer is None:
         found = candidates(graph, score)
         if not found:
             raise LayerError(
-                f"no tensor between the image and the scores '{score.name}' keeps the two dimensions of a picture "
+                f"no tensor between the image and the scores '{score.name}' keeps the two spatial axes of the image "
                 "(a height and width above 1, on axes of their own or as tokens): this model has no layer for CAM or "
                 "Grad-CAM"
             )
@@ -287,7 +279,7 @@ def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str] | N
             )
         if value in _last_use(_path(graph, image_input(graph), [score]), known, [score])[1]:
             raise LayerError(
-                f"of the tokens of layer '{name}' the scores '{score.name}' read only those before the picture's (the "
+                f"of the tokens of layer '{name}' the scores '{score.name}' read only those before the image's (the "
                 "class token): its map would be zero everywhere. Choose a layer before the last attention, as "
                 "`portable-cam layers MODEL` lists them"
             )

@@ -1,4 +1,4 @@
-"""Which tokens a node reads: where only a class token goes on, those of the picture have no gradient any more."""
+"""Which tokens a node reads: where only the class token is read, the gradient of the image's tokens is zero."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnx_ir as ir
 from portable_cam.export.graph.values import constant_of, known_dims
 from portable_cam.export.layers.spatial import KnownAxes, SpatialAxes
 
-#: Operators that compute each place from the same place of their inputs, whatever their attributes.
+#: Operators that compute each element from the same element of their inputs, whatever their attributes.
 _POINTWISE = frozenset(
     """
     Abs Add BatchNormalization Cast Celu Clip Cos Div Dropout Elu Erf Exp Expand Gelu HardSigmoid HardSwish Identity
@@ -19,31 +19,31 @@ _POINTWISE = frozenset(
 
 
 def only_prefix(node: ir.Node, index: int, known: KnownAxes, *, prefix_only: bool) -> bool:
-    """Whether the node reads of this input no token of the picture, only those before them.
+    """Whether the node reads none of the image's tokens of this input, only those before them.
 
     Args:
         node: The node.
         index: Which input.
         known: What :func:`portable_cam.export.layers.trace.trace_axes` found.
-        prefix_only: Whether of the node's own outputs no token of the picture is read either.
+        prefix_only: Whether none of the image's tokens of the node's own outputs is read either.
     """
     value = node.inputs[index]
-    places = known.get(value) if value is not None else None
-    if places is None or not places.tokens:
+    spatial = known.get(value) if value is not None else None
+    if spatial is None or not spatial.tokens:
         return False
-    if places.prefix < 0:
+    if spatial.prefix < 0:
         return False
-    (axis,) = places.axes
+    (axis,) = spatial.axes
     if index == 0 and node.op_type in {"Gather", "Slice"}:
-        read = tokens_read(node, places)
-        if read is not None and read[1] <= places.prefix:
+        read = tokens_read(node, spatial)
+        if read is not None and read[1] <= spatial.prefix:
             return True
     if not prefix_only:
         return False
     output = known.get(node.outputs[0])
     if output is None or not output.tokens:
         return False
-    rank = len(known_dims(value) or [])  # type: ignore[arg-type]
+    rank = len(known_dims(value) or [])
     if node.op_type in _POINTWISE or node.op_type in {"Concat", "Slice", "Gather"}:
         return True
     if node.op_type == "MatMul":
@@ -55,13 +55,13 @@ def only_prefix(node: ir.Node, index: int, known: KnownAxes, *, prefix_only: boo
     return False
 
 
-def tokens_read(node: ir.Node, places: SpatialAxes) -> tuple[int, int] | None:
+def tokens_read(node: ir.Node, spatial: SpatialAxes) -> tuple[int, int] | None:
     """The first token that a Gather or Slice reads, and the one behind the last; None if it is not known."""
-    (axis,) = places.axes
-    dims = known_dims(node.inputs[0])  # type: ignore[arg-type]
+    (axis,) = spatial.axes
+    dims = known_dims(node.inputs[0])
     if dims is None:
         return None
-    count = places.count if dims[axis] is None else dims[axis]
+    count = spatial.count if dims[axis] is None else dims[axis]
     if node.op_type == "Gather":
         indices = constant_of(node.inputs[1])
         if indices is None or node.attributes.get_int("axis", 0) % len(dims) != axis or not indices.size:

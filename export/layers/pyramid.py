@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from portable_cam.export.autodiff.backward import depends_on
-from portable_cam.export.graph.values import known_dims, reads
+from portable_cam.export.graph.values import known_dims, nodes_between, reads
 from portable_cam.export.layers.candidates import candidates, image_input
 
-#: A gate over channels (squeeze and excite) reads a whole map and gives it back: it is no way out.
+#: The pooling of a gate over channels (squeeze and excite), which returns to the map: no output of the backbone.
 _REDUCES = frozenset({"GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"})
 
 
@@ -18,12 +18,13 @@ def pyramid(graph: ir.Graph, scores: Sequence[ir.Value]) -> list[ir.Value]:
     """One layer for each scale that the neck or the heads read from the backbone, largest first; none if there is no
     such structure.
 
-    The backbone is what has no coarser map behind it: where a map is enlarged and merged, the neck begins. At each
-    scale its ways out are the maps that something else reads: the neck, a head, the next scale. The layer is the last
-    tensor of the scale that every path to all ways out passes.
+    The backbone ends where a map is enlarged and merged with a finer one: there the neck begins. At each scale its
+    outputs are the maps that something else reads: the neck, a head, the next scale. The layer is the last tensor of
+    the scale that every path to all of these outputs passes.
     """
-    affected = depends_on(list(graph), [image_input(graph)])
-    path = _path(graph, scores, affected)
+    nodes = list(graph)
+    affected = depends_on(nodes, [image_input(graph)])
+    path = nodes_between(nodes, affected, scores)
     backbone = _backbone(path, affected)
     out: dict[int, list[ir.Value]] = {}
     for value in scores:
@@ -44,27 +45,16 @@ def pyramid(graph: ir.Graph, scores: Sequence[ir.Value]) -> list[ir.Value]:
 
 
 def _last_common(graph: ir.Graph, scale: int, out: list[ir.Value], trunk: list[ir.Value]) -> ir.Value:
-    """The last map of this height that every path to these values passes; else what the next scale reads."""
+    """The last map of this height that every path to these values passes; else the map that the next scale reads."""
     for value, layer in candidates(graph, *dict.fromkeys([*out, *trunk])):
         if layer.why.startswith("every") and layer.grid[0] == scale:
             return value
     return (trunk or out)[-1]
 
 
-def _path(graph: ir.Graph, scores: Sequence[ir.Value], affected: set[ir.Value]) -> list[ir.Node]:
-    """The nodes between the picture and the scores, in order."""
-    wanted = set(scores)
-    found = []
-    for node in reversed(list(graph)):
-        if any(value in wanted for value in node.outputs) and any(value in affected for value in reads(node)):
-            found.append(node)
-            wanted.update(value for value in reads(node) if value in affected)
-    return found[::-1]
-
-
 def _backbone(path: Sequence[ir.Node], affected: set[ir.Value]) -> dict[ir.Value, int]:
-    """The backbone's tensors and their height: 0 for those without one (a gate over channels); what has not the axes
-    of a map (channels on their way to be shuffled, the rows of a head) has that of what it was made of."""
+    """The backbone's tensors and their height: 0 for those without one (a gate over channels). A tensor without the
+    axes of a map (channels that are being shuffled, the rows of a head) has the height of what it was made of."""
     heights: dict[ir.Value, int] = {}
     mixed: set[ir.Value] = set()
     for node in path:
@@ -81,7 +71,7 @@ def _backbone(path: Sequence[ir.Node], affected: set[ir.Value]) -> dict[ir.Value
 
 
 def _height(value: ir.Value) -> int | None:
-    """The height of a map, 0 for a single cell, None for what has not the four axes of a map."""
+    """The height of a map, 0 for a single cell, None for a tensor without the four axes of a map."""
     dims = known_dims(value)
     if dims is None or len(dims) != 4 or dims[2] is None or dims[3] is None:
         return None

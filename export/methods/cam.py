@@ -55,7 +55,7 @@ def find_cam_end(score: ir.Value) -> CamEnd:
         elif node.op_type == "Gemm" and weights is None and _is_plain(node):
             weights, transposed = node.inputs[1], not node.attributes.get_int("transB", 0)
             current = node.inputs[0]
-        elif node.op_type == "MatMul" and weights is None and len(known_dims(node.inputs[1]) or []) == 2:  # type: ignore[arg-type]
+        elif node.op_type == "MatMul" and weights is None and len(known_dims(node.inputs[1]) or []) == 2:
             weights, transposed = node.inputs[1], True
             current = node.inputs[0]
         elif node.op_type == "Conv" and weights is None and _is_linear(node):

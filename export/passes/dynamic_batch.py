@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
+from onnx_ir.passes import PassResult
 
-from portable_cam.export.graph.values import constant_of, known_dims, reads
+from portable_cam.export.graph.operators import ONNX_DOMAINS
+from portable_cam.export.graph.values import constant_of, input_of, known_dims, optional_input, reads
 
 _ELEMENTWISE = frozenset(
     """
@@ -17,31 +19,31 @@ _ELEMENTWISE = frozenset(
 )
 
 
-def make_batch_dynamic(model: ir.Model) -> bool:
-    """Make the first dimension of the model's input symbolic, in place.
+def make_batch_dynamic(model: ir.Model) -> PassResult:
+    """Make the first dimension of the model's input symbolic, in place, if it is fixed.
 
     Done only if every operator that the input reaches works on each image by itself, by its definition and its
-    attributes; a Reshape that names the batch size is rewritten to copy it. Returns whether the batch is symbolic now.
+    attributes; a Reshape that names the batch size is rewritten to copy it.
     """
-    graph = model.graph
+    graph, unchanged = model.graph, PassResult(model, False)
     if len(graph.inputs) != 1:
-        return False
+        return unchanged
     image = graph.inputs[0]
     dims = known_dims(image)
     if not dims or dims[0] is None:
-        return bool(dims)
+        return unchanged
     carries = {image}
     reshapes: list[tuple[ir.Node, list[int]]] = []
     for node in graph:
         if not any(value in carries for value in reads(node)):
             continue
         if not _keeps_images_apart(node, carries, dims[0], reshapes):
-            return False
+            return unchanged
         carries.update(node.outputs)
     if any(value not in carries for value in graph.outputs):
-        return False
+        return unchanged
     for i, (node, shape) in enumerate(reshapes):
-        name = f"{node.inputs[1].name}/batch_{i}"  # type: ignore[union-attr]
+        name = f"{input_of(node, 1).name}/batch_{i}"
         value = ir.Value(name=name, const_value=ir.tensor(shape, dtype=ir.DataType.INT64, name=name))
         value.shape, value.dtype = ir.Shape([len(shape)]), ir.DataType.INT64
         graph.register_initializer(value)
@@ -50,7 +52,7 @@ def make_batch_dynamic(model: ir.Model) -> bool:
     for value in carries:
         value.shape = ir.Shape(["N", *image.shape.dims[1:]]) if value is image and image.shape is not None else None
     passes.ShapeInferencePass()(model)
-    return True
+    return PassResult(model, True)
 
 
 def _keeps_images_apart(
@@ -72,7 +74,7 @@ def _keeps_images_apart(
     rank = ranks[0]
     others = [v for v in node.inputs if v is not None and v not in carries]
     first = node.inputs[0]
-    if node.domain not in {"", "ai.onnx"} or first is None:
+    if node.domain not in ONNX_DOMAINS or first is None:
         return False
     if op == "PRelu":
         return first in carries and len(ranks) == 1 and _broadcasts_over_batch(others[0], rank)
@@ -109,7 +111,7 @@ def _keeps_images_apart(
     axes_at = {"Squeeze": 1, "Unsqueeze": 1, "Slice": 3, "Pad": 3}.get(op, 1 if op.startswith("Reduce") else None)
     if op == "Resize":
         dims_in, dims_out = known_dims(first), known_dims(node.outputs[0])
-        return bool(dims_in and dims_out) and dims_in[:1] == dims_out[:1] and _by_scales(node)  # type: ignore[index]
+        return dims_in is not None and dims_out is not None and dims_in[:1] == dims_out[:1] and _by_scales(node)
     if op == "Pad" and len(node.inputs) < 4:
         pads = constant_of(node.inputs[1])
         return pads is not None and pads.reshape(-1)[0] == 0 and pads.reshape(-1)[rank] == 0
@@ -123,8 +125,8 @@ def _keeps_images_apart(
 
 
 def _by_scales(node: ir.Node) -> bool:
-    """Sizes would name the batch."""
-    return len(node.inputs) == 3 or node.inputs[3] is None
+    """Whether a Resize has scales; sizes would fix the batch."""
+    return optional_input(node, 3) is None
 
 
 def _broadcasts_over_batch(value: ir.Value, rank: int) -> bool:
@@ -133,7 +135,7 @@ def _broadcasts_over_batch(value: ir.Value, rank: int) -> bool:
 
 
 def _reshape_keeps_batch(node: ir.Node, batch: int, reshapes: list[tuple[ir.Node, list[int]]]) -> bool:
-    shape, data, out = constant_of(node.inputs[1]), known_dims(node.inputs[0]), known_dims(node.outputs[0])  # type: ignore[arg-type]
+    shape, data, out = constant_of(node.inputs[1]), known_dims(node.inputs[0]), known_dims(node.outputs[0])
     if shape is None or data is None or out is None or None in out:
         return False
     if not out or out[0] != batch:

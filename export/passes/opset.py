@@ -2,12 +2,12 @@
 
 Most newer versions of an operator only take more types, so that relabelling is all there is to do. Operators that did
 not exist yet become functions: the standard's own body where it has one, else one from the table below, in ONNX's text
-form. What is left is refused by name.
+form. Any other operator is an error that names it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -16,17 +16,18 @@ import onnx
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto, TypeProto, inliner, parser
 
 from portable_cam.errors import ModelError
+from portable_cam.export.graph.operators import ONNX_DOMAINS
+from portable_cam.export.graph.protos import proto_nodes
 
 _DOMAIN = "portable_cam.older"
-_ONNX = frozenset({"", "ai.onnx"})
 _HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _FLOATS = _HALVES | {TensorProto.FLOAT, TensorProto.DOUBLE}
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a body is written for: the attributes given, the element type of the first input (0 if unknown), and how
-    many inputs there are."""
+    """The node that a body replaces: its attributes, the element type of the first input (0 if unknown), and the number
+    of inputs."""
 
     attributes: Mapping[str, Any]
     dtype: int
@@ -35,7 +36,7 @@ class Call:
 
 Body = Callable[[Call], str | None]
 
-#: operator -> the body that stands for it; None where the older operator is the same.
+#: operator -> the body that replaces it; None where the older operator is the same.
 BODIES: dict[str, Body] = {}
 
 
@@ -56,10 +57,10 @@ def to_opset(proto: ModelProto, opset: int) -> ModelProto:
         ModelError: An operator or an attribute has no form in that version.
     """
     while True:
-        current = next(o for o in proto.opset_import if o.domain in _ONNX)
+        current = next(o for o in proto.opset_import if o.domain in ONNX_DOMAINS)
         if current.version <= opset:
             return proto
-        functions = _functions(proto, current.version, opset)
+        functions = _missing_functions(proto, current.version, opset)
         if not functions:
             break
         proto.functions.extend(functions)
@@ -68,19 +69,19 @@ def to_opset(proto: ModelProto, opset: int) -> ModelProto:
         kept = [o for o in proto.opset_import if o.domain != _DOMAIN]
         del proto.opset_import[:]
         proto.opset_import.extend(kept)
-    for node in _nodes(proto.graph):
-        if node.domain in _ONNX:
+    for node in proto_nodes(proto.graph):
+        if node.domain in ONNX_DOMAINS:
             _relabel(node, opset)
     current.version = opset
     return proto
 
 
-def _functions(proto: ModelProto, current: int, opset: int) -> list[FunctionProto]:
+def _missing_functions(proto: ModelProto, current: int, opset: int) -> list[FunctionProto]:
     """A function for each node that the older set does not have as it is; the node is renamed to call it."""
     types = cache(lambda: _types(proto))
     made: list[FunctionProto] = []
-    for node in _nodes(proto.graph):
-        if node.domain not in _ONNX or not onnx.defs.has(node.op_type, current):
+    for node in proto_nodes(proto.graph):
+        if node.domain not in ONNX_DOMAINS or not onnx.defs.has(node.op_type, current):
             continue
         function = None
         if node.op_type in BODIES:
@@ -94,7 +95,7 @@ def _functions(proto: ModelProto, current: int, opset: int) -> list[FunctionProt
         if function is not None:
             function.name, function.domain = f"{node.op_type}_{len(made)}", _DOMAIN
             for imported in function.opset_import:  # bodies are written in what has not changed since
-                if imported.domain in _ONNX:
+                if imported.domain in ONNX_DOMAINS:
                     imported.version = current
             made.append(function)
             node.op_type, node.domain = function.name, _DOMAIN
@@ -113,7 +114,7 @@ def _takes(node: NodeProto, opset: int, types: Mapping[str, TypeProto]) -> bool:
 def _standard_body(node: NodeProto, opset: int, types: Mapping[str, TypeProto]) -> FunctionProto | None:
     """The body that the standard gives an operator. onnx's own inliner cannot find the one that depends on the types
     where an optional input before the last is absent."""
-    schema: Any = onnx.defs.get_schema(node.op_type, opset)  # the stubs lack what it knows of functions
+    schema: Any = onnx.defs.get_schema(node.op_type, opset)  # the type stubs lack the methods on functions
     add_defaults(node, schema)
     if schema.has_function:
         plain = FunctionProto()
@@ -129,7 +130,10 @@ def _standard_body(node: NodeProto, opset: int, types: Mapping[str, TypeProto]) 
 
 
 def add_defaults(node: NodeProto, schema: Any) -> None:
-    """Write out the attributes that are not given and have a default."""
+    """Add the attributes that are not given and have a default to a node that is about to be replaced by its body.
+
+    onnx-ir's AddDefaultAttributesPass would do so for every node, and all of them would stay in the file.
+    """
     given = {attribute.name for attribute in node.attribute}
     node.attribute.extend(
         attribute.default_value
@@ -139,8 +143,8 @@ def add_defaults(node: NodeProto, schema: Any) -> None:
 
 
 def _with_safe_softmax(function: FunctionProto) -> FunctionProto:
-    """Attention masks the rows that have nothing to attend to behind the softmax, whose value there is NaN, and so
-    would be its gradient. They are masked before it as well."""
+    """Attention masks the rows that have nothing to attend to behind the softmax, whose value there is NaN, as its
+    gradient would be. They are masked before it as well."""
     nodes = list(function.node)
     made = {output: node for node in nodes for output in node.output}
     if "RowAllMasked" not in made:
@@ -173,7 +177,7 @@ def _types(proto: ModelProto) -> dict[str, TypeProto]:
 
 
 def _relabel(node: NodeProto, opset: int) -> None:
-    """The node means the same in the older set. An attribute that it did not have yet may hold its default."""
+    """Check that the node means the same in the older set; a newer attribute is dropped where it holds its default."""
     if not onnx.defs.has(node.op_type, opset):
         raise ModelError(f"node '{node.name}': operator {node.op_type} has no form in ONNX opset {opset}")
     known = onnx.defs.get_schema(node.op_type, opset).attributes
@@ -190,22 +194,12 @@ def _relabel(node: NodeProto, opset: int) -> None:
         node.attribute.remove(attribute)
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _nodes(attribute.g)
-            for inner in attribute.graphs:
-                yield from _nodes(inner)
-
-
 # -- operators that the older set lacks, or has in another form ------------------------------------------------------
 
 
 @body("CumProd")
 def _cum_prod(call: Call) -> str:
-    """Out of the product over the elements that stand before (after) each: quadratic, but these are short."""
+    """The product over the elements before (after) each: quadratic, but such axes are short."""
     order = "Greater" if call.attributes.get("reverse", 0) else "Less"
     compare = order if call.attributes.get("exclusive", 0) else f"{order}OrEqual"
     return f"""(x, axis) => (y) {{

@@ -6,17 +6,33 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import PassResult
 
 from portable_cam.export.graph.operators import FLOATS
 
+#: The metadata key that names the type which a model had before it was widened to float32.
+WIDENED = "portable_cam.widened"
 #: Attributes that name an element type.
 _TYPE_ATTRIBUTES = ("to", "dtype")
-
 
 Precision: TypeAlias = Literal["model", "float32"]
 
 
-def retype(model: ir.Model, source: ir.DataType, target: ir.DataType) -> bool:
+def widen_bfloat16(model: ir.Model) -> PassResult:
+    """Compute in float32 what the model computes in bfloat16, in place; the metadata keep the type it had."""
+    widened = _retype(model, ir.DataType.BFLOAT16, ir.DataType.FLOAT)
+    if widened:
+        model.metadata_props[WIDENED] = "bfloat16"
+    return PassResult(model, widened)
+
+
+def to_float32(model: ir.Model) -> PassResult:
+    """Compute in float32 what the model computes in float16 or float64, in place."""
+    changed = [_retype(model, kind, ir.DataType.FLOAT) for kind in (ir.DataType.FLOAT16, ir.DataType.DOUBLE)]
+    return PassResult(model, any(changed))
+
+
+def _retype(model: ir.Model, source: ir.DataType, target: ir.DataType) -> bool:
     """Compute in ``target`` wherever the model computes in ``source``, in place: inputs, outputs, weights, constants,
     casts. Functions are inlined before. Returns whether there was anything to change."""
     changed = False
@@ -32,12 +48,6 @@ def retype(model: ir.Model, source: ir.DataType, target: ir.DataType) -> bool:
         for node in graph:
             changed |= _retype_attributes(node, source, target)
     return changed
-
-
-def to_float32(model: ir.Model) -> None:
-    """Compute in float32 what the model computes in float16 or float64, in place."""
-    for kind in (ir.DataType.FLOAT16, ir.DataType.DOUBLE):
-        retype(model, kind, ir.DataType.FLOAT)
 
 
 def float_types(graph: ir.Graph) -> list[str]:
@@ -59,5 +69,5 @@ def _retype_attributes(node: ir.Node, source: ir.DataType, target: ir.DataType) 
 
 
 def _cast(tensor: ir.TensorProtocol, target: ir.DataType) -> ir.Tensor[Any]:
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and the maps are flagged
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite; such maps get a warning
         return ir.Tensor(tensor.numpy().astype(target.numpy()), dtype=target, name=tensor.name)

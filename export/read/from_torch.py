@@ -50,7 +50,7 @@ def from_torch(
 
 
 def _size_axes(x: torch.Tensor) -> list[int]:
-    """The axes of height and width of a picture, channels first or last."""
+    """The axes of height and width of an image, channels first or last."""
     if x.ndim != 4:
         return []
     return [1, 2] if x.shape[3] in {1, 3, 4} and x.shape[1] not in {1, 3, 4} else [2, 3]

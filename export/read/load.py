@@ -14,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from portable_cam.errors import ExternalDataError, ModelError
+from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.read import weights
 from portable_cam.export.read.weights import Mapped, apart, fits
 
@@ -100,7 +101,7 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
-    except Exception:  # protobuf's DecodeError lives in a different place in each of its versions
+    except Exception:  # protobuf's DecodeError is in a different module in each of its versions
         raise ModelError(
             f"{name} is not an ONNX model, or it is truncated ({len(data)} bytes could not be parsed): export or "
             "download it again"
@@ -111,7 +112,7 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
 def _from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:
     if not proto.graph.node or not proto.graph.output:
         raise ModelError(f"{name} is not an ONNX model: it has no graph with nodes and outputs")
-    if not any(o.domain in {"", "ai.onnx"} for o in proto.opset_import):
+    if not any(o.domain in ONNX_DOMAINS for o in proto.opset_import):
         raise ModelError(f"{name} does not import the ONNX operator set (opset_import is missing)")
     _check_names(proto.graph, name)
     try:
@@ -121,8 +122,8 @@ def _from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:
 
 
 def _check_tensors(proto: onnx.ModelProto, name: str) -> None:
-    """Every tensor has a type, and one stored in the model the elements that its dimensions claim: the libraries find
-    out one by one, each with an error of its own, or take the claim for the size of the weights."""
+    """Every tensor has a type, and one stored in the model has as many elements as its dimensions: the libraries raise
+    errors of several kinds where it has not, or allocate the claimed size."""
     for tensor in onnx.external_data_helper._get_all_tensors(proto):
         where = f"{name} is damaged: tensor '{tensor.name}'"
         if tensor.data_type not in _TYPES:
@@ -144,7 +145,7 @@ def _check_tensors(proto: onnx.ModelProto, name: str) -> None:
 
 
 def _check_names(graph: onnx.GraphProto, name: str) -> None:
-    """Names are printed, in tables and errors."""
+    """No name is too long to be printed in tables and errors."""
     values = [*graph.input, *graph.output, *graph.value_info]
     dims = (dim.dim_param for value in values for dim in value.type.tensor_type.shape.dim)
     nodes = (text for node in graph.node for text in (node.name, *node.input, *node.output))
@@ -154,9 +155,13 @@ def _check_names(graph: onnx.GraphProto, name: str) -> None:
 
 
 def untied(model: ir.Model) -> ir.Model:
-    """Initialisers with names of their own: to rename one would rename the tensor in the ModelProto that was given."""
+    """The model, its initialisers wrapped so that renaming one does not rename the tensor of a ModelProto that was
+    given."""
     for value in model.graph.initializers.values():
-        if (tensor := value.const_value) is not None:
+        tensor = value.const_value
+        if isinstance(tensor, Mapped):  # writing and running the model look for the file behind it
+            value.const_value = tensor.renamable()
+        elif tensor is not None:
             value.const_value = ir.LazyTensor(partial(_same, tensor), tensor.dtype, tensor.shape, name=tensor.name)  # type: ignore[arg-type]
     return model
 
@@ -166,8 +171,8 @@ def _same(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 
 
 def _mapped(proto: onnx.ModelProto, folder: Path) -> dict[str, tuple[onnx.TensorProto, Mapped]]:
-    """The large initialisers in files, by name, as views of the files: one mapping for each file, however many tensors
-    lie in it, for each holds a file open. The files were checked."""
+    """The large initialisers in files, by name, as views of the files, which were checked: one mapping for each file,
+    however many tensors it has, for each mapping holds a file open."""
     files: dict[str, NDArray[np.uint8]] = {}
     found = {}
     for tensor in proto.graph.initializer:

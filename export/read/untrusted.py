@@ -1,8 +1,8 @@
-"""What a model file may not do to the libraries that read it.
+"""Refuses model files that would harm the process that reads them.
 
-The libraries behind us recurse over functions, fold whatever is constant and run loops as long as they are told. A few
-hundred bytes can make them overflow the stack, fill the memory or never come back; such a model is refused here, by the
-name of what is wrong, before they see it.
+The libraries that read, convert and run a model recurse over functions, fold every constant and run loops to their end.
+A few hundred bytes can make them overflow the stack, fill the memory or never return; such a model is refused here,
+before they get it, with an error that names the cause.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import onnx_ir as ir
 
 from portable_cam.errors import ModelError
 from portable_cam.export.graph.operators import ONNX_DOMAINS
+from portable_cam.export.graph.protos import proto_nodes
+from portable_cam.export.graph.subgraph import never_ends
 from portable_cam.export.graph.values import constant_of, known_dims, subgraphs
 
 _MOST_NODES = 100_000  # of a model, its functions inlined: twenty times a large vision transformer, minutes to build
 _MOST_ROUNDS = 1 << 20  # of a loop whose number of rounds is written in the model
 _MOST_ELEMENTS = 1 << 31  # of one tensor: 8 GiB in float32
-_LARGEST_FOLDED = 1 << 20  # elements that are computed while building
+_LARGEST_FOLDED = 1 << 20  # elements of a tensor that is folded
 
-#: Operators whose output is as large as a value among their inputs says. Folded only where the bound is known.
+#: Operators whose output size is a value among their inputs. Folded only where the size is known.
 _SIZED_BY_VALUE = frozenset(
     """
     AffineGrid BlackmanWindow CenterCropPad Col2Im ConvTranspose DFT EyeLike GridSample HammingWindow HannWindow If Loop
@@ -34,7 +36,7 @@ _SIZED_BY_VALUE = frozenset(
 
 
 def check_functions(model: ir.Model) -> None:
-    """No function calls itself, and all inlined the graph has a size that can be worked with.
+    """No function calls itself, and with all of them inlined the graph has not too many nodes.
 
     Raises:
         ModelError: Either does not hold.
@@ -56,13 +58,13 @@ def check_functions(model: ir.Model) -> None:
 
 def check_nodes(proto: onnx.ModelProto) -> None:
     """The operators have the inputs, outputs and attributes that the ONNX standard gives them, every tensor has one
-    producer that stands before its readers, and no constant is malformed.
+    producer, before its readers, and no constant is malformed.
 
     Raises:
-        ModelError: The first thing that is wrong, in the words of the ONNX checker.
+        ModelError: The first violation, with the message of the ONNX checker.
     """
     open_types = [(value, onnx.TypeProto()) for value in (*proto.graph.input, *proto.graph.output)]
-    for value, kept in open_types:  # the checker wants types and shapes, which are left out in practice
+    for value, kept in open_types:  # the checker wants types and shapes, which real models leave out
         kept.CopyFrom(value.type)
         if value.type.WhichOneof("value") is None:
             value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
@@ -70,12 +72,12 @@ def check_nodes(proto: onnx.ModelProto) -> None:
             value.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(proto)
-    except Exception as error:  # a ValidationError, or whatever the C++ library makes of bytes that are no text
+    except Exception as error:  # a ValidationError, or what the C++ library raises for bytes that are no text
         raise ModelError(f"the model is not valid ONNX: {' '.join(str(error).split())[:500]}") from None
     finally:
         for value, kept in open_types:
             value.type.CopyFrom(kept)
-    for node in _nodes_of(proto.graph):
+    for node in proto_nodes(proto.graph):
         if node.op_type == "Constant" and len(node.attribute) != 1:
             raise ModelError(f"Constant node '{node.name}' has {len(node.attribute)} attributes; it must have one")
         for attribute in node.attribute if node.domain in ONNX_DOMAINS else ():
@@ -88,13 +90,13 @@ def check_nodes(proto: onnx.ModelProto) -> None:
 
 
 def check_loops(model: ir.Model) -> None:
-    """Bodies and branches give what their node gives, and no loop's end is out of sight.
+    """Bodies and branches have as many outputs as their node, and every loop ends.
 
     Raises:
-        ModelError: They do not, or a Loop runs for ever, or for a number of rounds that nobody waits for.
+        ModelError: They have not, or a Loop never ends, or runs for too many rounds to wait for.
     """
     for node in _all_nodes(model.graph):
-        own = 1 if node.op_type == "Loop" else 0  # whether to go on
+        own = 1 if node.op_type == "Loop" else 0  # the condition to continue
         for graph in subgraphs(node) if node.op_type in {"If", "Loop", "Scan"} else ():
             if len(graph.outputs) != len(node.outputs) + own:
                 raise ModelError(
@@ -107,19 +109,19 @@ def check_loops(model: ir.Model) -> None:
         if rounds is not None and rounds.size == 1 and int(rounds.reshape(-1)[0]) <= _MOST_ROUNDS:
             continue
         known = rounds is not None or node.inputs[0] is None
-        if known and body.outputs and _stays(body.outputs[0], body) and constant_of(node.inputs[1]) in (None, True):
+        if known and body.outputs and never_ends(body) and constant_of(node.inputs[1]) in (None, True):
             often = "without end" if rounds is None else f"{int(rounds.reshape(-1)[0])} times"
             raise ModelError(f"Loop node '{node.name}' runs its body {often}: no explanation would ever be ready")
 
 
-def check_sizes(graph: ir.Graph) -> None:
-    """No tensor of a size that no machine holds, as far as shapes are known, and no scale of a shape that makes ONNX
+def check_sizes(model: ir.Model) -> None:
+    """No tensor is too large for the memory, as far as shapes are known, and no scale has a shape that makes ONNX
     Runtime's optimiser end the process.
 
     Raises:
         ModelError: The tensor, and the node that makes or reads it.
     """
-    for node in graph:
+    for node in model.graph:
         if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and node.domain in ONNX_DOMAINS:
             _check_scale(node)
         for value in node.outputs:
@@ -143,8 +145,8 @@ def _check_scale(node: ir.Node) -> None:
 
 
 def may_fold(node: ir.Node) -> bool | None:
-    """Whether a constant node is computed while building: fill tensors are (exporters compute pads with them), up to a
-    size. None leaves it to the library's own bounds, which look at the inputs."""
+    """Whether a constant node is folded: fill tensors are (exporters compute pads with them), up to a size. None leaves
+    it to the library's own bounds on the sizes of the inputs."""
     if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
         return False  # folded weights would be four times as large, and no kernel for integers could be chosen
     if node.op_type not in {"ConstantOfShape", "Expand", "Tile", "Range", *_SIZED_BY_VALUE}:
@@ -171,23 +173,5 @@ def _calls(function: ir.Function, model: ir.Model) -> list[ir.OperatorIdentifier
     return [key for key in called if key in model.functions]
 
 
-def _nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes_of(inner)
-
-
 def _all_nodes(graph: ir.Graph | ir.Function) -> Iterator[ir.Node]:
     return iter(ir.traversal.RecursiveGraphIterator(graph))
-
-
-def _stays(condition: ir.Value, body: ir.Graph) -> bool:
-    """Whether the body's condition for another round is the one it was given, or constant and true."""
-    while (node := condition.producer()) is not None and node.op_type == "Identity" and node.inputs[0] is not None:
-        condition = node.inputs[0]
-    if len(body.inputs) > 1 and condition is body.inputs[1]:
-        return True
-    constant = constant_of(condition)
-    return constant is not None and constant.size == 1 and bool(constant.reshape(-1)[0])

@@ -1,4 +1,4 @@
-"""Weights that stay where they are: mapped from the model's files, shared, and written without passing one protobuf."""
+"""Large weights without copies: mapped from the model's files, shared, and written beside a small protobuf."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from portable_cam.errors import ModelError, OptionError
 
-#: Bytes of weights up to which a model is one protobuf, whose own limit is 2 GiB: the rest is left for the nodes.
+#: Bytes of weights up to which a model is one protobuf, whose own limit is 2 GiB; the rest is for the nodes.
 LIMIT = 2**31 - 2**26
 #: Bytes above which a weight stays in the file it came from, and goes to a file of its own beside a large explanation.
 EXTERNAL = 1 << 16
@@ -33,6 +33,10 @@ class Mapped(ir.Tensor[Any]):
     def __init__(self, array: NDArray[Any], dtype: ir.DataType, name: str, folder: Path, location: str, offset: int):
         super().__init__(array, dtype=dtype, name=name)
         self.folder, self.location, self.offset = folder, location, offset
+
+    def renamable(self) -> Mapped:
+        """Another view of the same bytes, whose name can change without changing that of this one."""
+        return Mapped(self.numpy(), self.dtype, self.name or "", self.folder, self.location, self.offset)
 
 
 @dataclass
@@ -91,7 +95,7 @@ def apart(model: ir.Model) -> Parts:
     return parts
 
 
-def save(model: ir.Model, path: Path) -> list[Path]:
+def save_model(model: ir.Model, path: Path) -> list[Path]:
     """Write the model to one file, or where it is larger than a protobuf can be to two, the weights to ``path`` with
     ``.data`` added. Returns the files."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +103,7 @@ def save(model: ir.Model, path: Path) -> list[Path]:
         path.write_bytes(ir.to_proto(model).SerializeToString())
         return [path]
     data = path.with_name(f"{path.name}.data")
-    for value in model.graph.initializers.values():  # to write over a mapped file would end the process
+    for value in model.graph.initializers.values():  # writing over a mapped file would end the process
         tensor = value.const_value
         if isinstance(tensor, Mapped) and (tensor.folder / tensor.location).resolve() == data.resolve():
             raise OptionError(f"{data} holds the weights of the model itself: write the explanation to another name")

@@ -1,6 +1,6 @@
 """What is explained: small ONNX subgraphs that reduce scores to one number per image and target.
 
-One file per kind of answer: ``classes``, ``dense`` (a score per pixel), ``boxes``, ``sequence``, ``embedding``.
+One file per kind of output: ``classes``, ``dense`` (a score per pixel), ``boxes``, ``sequence``, ``embedding``.
 Everything downstream (gradients, methods, self-check) starts from the number and does not know the task. How to add
 one: ``docs/writing-a-target.md``.
 """

@@ -11,24 +11,24 @@ import onnx_ir as ir
 
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
-from portable_cam.export.graph.values import known_dims
+from portable_cam.export.graph.values import dtype_of, element_count, known_dims
 from portable_cam.export.layers.pyramid import pyramid
 from portable_cam.export.targets.classes import pick
 from portable_cam.export.targets.protocol import Extra, Target
 from portable_cam.export.targets.scores import Scores, find_scores
 
-Layout = Literal["rows", "columns", "grid", "cells"]
+BoxLayout = Literal["rows", "columns", "grid", "cells"]
 Form = Literal["xyxy", "yxyx", "cxcywh", "cxcywh_log", "ltrb", "gfl"]
 BoxPart = Literal["product", "class", "objectness", "left", "top", "right", "bottom"]
 
 #: The axis of a tensor on which the numbers of one box lie, for each layout.
-AXES: Mapping[Layout, int] = {"rows": 2, "columns": 1, "grid": 1, "cells": 4}
+AXES: Mapping[BoxLayout, int] = {"rows": 2, "columns": 1, "grid": 1, "cells": 4}
 _SIDES = ("left", "top", "right", "bottom")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Where numbers of all boxes lie: in which tensor, which of its numbers per box, and how it is laid out.
+    """A tensor that holds numbers of all boxes, which of its numbers per box they are, and its layout.
 
     ``rows`` (N, boxes, numbers), ``columns`` (N, numbers, boxes), ``grid`` (N, numbers, h, w) with a box per cell,
     ``cells`` (N, anchors, h, w, numbers).
@@ -37,7 +37,7 @@ class Columns:
     tensor: str
     start: int = 0
     stop: int | None = None
-    layout: Layout = "rows"
+    layout: BoxLayout = "rows"
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,11 @@ class Boxes(Target):
         return flat
 
     def _side(self, b: Builder, scores: Sequence[ir.Value], box: ir.Value) -> ir.Value:
-        """The position of one side of the box chosen, (N,), up to what does not depend on the picture."""
+        """The position of one side of the box chosen, (N,), up to a constant that does not depend on the image."""
         rows = self._rows(b, scores, self.sides)
         width = sum(_width(self._tensor(scores, c), c) for c in self.sides[:1])
-        place = b.op("Expand", b.op("Unsqueeze", box, b.ints([1, 2])), b.ints([1, 1, width]))
-        numbers = b.op("Squeeze", b.op("GatherElements", rows, place, axis=1), b.ints([1]))
+        position = b.op("Expand", b.op("Unsqueeze", box, b.ints([1, 2])), b.ints([1, 1, width]))
+        numbers = b.op("Squeeze", b.op("GatherElements", rows, position, axis=1), b.ints([1]))
         numbers.shape = ir.Shape([None, width])
         i = _SIDES.index(self.part)
         axis, sign = i % 2, -1 if i < 2 else 1
@@ -141,8 +141,7 @@ class Boxes(Target):
         if self.form == "gfl":
             bins = width // 4
             spread = b.op("Softmax", b.op("Reshape", numbers, b.ints([0, 4, bins])), axis=2)
-            assert numbers.dtype is not None
-            steps = b.constant(np.arange(bins)[:, None], numbers.dtype)
+            steps = b.constant(np.arange(bins)[:, None], dtype_of(numbers))
             distance = b.op("Gather", b.op("Squeeze", b.op("MatMul", spread, steps), b.ints([2])), b.ints(i), axis=1)
         else:
             distance = number(i)
@@ -160,13 +159,9 @@ class Boxes(Target):
         total = 0
         for columns in self.classes:
             dims = known_dims(self._tensor(scores, columns)) or []
-            own = [d for i, d in enumerate(dims) if i not in {0, AXES[columns.layout]}]
-            for d in own:
-                if d is None:
-                    return None
-            size = 1
-            for d in own:
-                size *= d or 1
+            size = element_count([d for i, d in enumerate(dims) if i not in {0, AXES[columns.layout]}])
+            if size is None:
+                return None
             total += size
         return total
 
@@ -200,10 +195,9 @@ def _width(value: ir.Value, columns: Columns) -> int:
     """How many numbers per box."""
     dims = known_dims(value) or []
     size = dims[AXES[columns.layout]] if len(dims) > AXES[columns.layout] else None
-    if size is None and columns.stop is None:
-        raise TargetError(f"'{value.name}' has shape {value.shape}: how many numbers each box has must be known")
     stop = size if columns.stop is None else columns.stop if size is None else min(columns.stop, size)
-    assert stop is not None
+    if stop is None:
+        raise TargetError(f"'{value.name}' has shape {value.shape}: how many numbers each box has must be known")
     return stop - columns.start
 
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import known_dims
-from portable_cam.export.targets.protocol import Extra, Target
+from portable_cam.export.targets.protocol import Extra, Target, vector_size
 from portable_cam.export.targets.scores import Scores
 
 
@@ -19,20 +19,14 @@ from portable_cam.export.targets.scores import Scores
 class Class(Target):
     """The score of one class per image: scores (N, M), or (N, M, 1, 1) as fully convolutional classifiers end.
 
-    Each class stands for itself, so that heads of several labels (a sigmoid per class) are explained as those of one.
+    Classes are independent, so that a multi-label head (a sigmoid per class) is explained like a single-label one.
     """
 
     name = "class"
 
     def count(self, scores: Sequence[ir.Value]) -> int | None:
         (value,) = scores
-        dims = known_dims(value)
-        if dims is None or len(dims) < 2 or any(d not in {1, None} for d in dims[2:]):
-            raise TargetError(
-                f"the scores '{value.name}' have shape {value.shape}: a class needs one score per class and image, "
-                "(N, classes). Name another tensor with `output`"
-            )
-        return dims[1]
+        return vector_size(value, "a class needs one score per class and image, (N, classes)")
 
     def ranking(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value:
         (value,) = scores
@@ -89,7 +83,7 @@ class ClassSet(Class):
 class Contrast(Target):
     """Why A rather than B: the score of the index minus that of ``rather_than`` int64 (N, K), both of ``of``.
 
-    What both have in common cancels, and the map shows what tells them apart.
+    What both have in common cancels, and the map shows what distinguishes them.
     """
 
     of: Target = field(default_factory=Class)

@@ -1,4 +1,4 @@
-"""Semantic segmentation: a class over a part of the picture."""
+"""Semantic segmentation: a class over a part of the image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx_ir as ir
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import FLOATS
-from portable_cam.export.graph.values import known_dims
+from portable_cam.export.graph.values import described, known_dims
 from portable_cam.export.layers.candidates import candidates
 from portable_cam.export.targets.classes import pick
 from portable_cam.export.targets.protocol import Extra, Target, single_output
@@ -20,7 +20,7 @@ from portable_cam.export.targets.scores import Scores, cut_before, find_scores
 
 @dataclass(frozen=True)
 class Dense(Target):
-    """The sum of one class's logits over a part of the picture: logits (N, C, h, w) or (N, h, w, C).
+    """The sum of one class's logits over a part of the image: logits (N, C, h, w) or (N, h, w, C).
 
     Attributes:
         over: ``predicted``: the pixels that the model itself gives to the class (for a single channel, those above 0).
@@ -43,7 +43,7 @@ class Dense(Target):
         maps = [s for s in found if s.value.dtype in FLOATS and _is_map(s.value)]
         if maps and all(s.value is maps[0].value for s in maps):
             return maps[:1]
-        listing = ", ".join(f"'{o.name}' {o.dtype}{o.shape}" for o in graph.outputs)
+        listing = ", ".join(f"'{o.name}' {described(o)}" for o in graph.outputs)
         what = "several outputs could hold" if maps else "none of the model's outputs holds"
         raise TargetError(
             f"{what} a score per class and pixel, (N, classes, height, width): {listing}. This target explains "
@@ -51,7 +51,7 @@ class Dense(Target):
         )
 
     def layers(self, graph: ir.Graph, scores: Sequence[ir.Value]) -> list[ir.Value] | None:
-        """What the last convolution reads: behind it there is nothing but the logits, one channel per class."""
+        """The input of the last convolution; behind it there are only the logits, one channel per class."""
         classes = self.count(scores)
         for value, layer in candidates(graph, scores[0]):
             if classes is None or layer.channels != classes:
@@ -124,7 +124,7 @@ class Dense(Target):
         return b.op("Cast", members, to=int(ir.DataType.FLOAT))
 
     def _flat(self, b: Builder, logits: ir.Value) -> ir.Value:
-        """(N, C, pixels) in float32: sums over a picture are beyond float16's range."""
+        """(N, C, pixels) in float32: sums over an image are beyond float16's range."""
         classes = self.count([logits])
         if self.channel_axis(logits) == 3:
             logits = b.op("Transpose", logits, perm=[0, 3, 1, 2])

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import known_dims, static_dim
-from portable_cam.export.targets.protocol import Extra, Target
+from portable_cam.export.targets.protocol import Extra, Target, vector_size
 
 _TINY = 1e-12  # keeps the norm of a zero vector from dividing by zero
 
@@ -34,12 +34,7 @@ class Similarity(Target):
 
     def count(self, scores: Sequence[ir.Value]) -> int:
         (value,) = scores
-        dims = known_dims(value)
-        if dims is None or len(dims) < 2 or any(d not in {1, None} for d in dims[2:]):
-            raise TargetError(
-                f"'{value.name}' has shape {value.shape}: an embedding is a vector per image, (N, D). "
-                "Name another tensor with `output`"
-            )
+        vector_size(value, "an embedding is a vector per image, (N, D)")
         if self.measure not in {"cosine", "dot", "euclidean"}:
             raise TargetError(f"embeddings compare by cosine, dot or euclidean, not {self.measure!r}")
         return 1

@@ -1,4 +1,4 @@
-"""How a target is asked; see ``docs/writing-a-target.md``."""
+"""The interface of a target; see ``docs/writing-a-target.md``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.values import known_dims
 from portable_cam.export.targets.scores import Scores, find_scores
 
 
@@ -18,8 +19,8 @@ from portable_cam.export.targets.scores import Scores, find_scores
 class Extra:
     """A further input that a target brings into the graph: (N, K, *dims), one value per image and target.
 
-    ``dims`` holds a number where a size is fixed, a name where it is not. ``what`` says in a few words what a user
-    gives.
+    ``dims`` holds a number where a size is fixed, a name where it is not. ``what`` describes in a few words what a
+    user gives.
     """
 
     name: str
@@ -31,10 +32,10 @@ class Extra:
 class Target(ABC):
     """What is explained: a subgraph that reduces the tensors that hold scores to one number per image.
 
-    A target is asked in this order, once per graph: which tensors (``tensors``), which layers suit it (``layers``),
-    what else it takes (``inputs``), how many indices there are (``count``), and then to write ``score`` and
-    ``ranking``. Whatever depends on the index or on one of the further inputs is computed once per target, everything
-    else once per image.
+    Its methods are called in this order, once per graph: which tensors (``tensors``), which layers suit it
+    (``layers``), what else it takes (``inputs``), how many indices there are (``count``), and then to write ``score``
+    and ``ranking``. Whatever depends on the index or on one of the further inputs is computed once per target,
+    everything else once per image.
     """
 
     #: The name in the metadata of an explanation.
@@ -80,11 +81,11 @@ class Target(ABC):
         """
 
     def ranking(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value | None:
-        """(N, M): the tensor whose order says which index is the top one; None if this target has no top one."""
+        """(N, M): a score for each index, the highest for the top one; None if this target ranks none."""
         return None
 
     def describe(self) -> dict[str, Any]:
-        """What JSON can hold of this target, for the metadata of an explanation."""
+        """This target as JSON values, for the metadata of an explanation."""
         fields: dict[str, Any] = asdict(self) if is_dataclass(self) else {}
         return {"kind": self.name, **fields}
 
@@ -93,10 +94,24 @@ def single_output(output: str | Sequence[str] | None) -> str | None:
     """The one tensor that a user named.
 
     Raises:
-        TargetError: He named several.
+        TargetError: Several are named.
     """
     if output is None or isinstance(output, str):
         return output
     if len(output) != 1:
         raise TargetError(f"this target explains one tensor, but output names {len(output)}: {', '.join(output)}")
     return output[0]
+
+
+def vector_size(value: ir.Value, need: str) -> int | None:
+    """M of scores (N, M) or (N, M, 1, 1), None if it is known only at run time.
+
+    Raises:
+        TargetError: They have another shape; the message ends with ``need``.
+    """
+    dims = known_dims(value)
+    if dims is None or len(dims) < 2 or any(d not in {1, None} for d in dims[2:]):
+        raise TargetError(
+            f"the scores '{value.name}' have shape {value.shape}: {need}. Name another tensor with `output`"
+        )
+    return dims[1]

@@ -1,8 +1,8 @@
 """Which tensor holds the scores, and where it is cut before a softmax or sigmoid.
 
 The score explained is the logit: a softmax couples every class to every other and flattens the gradient of a sure
-answer. A model that ends in one is cut before it, and the explanation says so. Scores that are integers, or are
-quantised before or behind the softmax, are taken as the numbers that they stand for.
+answer. A model that ends in one is cut before it, and the explanation notes it. For scores that are integers, or are
+quantised before or behind the softmax, their dequantised values are taken.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from portable_cam.errors import TargetError
 from portable_cam.export.autodiff.dequantized import as_run
 from portable_cam.export.graph.operators import FLOATS
-from portable_cam.export.graph.values import known_dims
+from portable_cam.export.graph.values import described, known_dims
 
 #: Operators that only rearrange or rename what they get: looked through when the end of a model is read.
 PASS_THROUGH = frozenset(
@@ -65,7 +65,7 @@ def find_scores(graph: ir.Graph, output: str | None = None) -> Scores:
         return vectors[0]
     if len(found) == 1 and found[0].value.dtype in FLOATS and _is_single(found[0].value):  # a yes or no, one sigmoid
         return found[0]
-    listing = ", ".join(f"'{o.name}' {_text(o)}" for o in graph.outputs)
+    listing = ", ".join(f"'{o.name}' {described(o)}" for o in graph.outputs)
     if not vectors:
         raise TargetError(
             f"none of the model's outputs is a vector of scores per image: {listing}. Name the tensor that holds the "
@@ -76,7 +76,7 @@ def find_scores(graph: ir.Graph, output: str | None = None) -> Scores:
 
 
 def cut_before(value: ir.Value) -> Scores:
-    """The tensor before a final softmax or its like, looking through operators that only rearrange."""
+    """The tensor before a final softmax, sigmoid or ArgMax, looking through operators that only rearrange."""
     current = value
     while (node := current.producer()) is not None and node.inputs and node.inputs[0] is not None:
         if node.op_type in _CUT:
@@ -97,7 +97,3 @@ def _is_single(value: ir.Value) -> bool:
     """(N, 1), or (N, 1, 1, 1) and the like."""
     dims = known_dims(value)
     return dims is not None and len(dims) >= 2 and all(d == 1 for d in dims[1:])
-
-
-def _text(value: ir.Value) -> str:
-    return f"{value.dtype}{value.shape}"

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import FLOATS
-from portable_cam.export.graph.values import known_dims
+from portable_cam.export.graph.values import described, dtype_of, known_dims
 from portable_cam.export.targets.protocol import Extra, Target, single_output
 from portable_cam.export.targets.scores import Scores, cut_before, find_scores
 
@@ -23,7 +23,7 @@ _SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
 
 @dataclass(frozen=True)
 class Tokens(Target):
-    """What a model says at some steps of a sequence: scores (N, T, V) over V tokens at each of T steps.
+    """The tokens that a model predicts at some steps of a sequence: scores (N, T, V) over V tokens at each of T steps.
 
     A caption by teacher forcing: the caption is the decoder's input, and step t holds the scores of the token that
     follows it. The further input ``said`` (N, K, T) names a token for each step that counts, and -1 for each that does
@@ -54,7 +54,7 @@ class Tokens(Target):
         found = [self._before_softmax(value) for value in graph.outputs if _is_sequence(value)]
         if len(found) == 1:
             return found
-        listing = ", ".join(f"'{o.name}' {o.dtype}{o.shape}" for o in graph.outputs)
+        listing = ", ".join(f"'{o.name}' {described(o)}" for o in graph.outputs)
         what = "several outputs could hold" if found else "no output holds"
         raise TargetError(f"{what} scores (N, steps, tokens): {listing}. Name the tensor that does with `output`")
 
@@ -71,7 +71,7 @@ class Tokens(Target):
         )
 
     def count(self, scores: Sequence[ir.Value]) -> int | None:
-        """One: what is asked for is in ``said``."""
+        """One: the tokens to explain are in the input ``said``."""
         (value,) = scores
         if not _is_sequence(value):
             raise TargetError(
@@ -90,11 +90,10 @@ class Tokens(Target):
         tokens.shape = ir.Shape([None, None, 1])
         chosen = b.op("GatherElements", steps, tokens, axis=2)
         chosen.shape = ir.Shape([None, None, 1])
-        assert value.dtype is not None
         if self.measure == "log_probability":
-            # log p = -log(1 + sum of exp(z_j - z) over the others): 1 - p, the slope of a sure word, keeps its digits
-            places = b.op("Range", 0, b.op("Squeeze", b.dim(value, 2), b.ints([0])), 1)
-            others = b.op("Where", b.op("Equal", tokens, places), b.constant(-np.inf, value.dtype), steps)
+            # log p = -log(1 + sum of exp(z_j - z) over the others): where p is near 1, the slope 1 - p keeps its digits
+            vocabulary = b.op("Range", 0, b.op("Squeeze", b.dim(value, 2), b.ints([0])), 1)
+            others = b.op("Where", b.op("Equal", tokens, vocabulary), b.number(-np.inf, value), steps)
             others.shape = steps.shape
             rest = b.op("ReduceLogSumExp", others, b.ints([2]), keepdims=1)
             rest.shape = ir.Shape([None, None, 1])
@@ -104,7 +103,7 @@ class Tokens(Target):
             # not Softplus, for which ONNX Runtime has no float64
             chosen = b.op("Neg", b.op("ReduceLogSumExp", pair, b.ints([2]), keepdims=1))
             chosen.shape = ir.Shape([None, None, 1])
-        counts = b.op("Cast", b.op("GreaterOrEqual", said, 0), to=int(value.dtype))
+        counts = b.op("Cast", b.op("GreaterOrEqual", said, 0), to=int(dtype_of(value)))
         counted = b.op("Mul", b.op("Squeeze", chosen, b.ints([2])), counts)
         return b.op("ReduceSum", counted, b.ints([1]), keepdims=0)
 
@@ -116,7 +115,7 @@ class Tokens(Target):
         if cut.cut not in _SOFTMAX or softmax is None:
             return Scores(value, str(value.name), None)
         flat, rank = before, len(known_dims(before) or [])
-        # a softmax of before opset 13 stands on the flattened tensor
+        # before opset 13 a softmax is applied to the flattened tensor
         while not _is_sequence(flat) and (node := flat.producer()) is not None and node.inputs[0] is not None:
             if node.op_type not in {"Flatten", "Reshape"}:
                 break

@@ -25,7 +25,7 @@ def run(
     from portable_cam.export.deploy.strip_shapes import strip_inner_shapes
     from portable_cam.export.options import Options
     from portable_cam.export.passes.normalized import normalized
-    from portable_cam.export.read.weights import save
+    from portable_cam.export.read.weights import save_model
     from portable_cam.tasks.preprocessing import known_preprocessing
     from portable_cam.tasks.recognize import recognize
     from portable_cam.verify.selfcheck import record, self_check
@@ -41,7 +41,7 @@ def run(
         proof = self_check(known, built, options.get("output"), target)
         record(built, proof)
         note(f"self-check: {proof.describe()}")
-    written = save(built, target_file)
+    written = save_model(built, target_file)
     files, size = " and ".join(map(str, written)), sum(file.stat().st_size for file in written) / 1e6
     inputs, outputs = (", ".join(str(v.name) for v in side) for side in (built.graph.inputs, built.graph.outputs))
     say(f"{files}: {size:.1f} MB, inputs {inputs}, outputs {outputs}")

@@ -1,8 +1,9 @@
-"""ONNX's own node tests, which nobody here wrote, as a check of the gradients.
+"""ONNX's own node tests as an independent check of the gradients.
 
 The ``onnx`` package generates the tests that backends are judged by: one operator each, with inputs and expected
-outputs. :func:`node_cases` takes those that may be differentiable, :func:`check` compares the gradient graph of one
-with central differences through ONNX Runtime, and :data:`LEFT_OUT` says which are not checked, and why.
+outputs. :func:`node_cases` takes those that may be differentiable, :func:`check_case` compares the gradient graph of
+one with central differences through ONNX Runtime, and :data:`LEFT_OUT` lists those that are not checked, with the
+reason.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from portable_cam.export.assemble.differentiate import add_output
 from portable_cam.export.autodiff.backward import backward
 from portable_cam.export.autodiff.rules import NO_GRADIENT
 from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.runtime.session import Session
 from portable_cam.testing import Array, directional_derivative
@@ -57,7 +59,7 @@ LEFT_OUT: dict[str, str] = {
     "test_scan_sum": "a Scan of opset 8, which has an axis of batches of its own; refused",
 }
 
-#: Inputs that only say how an operator works, though the schema does not say that they have no gradient.
+#: Inputs that are settings of an operator, though the schema does not call them non-differentiable.
 _SETTINGS = {
     "Dropout": {"ratio", "training_mode", "r", "t"},
     "Range": {"limit"},
@@ -76,7 +78,7 @@ def _away_from(*kinks: float, distance: float = 0.2) -> Callable[[Array], Array]
 
 
 def _apart(x: Array) -> Array:
-    """No ties: every element another amount further, 1e-3 and more."""
+    """Without ties: a different multiple of 1e-3 is added to every element."""
     steps = np.random.default_rng(0).permutation(x.size).reshape(x.shape) + 1
     return np.asarray(x + 1e-3 * steps)
 
@@ -136,7 +138,7 @@ def matching(pattern: str) -> list[NodeCase]:
 
 def _node_case(test: Any) -> NodeCase | None:
     graph = test.model.graph
-    if len(graph.node) != 1 or graph.node[0].domain not in {"", "ai.onnx"}:
+    if len(graph.node) != 1 or graph.node[0].domain not in ONNX_DOMAINS:
         return None
     node = graph.node[0]
     schema = onnx.defs.get_schema(node.op_type, max(o.version for o in test.model.opset_import))
@@ -169,7 +171,7 @@ def _node_case(test: Any) -> NodeCase | None:
 
 
 def _through_float32(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Inputs and outputs of type bfloat16, which ONNX Runtime takes no arrays of, become float32 and are cast."""
+    """Inputs and outputs of type bfloat16, of which ONNX Runtime takes no arrays, become float32 with a Cast."""
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
     graph, node = wide.graph, wide.graph.node[0]
@@ -200,16 +202,15 @@ def _arrays(infos: Sequence[onnx.ValueInfoProto], values: Sequence[Any]) -> dict
     }
 
 
-def check(case: NodeCase) -> None:
+def check_case(case: NodeCase) -> None:
     """The outputs of the normalised model are the expected ones, and the gradient of them all together, along a random
-    direction, is what central differences say.
+    direction, is that of central differences.
 
     Raises:
-        AssertionError: One or the other is not so.
-        PortableCamError: The model cannot be differentiated.
+        AssertionError: The outputs or the gradient differ.
+        ModelError: The model cannot be differentiated.
     """
-    seed = zlib.crc32(case.name.encode())
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(zlib.crc32(case.name.encode()))
     dy = {}
     for name in case.of:
         want = case.expected[name]

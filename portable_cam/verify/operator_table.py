@@ -1,4 +1,4 @@
-"""docs/operators.md: every operator of the ONNX standard, what becomes of it, and how that was checked.
+"""``docs/operators.md``: every operator of the ONNX standard, how it is treated, and how that was checked.
 
 ``python -m portable_cam.verify.operator_table docs/operators.md`` writes the file; a test compares it with the
 registry.
@@ -15,9 +15,9 @@ from typing import Any
 import onnx
 
 from portable_cam.export.autodiff.rules import NO_GRADIENT, RULES
-from portable_cam.export.graph import refusals
 from portable_cam.export.graph.operators import OPSET
-from portable_cam.export.passes import contrib
+from portable_cam.export.graph.refusals import REFUSED
+from portable_cam.export.passes.contrib import DECOMPOSITIONS
 from portable_cam.export.passes.opset import BODIES
 from portable_cam.export.passes.quantized.qoperator import REWRITES
 from portable_cam.export.passes.static import RESOLVED
@@ -25,11 +25,11 @@ from portable_cam.verify.conformance import LEFT_OUT, matching, node_cases
 
 _FLOATS = {"tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16)"}
 
-#: Operators that are gone before the walk, other than by a body: what they become.
+#: Operators that the converter replaces before the walk, and their replacement.
 CONVERTED = {"Scatter": "ScatterElements", "Upsample": "Resize"}
 
 #: Operators with a floating-point path through them that is not differentiated, and the reason.
-REFUSED = {
+WITHOUT_RULE = {
     "DFT": "spectra do not occur in vision models",
     "MaxRoiPool": "superseded by RoiAlign",
     "MelWeightMatrix": "audio",
@@ -66,7 +66,7 @@ _IN_STANDARD = "in the standard's own operators"
 
 
 def state(schema: Any) -> tuple[str, str]:
-    """What becomes of an operator, in a word, and a remark."""
+    """How an operator is treated, as a keyword of the table, and a remark."""
     name = schema.name
     if name in RULES:
         passed = RULES[name].inputs
@@ -81,11 +81,11 @@ def state(schema: Any) -> tuple[str, str]:
     if name in CONVERTED:
         return "converted", f"to {CONVERTED[name]}"
     has_body = name in BODIES or schema.has_function or schema.has_context_dependent_function
-    if has_body and name not in REFUSED:
+    if has_body and name not in WITHOUT_RULE:
         return "body", ""
     if not (_takes_floats(schema.inputs) and _takes_floats(schema.outputs)):
         return "no floats", ""
-    return "refused", REFUSED[name]
+    return "refused", WITHOUT_RULE[name]
 
 
 def _takes_floats(formal: Any) -> bool:
@@ -112,14 +112,14 @@ def table() -> str:
     )
     rows = []
     for name, schema in sorted(newest.items()):
-        word, remark = state(schema)
+        kind, remark = state(schema)
         tests = f"{checked[name]} of {every[name]}" if every[name] else ""
-        rows.append((name, word, remark, tests))
-    counts = Counter(word for _, word, _, _ in rows)
-    text += "\n" + ", ".join(f"{n} {word}" for word, n in counts.most_common()) + ".\n\n"
+        rows.append((name, kind, remark, tests))
+    counts = Counter(kind for _, kind, _, _ in rows)
+    text += "\n" + ", ".join(f"{n} {kind}" for kind, n in counts.most_common()) + ".\n\n"
     text += _markdown(("operator", "state", "remark", "node tests"), rows)
-    others = {key: ("refused", reason) for key, reason in refusals.REFUSED.items()}
-    others |= dict.fromkeys(contrib.DECOMPOSITIONS, ("decomposed", "into operators of the standard"))
+    others = {key: ("refused", reason) for key, reason in REFUSED.items()}
+    others |= dict.fromkeys(DECOMPOSITIONS, ("decomposed", "into operators of the standard"))
     others |= {f"{domain}::{name}": ("rewritten", _IN_STANDARD) for domain, name in REWRITES if domain}
     others |= {key: ("rule", "") for key in RULES if "::" in key}
     others |= {key: ("zero", "") for key in NO_GRADIENT if "::" in key}

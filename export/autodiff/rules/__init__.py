@@ -1,5 +1,5 @@
 """One gradient rule per ONNX operator. To add one: find the file of its kind, register a function, add its case
-to ``tests/test_rules.py``; ``docs/writing-a-rule.md`` walks through it."""
+to ``tests/rule_cases/``; ``docs/writing-a-rule.md`` shows each step."""
 
 from portable_cam.export.autodiff.registry import (
     NO_GRADIENT,

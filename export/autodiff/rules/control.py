@@ -1,7 +1,7 @@
 """If: the gradient of a node with branches is a node with branches.
 
-A gradient of a subgraph is written into a copy of it, with the rules of its own nodes; what happens inside is computed
-a second time there, for nothing but its outputs leaves a subgraph.
+The gradient of a subgraph is written into a copy of it, with the rules of its own nodes; the copy computes the tensors
+inside a second time, for only a subgraph's outputs can be read from outside.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ def if_(v: Vjp) -> Sequence[Gradient]:
 
 
 def _branch(v: Vjp, branch: ir.Graph) -> ir.Graph:
-    assert v.inside is not None
     inner = v.b.nested()
     values: dict[ir.Value, ir.Value] = {}
     copies = copy_nodes(inner, branch, values)

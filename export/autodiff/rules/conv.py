@@ -32,9 +32,8 @@ class Window:
 
     @property
     def pads(self) -> list[int]:
-        assert self.begin is not None
-        assert self.end is not None
-        return [*self.begin, *self.end]
+        """Those at the beginning of each axis, then those at the end; none where they are not known."""
+        return [*(self.begin or ()), *(self.end or ())]
 
 
 def read_window(v: Vjp, weight: ir.Value) -> Window:
@@ -63,7 +62,7 @@ def read_window(v: Vjp, weight: ir.Value) -> Window:
 
 def _refuse_wide_steps(v: Vjp, kernel: list[int], strides: list[int], dilations: list[int]) -> None:
     """Under auto_pad SAME the windows may end 3 or more elements before the border, where the stride steps over so
-    many. The standard says nothing then; ONNX Runtime begins with the second element, by a rule of its own."""
+    many. The standard leaves this open; ONNX Runtime begins with the second element."""
     dims = known_dims(v.x)
     for axis, (k, s, d) in enumerate(zip(kernel, strides, dilations, strict=True)):
         size = None if dims is None else dims[axis + 2]
@@ -212,7 +211,7 @@ def _flipped(v: Vjp, weight: ir.Value, window: Window) -> ir.Value:
 
 def _weight_gradient(v: Vjp, x: ir.Value, g: ir.Value, window: Window) -> ir.Value:
     """x (N, group * C, *size), g (N, group * M, *out) -> (group * M, C, *kernel): a convolution over the batch, with
-    stride and dilation changing places."""
+    stride and dilation exchanged."""
     b, group, spatial = v.b, window.group, len(window.kernel)
     if window.begin is None:
         raise v.unsupported("auto_pad SAME on a size known only at run time, with respect to the weights")
@@ -257,7 +256,7 @@ def conv_transpose(v: Vjp) -> Sequence[Gradient]:
     if v.needed(0):
         to_x = b.op("Conv", v.g, weight, pads=window.pads, **attributes)
         spatial = len(window.kernel)
-        # an output padding beyond the stride adds positions that no input stands behind
+        # an output padding beyond the stride adds positions that depend on no input
         to_x = b.op("Slice", to_x, b.ints([0] * spatial), b.op("Shape", v.x, start=2), b.ints(range(2, 2 + spatial)))
     to_weight = _weight_gradient(v, v.g, v.x, window) if v.needed(1) else None
     to_bias = b.op("ReduceSum", v.g, b.ints([0, *range(2, rank_of(v.x))]), keepdims=0) if v.needed(2) else None

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.autodiff.rules.quant import per_step
 from portable_cam.export.graph.operators import FLOATS
-from portable_cam.export.graph.values import constant_of
+from portable_cam.export.graph.values import constant_of, dtype_of, input_of
 
 # -- arithmetic; the walker undoes the broadcasting ----------------------------------------------------------------
 
@@ -45,35 +45,25 @@ def power(v: Vjp) -> Sequence[Gradient]:
         elif known is not None:
             slope = b.op("Mul", b.op("Pow", base, known - 1), known)
         else:
-            e = _as(v, exponent, base)
+            e = b.cast_like(exponent, base)
             slope = b.op("Mul", b.op("Pow", base, b.op("Sub", e, 1)), e)
-            slope = b.op("Where", b.op("Equal", e, 0), b.constant(0, _dtype(base)), slope)  # not 0 times 1 / 0
+            slope = b.op("Where", b.op("Equal", e, 0), b.number(0, base), slope)  # not 0 times 1 / 0
         to_base = b.op("Mul", v.g, slope)
     to_exponent: Gradient = None
     if v.needed(1):
-        zero = b.constant(0, _dtype(base))
-        at_zero = b.op("And", b.op("Equal", base, 0), b.op("GreaterOrEqual", _as(v, exponent, base), 0))
+        zero = b.number(0, base)
+        at_zero = b.op("And", b.op("Equal", base, 0), b.op("GreaterOrEqual", b.cast_like(exponent, base), 0))
         slope = b.op("Where", at_zero, zero, b.op("Mul", v.y, b.op("Log", base)))  # 0 log 0 is 0
-        to_exponent = _as(v, b.op("Mul", v.g, slope), exponent)
+        to_exponent = b.cast_like(b.op("Mul", v.g, slope), exponent)
     return [to_base, to_exponent]
-
-
-def _as(v: Vjp, value: ir.Value, like: ir.Value) -> ir.Value:
-    return value if value.dtype == like.dtype else v.b.op("Cast", value, to=int(_dtype(like)))
-
-
-def _dtype(value: ir.Value) -> ir.DataType:
-    assert value.dtype is not None
-    return value.dtype
 
 
 def _extremum(v: Vjp) -> Sequence[Gradient]:
     """Min and Max: to the input that was taken; shared equally between ties, as torch does."""
-    b, dtype = v.b, v.y.dtype
-    assert dtype is not None
+    b = v.b
     if len(v.node.inputs) == 1:
         return [v.g]
-    taken = [b.op("Cast", b.op("Equal", v.input(i), v.y), to=int(dtype)) for i in range(len(v.node.inputs))]
+    taken = [b.cast_like(b.op("Equal", v.input(i), v.y), v.y) for i in range(len(v.node.inputs))]
     share = b.op("Div", v.g, b.op("Sum", *taken))
     return [b.op("Mul", share, mask) if v.needed(i) else None for i, mask in enumerate(taken)]
 
@@ -103,7 +93,7 @@ def mod(v: Vjp) -> Sequence[Gradient]:
 
 @register("Range", inputs=[0, 2])
 def range_(v: Vjp) -> Sequence[Gradient]:
-    """start + i delta; the limit only says how many there are."""
+    """start + i delta; the limit only determines their number."""
     b = v.b
     steps = b.op("Mul", v.g, b.cast_like(b.positions(v.y), v.g))
     to_start, to_delta = (b.op("ReduceSum", each, keepdims=0) for each in (v.g, steps))
@@ -128,8 +118,7 @@ def _one_minus(v: Vjp, value: ir.Value) -> ir.Value:
 
 
 def _zero(v: Vjp) -> ir.Value:
-    assert v.y.dtype is not None
-    return v.b.constant(0, v.y.dtype)
+    return v.b.number(0, v.y)
 
 
 register("Neg", rule=lambda v: v.b.op("Neg", v.g))
@@ -167,16 +156,14 @@ def hard_sigmoid(v: Vjp) -> ir.Value:
 
 @register("Cast", "CastLike", inputs=[0])
 def cast(v: Vjp) -> Sequence[Gradient]:
-    """Back to the input's type. No gradient through an integer or bool, unless it is a quantised tensor or a picture,
-    which stands for a float."""
-    source = v.node.inputs[0]
-    assert source is not None
+    """Back to the input's type. No gradient through an integer or bool, unless it is a quantised tensor or an image."""
+    source = input_of(v.node, 0)
     if v.y.dtype not in FLOATS:
         return [None]
     if source.dtype not in FLOATS:
         g = v.b.op("Cast", v.g, to=int(ir.DataType.FLOAT)) if v.y.dtype != ir.DataType.FLOAT else v.g
         return [per_step(v, g, 0)]
-    return [v.b.op("Cast", v.g, to=int(source.dtype))]
+    return [v.b.op("Cast", v.g, to=int(dtype_of(source)))]
 
 
 @register("Dropout", inputs=[0])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
-from portable_cam.export.graph.values import known_dims, rank_of
+from portable_cam.export.graph.values import dtype_of, known_dims, rank_of, shape_of
 
 _LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -34,26 +34,24 @@ def matmul(v: Vjp) -> Sequence[Gradient]:
 
 
 def _matrix_shape(value: ir.Value, axis: int) -> ir.Shape:
-    assert value.shape is not None
-    dims = list(value.shape.dims)
-    return ir.Shape([*dims[:axis], 1, *dims[axis:]]) if len(dims) == 1 else value.shape
+    shape = shape_of(value)
+    dims = list(shape.dims)
+    return ir.Shape([*dims[:axis], 1, *dims[axis:]]) if len(dims) == 1 else shape
 
 
 def _sum_batch(v: Vjp, gradient: ir.Value, source: ir.Value, other: ir.Value) -> ir.Value:
     """Undo the broadcasting of the batch dimensions: ``gradient`` has those of both operands together."""
-    assert source.shape is not None
-    assert other.shape is not None
-    mine, theirs = list(source.shape.dims[:-2]), list(other.shape.dims[:-2])
+    mine, theirs = list(shape_of(source).dims[:-2]), list(shape_of(other).dims[:-2])
     rank = max(len(mine), len(theirs))
     padded = [1] * (rank - len(mine)) + mine, [1] * (rank - len(theirs)) + theirs
     batch = [m if t == 1 else t for m, t in zip(*padded, strict=True)]
-    gradient.shape = ir.Shape([*batch, *source.shape.dims[-2:]])
+    gradient.shape = ir.Shape([*batch, *shape_of(source).dims[-2:]])
     return v.b.unbroadcast(gradient, source, gradient)
 
 
 @register("Gemm")
 def gemm(v: Vjp) -> Sequence[Gradient]:
-    """Y = alpha A' B' + beta C, where ' transposes if transA or transB says so."""
+    """Y = alpha A' B' + beta C, where ' transposes if transA or transB is set."""
     b, g, a, w = v.b, v.g, v.x, v.input(1)
     alpha, beta = v.float_attr("alpha", 1.0), v.float_attr("beta", 1.0)
     ta, tb = int(v.int_attr("transA", 0) != 0), int(v.int_attr("transB", 0) != 0)
@@ -103,7 +101,7 @@ def einsum(v: Vjp) -> Sequence[Gradient]:
             gradient = gradient if repeated else b.expand_like(gradient, v.input(i))
         if repeated:
             # back on the diagonal: the identity of the repeated axis, one label of which is the new one
-            eyes = [b.eye(b.dim(v.input(i), axis), b.dtype_of(v.x)) for axis, _, _ in repeated]
+            eyes = [b.eye(b.dim(v.input(i), axis), dtype_of(v.x)) for axis, _, _ in repeated]
             placed = ",".join(["".join(dict.fromkeys(term)), *(old + new for _, old, new in repeated)])
             gradient = b.op("Einsum", gradient, *eyes, equation=f"{placed}->{unique}")
             gradient = b.expand_like(gradient, v.input(i)) if private else gradient
@@ -125,7 +123,7 @@ def _without_repeats(term: str, taken: set[str]) -> tuple[str, list[tuple[int, s
 
 
 def _einsum_labels(v: Vjp) -> tuple[list[str], str]:
-    """The labels of each operand and of the result, implicit output and ellipsis written out."""
+    """The labels of each operand and of the result, implicit output and ellipsis made explicit."""
     equation = v.str_attr("equation", "").replace(" ", "")
     left, arrow, out = equation.partition("->")
     terms = left.split(",")
@@ -148,7 +146,7 @@ def det(v: Vjp) -> ir.Value:
     matrices too, where det(A) A^-T is not defined."""
     b = v.b
     n = b.dim(v.x, -1)
-    eye = b.eye(n, b.dtype_of(v.x))
+    eye = b.eye(n, dtype_of(v.x))
     row = b.op("Cast", b.op("Unsqueeze", eye, b.ints([1, 3])), to=int(ir.DataType.BOOL))  # (n, 1, n, 1)
     unit = b.op("Unsqueeze", eye, b.ints([0, 2]))  # (1, n, 1, n)
     replaced = b.op("Where", row, unit, b.op("Unsqueeze", v.x, b.ints([-3, -4])))  # (..., n, n, n, n)

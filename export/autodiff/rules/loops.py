@@ -1,8 +1,8 @@
 """Scan and Loop: the gradient of a loop is a loop from its last step to its first.
 
 A step's gradient is written as that of any subgraph (:mod:`portable_cam.export.autodiff.rules.control`). It needs the
-state that the step starts from, so a loop is made to hand out the states of all its steps beside its own results. The
-gradient of a value that the steps read from outside is summed over them.
+state that the step starts from, so the states of all steps become further outputs of the forward loop. The gradient of
+a value that the steps read from outside is summed over them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from portable_cam.export.graph.shapes import infer_shapes
 from portable_cam.export.graph.subgraph import copy_nodes, give_shape, like, summed_seeds
 from portable_cam.export.graph.values import reads
 
-_RESULTS = "portable_cam.results"  # how many a loop had before it was made to hand out its states
+_RESULTS = "portable_cam.results"  # how many results a loop had before its states became outputs
 
 
 @dataclass(frozen=True)
 class _Body:
     """The parts of a loop's body: states, rows of the scanned inputs, rows of the results.
 
-    ``carried`` are the places of the states that have a gradient, ``used`` those of the results that the score uses,
+    ``carried`` are the indices of the states that have a gradient, ``used`` those of the results that the score uses,
     ``wanted`` those of the rows whose gradient is needed.
     """
 
@@ -42,7 +42,7 @@ class _Body:
 
 @register("Scan")
 def scan(v: Vjp) -> Sequence[Gradient]:
-    """A Scan of the step's gradient; rows and results keep their axes, and lie the other way round."""
+    """A Scan of the step's gradient; rows and results keep their axes, and are read in the other direction."""
     b, node, graph = v.b, v.node, v.node.attributes["body"].as_graph()
     given = v.int_attr("num_scan_inputs", 0)
     count = len(node.inputs) - given
@@ -52,13 +52,13 @@ def scan(v: Vjp) -> Sequence[Gradient]:
     for i, inner in enumerate(graph.inputs):
         give_shape(inner, v.input(i), fixed=True, without=() if i < count else (axes[i - count],))
     body = _body(v, graph.inputs[:count], graph.inputs[count:], graph.outputs[: count + results], count)
-    starts = _hand_out(v, body.states, results)
+    starts = _collect_states(v, body.states, results)
 
     gradients, sums, states, rows, seeds = _holders(v, body)
     inner_b = b.nested([*gradients, *sums, *states, *rows, *seeds])
     new_states, new_sums, new_rows = _step_back(v, inner_b, body, gradients, sums, states, rows, seeds)
     inner_b.graph.outputs.extend(inner_b.op("Identity", value) for value in (*new_states, *new_sums, *new_rows))
-    # per step: what is read, along which axis, and whether the loop went through it backwards
+    # the values read in each step, along which axis, and whether the forward loop read them backwards
     reading = [
         *((value, 0, 0) for value in starts),
         *((v.input(count + i), axes[i], turned[i]) for i in range(given)),
@@ -83,13 +83,13 @@ def scan(v: Vjp) -> Sequence[Gradient]:
         name=name,
     )
     outputs = _append(b, back, inner_b.graph.outputs)
-    answer: list[Gradient] = [None] * len(node.inputs)
+    to_inputs: list[Gradient] = [None] * len(node.inputs)
     for i, output in zip(body.carried, outputs, strict=False):
-        answer[i] = output
+        to_inputs[i] = output
     rest = outputs[len(body.carried) :]
     for i, output in zip(body.wanted, rest[len(v.outer) :], strict=True):
-        answer[count + i] = output
-    return [*answer, *rest[: len(v.outer)]]
+        to_inputs[count + i] = output
+    return [*to_inputs, *rest[: len(v.outer)]]
 
 
 @register("Loop")
@@ -102,7 +102,7 @@ def loop(v: Vjp) -> Sequence[Gradient]:
         if not isinstance(value.type, ir.TensorType | None):
             raise v.unsupported(
                 f"'{value.name}' in its body is a {type(value.type).__name__}, not a tensor, and its steps cannot be "
-                "written out: their number is not a constant, or too large"
+                "unrolled: their number is not a constant, or too large"
             )
     number, going, *states = graph.inputs
     number.type = number.type or ir.TensorType(ir.DataType.INT64)
@@ -110,17 +110,17 @@ def loop(v: Vjp) -> Sequence[Gradient]:
         inner.type = inner.type or v.input(2 + i).type
         give_shape(inner, v.input(2 + i), fixed=False)
     body = _body(v, states, [number], graph.outputs[1 : 1 + count + results], count)
-    numbers, *starts = _hand_out(v, [number, *states], results)
+    numbers, *starts = _collect_states(v, [number, *states], results)
 
     gradients, sums, *_ = _holders(v, body)
     counter = ir.Value(name=b.fresh("step"), type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
     on = ir.Value(name=b.fresh("on"), type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
     inner_b = b.nested([counter, on, *gradients, *sums])
     steps = b.op("Squeeze", b.op("Shape", numbers, end=1), b.ints([0]))
-    place = inner_b.op("Sub", inner_b.op("Sub", steps, counter), 1)
+    position = inner_b.op("Sub", inner_b.op("Sub", steps, counter), 1)
 
     def at_this_step(every: ir.Value, row: ir.Value) -> ir.Value:
-        value = inner_b.op("Gather", every, place, axis=0)
+        value = inner_b.op("Gather", every, position, axis=0)
         value.type, value.shape = row.type, row.shape
         return value
 
@@ -132,7 +132,7 @@ def loop(v: Vjp) -> Sequence[Gradient]:
         sums,
         [at_this_step(every, row) for every, row in zip(starts, body.states, strict=True)],
         [at_this_step(numbers, number)],
-        [at_this_step(_present(v.grads[count + i]), body.results[i]) for i in body.used],
+        [at_this_step(gradient, body.results[i]) for i in body.used if (gradient := v.grads[count + i]) is not None],
         {going: b.constant(True, ir.DataType.BOOL)},
     )
     inner_b.graph.outputs.extend(inner_b.op("Identity", value) for value in (on, *new_states, *new_sums))
@@ -144,10 +144,10 @@ def loop(v: Vjp) -> Sequence[Gradient]:
         name=b.fresh("Loop"),
     )
     outputs = _append(b, back, inner_b.graph.outputs[1:])
-    answer: list[Gradient] = [None] * len(node.inputs)
+    to_inputs: list[Gradient] = [None] * len(node.inputs)
     for i, output in zip(body.carried, outputs, strict=False):
-        answer[2 + i] = output
-    return [*answer, *outputs[len(body.carried) :]]
+        to_inputs[2 + i] = output
+    return [*to_inputs, *outputs[len(body.carried) :]]
 
 
 def _body(
@@ -169,8 +169,9 @@ def _body(
     )
 
 
-def _hand_out(v: Vjp, inputs: Sequence[ir.Value], results: int) -> Sequence[ir.Value]:
-    """Let a loop collect these inputs of its body, (T, ...) each; once, though its gradient may be asked for again."""
+def _collect_states(v: Vjp, inputs: Sequence[ir.Value], results: int) -> Sequence[ir.Value]:
+    """Make these inputs of a loop's body outputs of the loop, (T, ...) each; only once for all gradients of the
+    loop."""
     node, graph = v.node, v.node.attributes["body"].as_graph()
     if _RESULTS not in node.meta:
         node.meta[_RESULTS] = results
@@ -178,10 +179,14 @@ def _hand_out(v: Vjp, inputs: Sequence[ir.Value], results: int) -> Sequence[ir.V
         node.resize_outputs(first + len(inputs))
         for value, output in zip(inputs, node.outputs[first:], strict=True):
             name = v.b.fresh("Identity")
-            handed = ir.node("Identity", [value], name=name)
-            graph.append(handed)
-            graph.outputs.append(handed.outputs[0])
-            handed.outputs[0].name, handed.outputs[0].type, handed.outputs[0].shape = name, value.type, value.shape
+            identity = ir.node("Identity", [value], name=name)
+            graph.append(identity)
+            graph.outputs.append(identity.outputs[0])
+            identity.outputs[0].name, identity.outputs[0].type, identity.outputs[0].shape = (
+                name,
+                value.type,
+                value.shape,
+            )
             output.name, output.type = v.b.fresh("states"), value.type
             output.shape = None if value.shape is None else ir.Shape([None, *value.shape.dims])
         for key in ("scan_output_axes", "scan_output_directions"):
@@ -215,7 +220,6 @@ def _step_back(
     known: Mapping[ir.Value, ir.Value] | None = None,
 ) -> tuple[list[ir.Value], list[ir.Value], list[ir.Value]]:
     """Write one step's gradient: the new gradients of the states, the new sums, the gradients of the wanted rows."""
-    assert v.inside is not None
     values = dict(zip((*body.states, *body.rows), (*states, *rows), strict=True)) | dict(known or {})
     copies = copy_nodes(b, _making(body.graph, {*body.next_states, *body.results}), values)
     infer_shapes(list(copies))
@@ -252,8 +256,3 @@ def _append(b: Builder, node: ir.Node, inner: Sequence[ir.Value]) -> Sequence[ir
         output.name, output.type = f"{node.name}_{i}", value.type
     b.graph.append(node)
     return node.outputs
-
-
-def _present(value: Gradient) -> ir.Value:
-    assert value is not None
-    return value

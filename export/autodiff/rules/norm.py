@@ -15,7 +15,7 @@ from portable_cam.export.graph.values import rank_of, static_dim
 
 
 def _normalised(v: Vjp, x: ir.Value, axes: Sequence[int], epsilon: float) -> tuple[ir.Value, ir.Value]:
-    """The normalised x and r, both recomputed: the forward node keeps its own outputs. In float32 for halves, as the
+    """The normalised x and r, both recomputed, for the forward node does not give them. In float32 for halves, as the
     forward node computes them: the squares of float16 overflow from 256 on."""
     b = v.b
     x = b.op("Cast", x, to=int(ir.DataType.FLOAT)) if x.dtype in HALVES else x
@@ -26,7 +26,7 @@ def _normalised(v: Vjp, x: ir.Value, axes: Sequence[int], epsilon: float) -> tup
 
 
 def _through_normalisation(v: Vjp, n: ir.Value, r: ir.Value, h: ir.Value, axes: Sequence[int]) -> ir.Value:
-    """In the type of n."""
+    """The gradient for x, of the gradient h for the normalised n; in the type of n."""
     b = v.b
     h = b.cast_like(h, n)
     mean_h = b.op("ReduceMean", h, b.ints(axes), keepdims=1)
@@ -143,7 +143,7 @@ def lp_normalization(v: Vjp) -> ir.Value:
     norm = b.op(kind, v.x, b.ints([axis]), keepdims=1)
     inner = b.op("ReduceSum", b.op("Mul", v.g, v.y), b.ints([axis]), keepdims=1)
     direction = v.y if p == 2 else b.op("Sign", v.x)
-    zero = b.constant(0, b.dtype_of(norm))
+    zero = b.number(0, norm)
     scale = b.op("Where", b.op("Equal", norm, zero), zero, b.op("Reciprocal", norm))  # where x is 0, so is y
     return b.op("Mul", b.op("Sub", v.g, b.op("Mul", direction, inner)), scale)
 
@@ -158,12 +158,12 @@ def local_response_normalization(v: Vjp) -> ir.Value:
     before, after = (size - 1) // 2, size // 2
 
     def window_sum(value: ir.Value, begin: int, end: int) -> ir.Value:
-        # channels as the height of a one-channel picture: (N, 1, C, rest)
+        # channels as the height of a one-channel image: (N, 1, C, rest)
         channels = static_dim(v.x, 1) or -1
         if channels == -1:
             raise v.unsupported("its number of channels is known only at run time")
-        picture = b.op("Unsqueeze", b.op("Reshape", value, b.ints([0, channels, -1])), b.ints([1]))
-        mean = b.op("AveragePool", picture, kernel_shape=[size, 1], pads=[begin, 0, end, 0], count_include_pad=1)
+        image = b.op("Unsqueeze", b.op("Reshape", value, b.ints([0, channels, -1])), b.ints([1]))
+        mean = b.op("AveragePool", image, kernel_shape=[size, 1], pads=[begin, 0, end, 0], count_include_pad=1)
         return b.reshape_like(b.op("Mul", mean, size), v.x)
 
     squares = window_sum(b.op("Mul", v.x, v.x), before, after)

@@ -3,8 +3,8 @@
 import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Vjp, register
+from portable_cam.export.autodiff.rules.scatter import add_at
 from portable_cam.export.autodiff.rules.separable import apply_adjoint
-from portable_cam.export.graph.operators import HALVES
 from portable_cam.export.graph.values import element_count, known_dims, rank_of
 
 
@@ -12,8 +12,8 @@ from portable_cam.export.graph.values import element_count, known_dims, rank_of
 def max_pool(v: Vjp) -> ir.Value:
     """To the element that was the maximum; the first one in a window of equals, as in torch.
 
-    A second MaxPool says where the maxima were: asking the forward one for its indices would cost the blocked layout
-    of the whole forward pass. ONNX's indices count through the flattened tensor, batch and channels included.
+    A second MaxPool gives the indices of the maxima: if the forward one gave them, it would lose the blocked layout of
+    the whole forward pass. ONNX's indices count through the flattened tensor, batch and channels included.
     """
     b = v.b
     attributes = {
@@ -30,16 +30,7 @@ def max_pool(v: Vjp) -> ir.Value:
         auto_pad=v.str_attr("auto_pad", "NOTSET"),
     )
     indices.dtype = ir.DataType.INT64
-    assert v.x.dtype is not None
-    dims = known_dims(v.x)
-    count = None if dims is None else element_count(dims)
-    size = b.ints([count]) if count is not None else b.op("Reshape", b.op("Size", v.x), b.ints([1]))
-    half = v.x.dtype in HALVES  # ONNX Runtime's CPU provider has no adding scatter of these types
-    zeros = b.op("Expand", b.constant([0], ir.DataType.FLOAT if half else v.x.dtype), size)
-    g = b.reshape(v.g, [-1])
-    g = b.op("Cast", g, to=int(ir.DataType.FLOAT)) if half else g
-    flat = b.op("ScatterElements", zeros, b.reshape(indices, [-1]), g, axis=0, reduction="add")
-    return b.reshape_like(b.op("Cast", flat, to=int(v.x.dtype)) if half else flat, v.x)
+    return add_at(v, indices, v.g)
 
 
 @register("AveragePool")
@@ -63,7 +54,7 @@ def _averaging_adjoint(v: Vjp, gradient: ir.Value, count_include_pad: int = 0, *
         def pool(identity: ir.Value, i: int = i) -> ir.Value:
             # (n, n) -> (n, 1, n, 1) -> (n, 1, m, 1) -> (n, m)
             column = b.op("Unsqueeze", identity, b.ints([1, 3]))
-            place = {"pads": [pads[i], 0, pads[spatial + i], 0]} if auto_pad == "NOTSET" else {"auto_pad": auto_pad}
+            padding = {"pads": [pads[i], 0, pads[spatial + i], 0]} if auto_pad == "NOTSET" else {"auto_pad": auto_pad}
             counting = {"p": 1} if summing else {"count_include_pad": count_include_pad}
             pooled = b.op(
                 "LpPool" if summing else "AveragePool",
@@ -73,7 +64,7 @@ def _averaging_adjoint(v: Vjp, gradient: ir.Value, count_include_pad: int = 0, *
                 dilations=[dilations[i], 1],
                 ceil_mode=v.int_attr("ceil_mode", 0),
                 **counting,
-                **place,
+                **padding,
             )
             return b.op("Squeeze", pooled, b.ints([1, 3]))
 
@@ -88,7 +79,7 @@ def global_average_pool(v: Vjp) -> ir.Value:
     if count is not None:
         scaled = b.op("Div", v.g, count)
     else:
-        scaled = b.op("Div", v.g, _cast_like(v, b.op("ReduceProd", b.op("Shape", v.x, start=2), keepdims=0)))
+        scaled = b.op("Div", v.g, b.cast_like(b.op("ReduceProd", b.op("Shape", v.x, start=2), keepdims=0), v.x))
     return b.spread(scaled, v.x)
 
 
@@ -101,8 +92,7 @@ def global_max_pool(v: Vjp) -> ir.Value:
     length = b.op("Squeeze", b.op("Shape", flat, start=2), b.ints([0]))
     positions = b.op("Range", b.ints(0), length, b.ints(1))
     g = b.op("Reshape", v.g, b.ints([0, 0, 1]))
-    assert v.x.dtype is not None
-    chosen = b.op("Where", b.op("Equal", positions, first), g, b.constant(0, v.x.dtype))
+    chosen = b.op("Where", b.op("Equal", positions, first), g, b.number(0, v.x))
     return b.reshape_like(chosen, v.x)
 
 
@@ -112,14 +102,8 @@ def lp_pool(v: Vjp) -> ir.Value:
     b, p = v.b, v.int_attr("p", 2)
     powers = b.op("Mul", b.op("Sign", v.x), b.op("Pow", b.op("Abs", v.x), p - 1)) if p != 2 else v.x
     norm = b.op("Pow", v.y, p - 1) if p != 2 else v.y
-    assert v.y.dtype is not None
-    zero = b.constant(0, v.y.dtype)
+    zero = b.number(0, v.y)
     scaled = b.op("Where", b.op("Equal", norm, zero), zero, b.op("Div", v.g, norm))
     if v.node.op_type == "GlobalLpPool":
         return b.op("Mul", powers, scaled)
     return b.op("Mul", powers, _averaging_adjoint(v, scaled, summing=True))
-
-
-def _cast_like(v: Vjp, value: ir.Value) -> ir.Value:
-    assert v.x.dtype is not None
-    return v.b.op("Cast", value, to=int(v.x.dtype))

@@ -1,6 +1,6 @@
-"""Quantised tensors. The gradient of an integer tensor is that of the value it stands for, so that it passes
+"""Quantised tensors. The gradient of an integer tensor is that of its dequantised value, so that it passes
 QuantizeLinear and DequantizeLinear unchanged (straight-through estimator, Bengio et al. 2013, arXiv 1308.3432), except
-where the range of QuantizeLinear is an activation that was dropped for it."""
+where the range of QuantizeLinear replaces an activation that a quantiser dropped."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,14 @@ from portable_cam.export.autodiff.quantized_ranges import clipped_ends
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.autodiff.rules.conv import read_window, transposed_conv
 from portable_cam.export.autodiff.rules.relu import pass_below, pass_where_positive
-from portable_cam.export.graph.values import constant_of, rank_of
+from portable_cam.export.graph.values import constant_of, input_of, rank_of, shape_of
 
 
 @register("QuantizeLinear", inputs=[0])
 def quantize(v: Vjp) -> Sequence[Gradient]:
     """Masked at the ends of the range that the input can go beyond: always at 0 if that is a ReLU and at 6 if it is a
-    ReLU6, at any other end as ``saturation`` says. A value on the last step counts as cut off: what was before rounding
-    is not read, for ONNX Runtime would then no longer compute the node before this one in integers."""
+    ReLU6, at any other end by ``saturation``. A value on the last step counts as clipped: the value before rounding is
+    not read, for ONNX Runtime would then no longer compute the node before this one in integers."""
     b, g = v.b, v.g
     ends = clipped_ends(v.node)
     low, high = ends.low, ends.high
@@ -33,7 +33,8 @@ def quantize(v: Vjp) -> Sequence[Gradient]:
     if low is None and high is None:
         return [g]
     y = dequantized(v.node.outputs[0])
-    assert y is not None
+    if y is None:
+        raise v.unsupported("nothing reads the integers that it makes, and its scale is not known")
     if low is not None:
         g = pass_where_positive(b, y, g) if low == 0 else _where(v, "Greater", y, low, g)
     if high is not None:
@@ -42,20 +43,19 @@ def quantize(v: Vjp) -> Sequence[Gradient]:
 
 
 def _where(v: Vjp, compare: str, y: ir.Value, bound: float, g: ir.Value) -> ir.Value:
-    assert g.dtype is not None
-    return v.b.op("Where", v.b.op(compare, y, bound), g, v.b.constant(0, g.dtype))
+    return v.b.op("Where", v.b.op(compare, y, bound), g, v.b.number(0, g))
 
 
 @register("DynamicQuantizeLinear", inputs=[0])
 def dynamic_quantize(v: Vjp) -> Sequence[Gradient]:
-    """Its range is that of the tensor itself: nothing is cut off."""
+    """Its range is that of the tensor itself: nothing is clipped."""
     return [v.grads[0]]
 
 
 @register("DequantizeLinear", inputs=[0])
 def dequantize(v: Vjp) -> Sequence[Gradient]:
     """A scale other than the one the integers were made with multiplies the value."""
-    made = scale_of(v.node.inputs[0])  # type: ignore[arg-type]
+    made = scale_of(input_of(v.node, 0))
     scale = v.input(1)
     if made is None or _same(made, scale):
         return [v.g]
@@ -72,10 +72,8 @@ def _same(left: ir.Value, right: ir.Value) -> bool:
 
 
 def per_step(v: Vjp, gradient: ir.Value, index: int) -> ir.Value:
-    """The gradient with respect to the integers of an input, as one with respect to what they stand for."""
-    source = v.node.inputs[index]
-    assert source is not None
-    scale = scale_of(source)
+    """The gradient with respect to the integers of an input, as one with respect to their dequantised values."""
+    scale = scale_of(input_of(v.node, index))
     if scale is None:
         return gradient
     if scale.shape is not None and len(scale.shape) > 0:
@@ -119,10 +117,9 @@ def matmul_integer(v: Vjp) -> Sequence[Gradient]:
 
 def _unbroadcast(v: Vjp, gradient: ir.Value, source: ir.Value) -> ir.Value:
     """The batch dimensions are those of the output, the last two those of the source."""
-    assert source.shape is not None
     out = v.node.outputs[0].shape
     batch = [] if out is None else list(out.dims[:-2])
-    gradient.shape = ir.Shape([*batch, *source.shape.dims[-2:]])
+    gradient.shape = ir.Shape([*batch, *shape_of(source).dims[-2:]])
     return v.b.unbroadcast(gradient, source, gradient)
 
 

@@ -19,7 +19,8 @@ _Slope: TypeAlias = Callable[[Builder, ir.Value, ir.Value, float, float], ir.Val
 
 @dataclass(frozen=True)
 class _Function:
-    """``defaults`` for alpha and beta, as ONNX Runtime has them, where the function takes them."""
+    """A function and its slope; ``defaults`` are those of ONNX Runtime for the parameters that it takes, alpha and
+    beta."""
 
     value: _Value
     slope: _Slope
@@ -27,18 +28,16 @@ class _Function:
 
 
 def _where(b: Builder, condition: ir.Value, like: ir.Value) -> ir.Value:
-    """1 where it holds, else 0."""
-    assert like.dtype is not None
-    return b.op("Cast", condition, to=int(like.dtype))
+    """1 where the condition holds, else 0, in the type of ``like``."""
+    return b.cast_like(condition, like)
 
 
 def _constant(b: Builder, x: ir.Value, number: float) -> ir.Value:
-    assert x.dtype is not None
-    return b.expand_like(b.constant(number, x.dtype), x)
+    return b.expand_like(b.number(number, x), x)
 
 
 def _one_minus_square(b: Builder, y: ir.Value) -> ir.Value:
-    return b.op("Sub", b.constant(1, y.dtype or ir.DataType.FLOAT), b.op("Mul", y, y))
+    return b.op("Sub", b.number(1, y), b.op("Mul", y, y))
 
 
 _FUNCTIONS = {
@@ -105,7 +104,7 @@ _FUNCTIONS = {
 
 @dataclass(frozen=True)
 class Activation:
-    """One activation function of a node, with its parameters; ``clip`` bounds what goes in, None for no bound."""
+    """One activation function of a node, with its parameters; ``clip`` bounds its input, None for no bound."""
 
     function: _Function
     alpha: float
@@ -127,11 +126,10 @@ class Activation:
     def _clipped(self, b: Builder, x: ir.Value) -> ir.Value:
         if self.clip is None:
             return x
-        assert x.dtype is not None
-        return b.op("Clip", x, b.constant(-self.clip, x.dtype), b.constant(self.clip, x.dtype))
+        return b.op("Clip", x, b.number(-self.clip, x), b.number(self.clip, x))
 
 
-def activations(v: Vjp, defaults: Sequence[str], directions: int) -> list[list[Activation]]:
+def activation_functions(v: Vjp, defaults: Sequence[str], directions: int) -> list[list[Activation]]:
     """The activation functions of a node, for each direction those that ``defaults`` names by default."""
     names = [str(name) for name in v.node.attributes.get_strings("activations", [])] or [*defaults] * directions
     if len(names) != len(defaults) * directions:

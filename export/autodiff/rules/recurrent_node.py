@@ -1,4 +1,4 @@
-"""What LSTM, GRU and RNN have in common: inputs, directions, padding, and the products outside the recurrence."""
+"""The parts shared by LSTM, GRU and RNN: inputs, directions, padding, and the products outside the recurrence."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Gradient, Vjp
-from portable_cam.export.autodiff.rules.recurrent_activations import Activation, activations
+from portable_cam.export.autodiff.rules.recurrent_activations import Activation, activation_functions
 from portable_cam.export.graph.builder import Builder
-from portable_cam.export.graph.scan import Step, Values, scan
+from portable_cam.export.graph.scan import Step, Tensors, write_recurrence
+from portable_cam.export.graph.values import dtype_of
 
 _X, _W, _R, _B, _SEQUENCE_LENS, _INITIAL_H, _INITIAL_C, _P = range(8)
 
@@ -31,7 +32,7 @@ class Direction:
     before: ir.Value  # (T, N, H): the hidden state that each step starts from
     first_cell: ir.Value  # (N, H): the cell state that the first step starts from
     dy: Gradient  # (T, N, H): the gradient of each step's output, None for zeros
-    last: Values  # (N, H) each: the gradients of the last hidden state and, for an LSTM, the last cell state
+    last: Tensors  # (N, H) each: the gradients of the last hidden state and, for an LSTM, the last cell state
     mask: Gradient  # (T, N, 1): 1 for a step, 0 for padding; None if there is no padding
     padding: Gradient  # one minus that
     backwards: bool  # it reads from the last step to the first
@@ -44,7 +45,7 @@ class Direction:
         product = self.b.op("MatMul", states, self.b.op("Transpose", weight, perm=[1, 0]))
         return product if bias is None else self.b.op("Add", product, bias)
 
-    def split(self, value: ir.Value, count: int, axis: int = -1) -> Values:
+    def split(self, value: ir.Value, count: int, axis: int = -1) -> Tensors:
         """The gates of a value."""
         return self.b.op_multi("Split", [value], count, axis=axis, num_outputs=count)
 
@@ -52,33 +53,33 @@ class Direction:
         return value if self.mask is None else self.b.op("Mul", value, self.mask)
 
     def kept(self, value: ir.Value) -> ir.Value:
-        """The k from state to state: as it is for a step, one for padding."""
+        """The factor from state to state: unchanged for a step, one for padding."""
         return value if self.padding is None else self.b.op("Add", self.masked(value), self.padding)
 
-    def scan_back(self, step: Step, k: Values) -> tuple[list[ir.Value], list[ir.Value]]:
+    def scan_back(self, step: Step, k: Tensors) -> tuple[list[ir.Value], list[ir.Value]]:
         """From the last step to the first. ``step`` gets the gradients of the states, that of the step's output
-        added to the hidden one, and its k."""
+        added to the hidden one, and its factors."""
 
-        def body(b: Builder, states: Values, inputs: Values) -> tuple[Values, Values]:
+        def body(b: Builder, states: Tensors, inputs: Tensors) -> tuple[Tensors, Tensors]:
             if self.dy is None:
                 return step(b, states, inputs)
             return step(b, [b.op("Add", states[0], inputs[-1]), *states[1:]], inputs[:-1])
 
-        return scan(self.b, body, self.last, [*k, *present(self.dy)], reverse=not self.backwards)
+        return write_recurrence(self.b, body, self.last, [*k, *present(self.dy)], reverse=not self.backwards)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the recurrence yields; every gradient follows from it for all steps at once."""
+class CellGradients:
+    """The gradients that the recurrence yields; all others follow from them for all steps at once."""
 
     to_x: ir.Value  # (T, N, G * H): the gradient of X W^T + Wb
-    to_state: ir.Value  # (T, N, G * H): the gradient of what R and Rb yield
-    first: Values  # (N, H) each: the gradients of the first states
-    reset: Gradient = None  # (T, N, H): what the last gate reads in place of the hidden state
-    to_peepholes: Values = ()  # (T, N, H) each
+    to_state: ir.Value  # (T, N, G * H): the gradient of H R^T + Rb
+    first: Tensors  # (N, H) each: the gradients of the first states
+    reset: Gradient = None  # (T, N, H): the reset hidden state that the last gate reads
+    to_peepholes: Tensors = ()  # (T, N, H) each
 
 
-Cell: TypeAlias = Callable[[Direction, Sequence[Activation]], Answer]
+Cell: TypeAlias = Callable[[Direction, Sequence[Activation]], CellGradients]
 
 
 def recurrent(v: Vjp, functions: Sequence[str], gates: int, cell: Cell) -> Sequence[Gradient]:
@@ -90,13 +91,13 @@ def recurrent(v: Vjp, functions: Sequence[str], gates: int, cell: Cell) -> Seque
     count = 2 if direction == "bidirectional" else 1
     _name_output(v)
     directions = [_direction(v, i, count, direction == "reverse" or i == 1) for i in range(count)]
-    chosen = activations(v, functions, count)
-    answers = [(d, cell(d, f)) for d, f in zip(directions, chosen, strict=True)]
+    chosen = activation_functions(v, functions, count)
+    found = [(d, cell(d, f)) for d, f in zip(directions, chosen, strict=True)]
     gradients: list[Gradient] = [None] * len(v.node.inputs)
     if v.needed(_X):
-        parts = [b.op("MatMul", a.to_x, d.w) for d, a in answers]
+        parts = [b.op("MatMul", a.to_x, d.w) for d, a in found]
         gradients[_X] = reduce(lambda left, right: b.op("Add", left, right), parts)
-    makers: dict[int, Callable[[Direction, Answer], ir.Value]] = {
+    makers: dict[int, Callable[[Direction, CellGradients], ir.Value]] = {
         _W: lambda d, a: _outer(b, a.to_x, d.x),
         _R: lambda d, a: _to_r(d, a, gates),
         _B: lambda d, a: b.op("Concat", _over_steps(b, a.to_x), _over_steps(b, a.to_state), axis=0),
@@ -106,7 +107,7 @@ def recurrent(v: Vjp, functions: Sequence[str], gates: int, cell: Cell) -> Seque
     }
     for index, make in makers.items():
         if v.needed(index):
-            made = [b.op("Unsqueeze", make(d, a), b.ints([0])) for d, a in answers]
+            made = [b.op("Unsqueeze", make(d, a), b.ints([0])) for d, a in found]
             gradients[index] = made[0] if count == 1 else b.op("Concat", *made, axis=0)
     return gradients
 
@@ -114,24 +115,22 @@ def recurrent(v: Vjp, functions: Sequence[str], gates: int, cell: Cell) -> Seque
 def _direction(v: Vjp, index: int, count: int, backwards: bool) -> Direction:
     b = v.b
 
-    def own(value: Gradient, axis: int = 0) -> Gradient:
-        if value is None:
-            return None
+    def own(value: ir.Value, axis: int = 0) -> ir.Value:
         if count == 1:
             return b.op("Squeeze", value, b.ints([axis]))
         return b.op("Gather", value, b.ints(index), axis=axis)
 
+    def own_if_given(value: Gradient, axis: int = 0) -> Gradient:
+        return None if value is None else own(value, axis)
+
     w, r, y = own(v.input(_W)), own(v.input(_R)), own(v.y, 1)
-    assert w is not None
-    assert r is not None
-    assert y is not None
-    bias, lengths = own(v.optional(_B)), v.optional(_SEQUENCE_LENS)
+    bias, lengths = own_if_given(v.optional(_B)), v.optional(_SEQUENCE_LENS)
     w_bias, r_bias = (None, None) if bias is None else b.op_multi("Split", [bias], 2, axis=0, num_outputs=2)
-    zeros = b.op("Expand", b.constant(0, dtype_of(v.x)), b.op("Concat", b.dim(v.x, 1), b.dim(v.input(_R), 2), axis=0))
-    first = own(v.optional(_INITIAL_H)) or zeros
+    zeros = b.op("Expand", b.number(0, v.x), b.op("Concat", b.dim(v.x, 1), b.dim(v.input(_R), 2), axis=0))
+    first = own_if_given(v.optional(_INITIAL_H)) or zeros
     mask, padding = (None, None) if lengths is None else _masks(b, v.x, lengths)
-    dy = own(v.grads[0], 1)
-    last = [own(grad) or zeros for grad in [*v.grads[1:], None, None]]
+    dy = own_if_given(v.grads[0], 1)
+    last = [own_if_given(grad) or zeros for grad in [*v.grads[1:], None, None]]
     if lengths is not None:  # the last state of a sequence without steps is zero in ONNX Runtime, whatever the first
         some = b.op("Cast", b.op("Greater", b.op("Unsqueeze", lengths, b.ints([1])), 0), to=int(dtype_of(v.x)))
         last = [b.op("Mul", grad, some) for grad in last]
@@ -143,9 +142,9 @@ def _direction(v: Vjp, index: int, count: int, backwards: bool) -> Direction:
         r,
         w_bias,
         r_bias,
-        peepholes=own(v.optional(_P)) if lstm else None,
+        peepholes=own_if_given(v.optional(_P)) if lstm else None,
         before=_before(b, y, first, lengths, backwards),
-        first_cell=(own(v.optional(_INITIAL_C)) if lstm else None) or zeros,
+        first_cell=(own_if_given(v.optional(_INITIAL_C)) if lstm else None) or zeros,
         dy=dy if dy is None or mask is None else b.op("Mul", dy, mask),
         last=last[: 2 if lstm else 1],
         mask=mask,
@@ -196,7 +195,7 @@ def _outer(b: Builder, gradient: ir.Value, states: ir.Value) -> ir.Value:
     return b.op("Gemm", b.op("Flatten", gradient, axis=2), b.op("Flatten", states, axis=2), transA=1)
 
 
-def _to_r(d: Direction, a: Answer, gates: int) -> ir.Value:
+def _to_r(d: Direction, a: CellGradients, gates: int) -> ir.Value:
     if a.reset is None:
         return _outer(d.b, a.to_state, d.before)
     *others, last = d.split(a.to_state, gates)
@@ -209,17 +208,11 @@ def _over_steps(b: Builder, value: ir.Value) -> ir.Value:
     return b.op("ReduceSum", value, b.ints([0, 1]), keepdims=0)
 
 
-def carry(b: Builder, gradient: ir.Value, state: ir.Value, padding: Values) -> ir.Value:
-    """Where a step is padding, the gradient of the state is handed on."""
+def carry(b: Builder, gradient: ir.Value, state: ir.Value, padding: Tensors) -> ir.Value:
+    """Where a step is padding, the gradient of the state is passed on."""
     return b.op("Add", gradient, b.op("Mul", state, padding[0])) if padding else gradient
 
 
 def present(value: Gradient) -> list[ir.Value]:
     """A list of the value, or of nothing."""
     return [] if value is None else [value]
-
-
-def dtype_of(value: ir.Value) -> ir.DataType:
-    """The element type of a value that has one."""
-    assert value.dtype is not None
-    return value.dtype

@@ -6,13 +6,13 @@ import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.graph.builder import Builder
-from portable_cam.export.graph.values import element_count, known_dims, rank_of
+from portable_cam.export.graph.values import dtype_of, element_count, known_dims, rank_of
 
 
 def without_zeros(b: Builder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
     """x with each 0 replaced by 1, and a 1 for each that was replaced."""
     is_zero = b.op("Equal", x, 0)
-    return b.op("Where", is_zero, b.constant(1, b.dtype_of(x)), x), b.cast_like(is_zero, x)
+    return b.op("Where", is_zero, b.number(1, x), x), b.cast_like(is_zero, x)
 
 
 def product_of_others(b: Builder, x: ir.Value, product: ir.Value, zeros: ir.Value) -> ir.Value:
@@ -20,7 +20,7 @@ def product_of_others(b: Builder, x: ir.Value, product: ir.Value, zeros: ir.Valu
     zero, ``zeros`` their number."""
     nonzero, is_zero = without_zeros(b, x)
     elsewhere = b.op("Equal", b.op("Sub", zeros, is_zero), 0)  # no zero among the others
-    return b.op("Where", elsewhere, b.op("Div", product, nonzero), b.constant(0, b.dtype_of(x)))
+    return b.op("Where", elsewhere, b.op("Div", product, nonzero), b.number(0, x))
 
 
 def _axes(v: Vjp) -> list[int] | None:
@@ -61,7 +61,7 @@ def reduce_mean(v: Vjp) -> Sequence[Gradient]:
         scaled = b.op("Div", v.g, count)
     else:
         ratio = b.op("Div", b.op("Size", v.x), b.op("Size", v.y))
-        scaled = b.op("Div", v.g, b.op("Cast", ratio, to=int(_dtype(v))))
+        scaled = b.op("Div", v.g, b.op("Cast", ratio, to=int(dtype_of(v.x))))
     return _spread(v, _keepdims(v, scaled))
 
 
@@ -69,7 +69,7 @@ def reduce_mean(v: Vjp) -> Sequence[Gradient]:
 def reduce_extremum(v: Vjp) -> Sequence[Gradient]:
     """Shared equally among equal extrema, as torch.amax does."""
     b = v.b
-    taken = b.op("Cast", b.op("Equal", v.x, _keepdims(v, v.y)), to=int(_dtype(v)))
+    taken = b.op("Cast", b.op("Equal", v.x, _keepdims(v, v.y)), to=int(dtype_of(v.x)))
     axes = v.optional(1)
     count = b.op("ReduceSum", taken, axes, keepdims=1, noop_with_empty_axes=v.int_attr("noop_with_empty_axes", 0))
     return [b.op("Mul", b.op("Div", _keepdims(v, v.g), count), taken), None]
@@ -90,7 +90,7 @@ def reduce_prod(v: Vjp) -> Sequence[Gradient]:
 def reduce_l2(v: Vjp) -> Sequence[Gradient]:
     """x / ||x||, and 0 at the origin."""
     b, norm = v.b, _keepdims(v, v.y)
-    zero = b.constant(0, _dtype(v))
+    zero = b.number(0, v.x)
     scaled = b.op("Where", b.op("Equal", norm, zero), zero, b.op("Div", _keepdims(v, v.g), norm))
     return [b.op("Mul", v.x, scaled), None]
 
@@ -116,8 +116,3 @@ def reduce_log_sum_exp(v: Vjp) -> Sequence[Gradient]:
     """The softmax, exp(x - y)."""
     share = v.b.op("Exp", v.b.op("Sub", v.x, _keepdims(v, v.y)))
     return [v.b.op("Mul", share, _keepdims(v, v.g)), None]
-
-
-def _dtype(v: Vjp) -> ir.DataType:
-    assert v.x.dtype is not None
-    return v.x.dtype

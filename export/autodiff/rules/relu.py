@@ -45,8 +45,7 @@ def pass_where_positive(b: Builder, y: ir.Value, g: ir.Value) -> ir.Value:
     """``g`` where y > 0, else 0."""
     if y.dtype == ir.DataType.FLOAT:
         return b.op("Mul", b.op("HardSigmoid", y, alpha=_STEEP, beta=0.0), g)
-    assert y.dtype is not None
-    return b.op("Where", b.op("Greater", y, 0), g, b.constant(0, y.dtype))
+    return b.op("Where", b.op("Greater", y, 0), g, b.number(0, y))
 
 
 def pass_below(b: Builder, y: ir.Value, upper: float, g: ir.Value) -> ir.Value:
@@ -54,11 +53,11 @@ def pass_below(b: Builder, y: ir.Value, upper: float, g: ir.Value) -> ir.Value:
     if y.dtype == ir.DataType.FLOAT and abs(upper) < 2.0**26:
         below = b.op("HardSigmoid", y, alpha=-_STEEP_AT_BOUND, beta=upper * _STEEP_AT_BOUND)
         return b.op("Mul", below, g)
-    assert y.dtype is not None
-    return b.op("Where", b.op("Less", y, upper), g, b.constant(0, y.dtype))
+    return b.op("Where", b.op("Less", y, upper), g, b.number(0, y))
 
 
-#: Operators whose rule tells standard, guided and deconvnet apart itself; for others the walk rectifies the gradient.
+#: Operators whose rule itself applies guided backpropagation and the deconvnet; for others the walk rectifies the
+#: gradient.
 OWN_RELU_RULES = frozenset({"Relu", "Clip", "QuantizeLinear"})
 
 register("Relu", rule=lambda v: gate(v, v.relu_rule))
@@ -85,8 +84,7 @@ def clip(v: Vjp) -> Sequence[Gradient]:
         if not inside:
             return [v.g]
         mask = inside[0] if len(inside) == 1 else b.op("And", *inside)
-        assert v.y.dtype is not None
-        gradient = b.op("Where", mask, v.g, b.constant(0, v.y.dtype))
+        gradient = b.op("Where", mask, v.g, b.number(0, v.y))
     return [b.op("Relu", gradient) if v.relu_rule == "guided" else gradient]
 
 
@@ -112,16 +110,14 @@ def leaky_relu(v: Vjp) -> ir.Value:
 def prelu(v: Vjp) -> Sequence[Gradient]:
     b, g, slope = v.b, v.g, v.input(1)
     positive = b.op("Greater", v.x, 0)
-    assert v.x.dtype is not None
-    to_slope = b.op("Where", positive, b.constant(0, v.x.dtype), b.op("Mul", g, v.x)) if v.needed(1) else None
+    to_slope = b.op("Where", positive, b.number(0, v.x), b.op("Mul", g, v.x)) if v.needed(1) else None
     return [b.op("Where", positive, g, b.op("Mul", g, slope)), to_slope]
 
 
 @register("ThresholdedRelu")
 def thresholded_relu(v: Vjp) -> ir.Value:
-    assert v.x.dtype is not None
     above = v.b.op("Greater", v.x, v.float_attr("alpha", 1.0))
-    return v.b.op("Where", above, v.g, v.b.constant(0, v.x.dtype))
+    return v.b.op("Where", above, v.g, v.b.number(0, v.x))
 
 
 @register("Elu", "Celu", "Selu")
@@ -152,7 +148,7 @@ def gelu(v: Vjp) -> ir.Value:
         t = b.op("Tanh", b.op("Mul", b.op("Mul", x, b.op("Add", b.op("Mul", square, 0.044715), 1)), c))
         cumulative = b.op("Mul", b.op("Add", t, 1), 0.5)
         du = b.op("Add", b.op("Mul", square, 3 * 0.044715 * c), c)
-        density = b.op("Mul", b.op("Mul", b.op("Sub", b.constant(1, _dtype(v)), b.op("Mul", t, t)), du), 0.5)
+        density = b.op("Mul", b.op("Mul", b.op("Sub", b.number(1, v.x), b.op("Mul", t, t)), du), 0.5)
     return b.op("Mul", g, b.op("Add", cumulative, b.op("Mul", x, density)))
 
 
@@ -161,7 +157,7 @@ def hard_swish(v: Vjp) -> ir.Value:
     """x * clip(x / 6 + 1/2, 0, 1): slope 0 below -3, 1 above 3, x / 3 + 1/2 between."""
     b, x, g = v.b, v.x, v.g
     between = b.op("Mul", g, b.op("Add", b.op("Div", x, 3), 0.5))
-    zero = b.constant(0, _dtype(v))
+    zero = b.number(0, v.x)
     return b.op("Where", b.op("GreaterOrEqual", x, 3), g, b.op("Where", b.op("Greater", x, -3), between, zero))
 
 
@@ -170,7 +166,7 @@ def mish(v: Vjp) -> ir.Value:
     """x tanh(softplus(x)): slope t + x (1 - t^2) sigmoid(x)."""
     b, x, g = v.b, v.x, v.g
     t = b.op("Tanh", b.op("Softplus", x))
-    tail = b.op("Mul", b.op("Sub", b.constant(1, _dtype(v)), b.op("Mul", t, t)), b.op("Sigmoid", x))
+    tail = b.op("Mul", b.op("Sub", b.number(1, v.x), b.op("Mul", t, t)), b.op("Sigmoid", x))
     return b.op("Mul", g, b.op("Add", t, b.op("Mul", x, tail)))
 
 
@@ -178,9 +174,4 @@ def mish(v: Vjp) -> ir.Value:
 def shrink(v: Vjp) -> ir.Value:
     """0 between -lambd and lambd, slope 1 outside."""
     b, bound = v.b, v.float_attr("lambd", 0.5)
-    return b.op("Where", b.op("Greater", b.op("Abs", v.x), bound), v.g, b.constant(0, _dtype(v)))
-
-
-def _dtype(v: Vjp) -> ir.DataType:
-    assert v.x.dtype is not None
-    return v.x.dtype
+    return b.op("Where", b.op("Greater", b.op("Abs", v.x), bound), v.g, b.number(0, v.x))

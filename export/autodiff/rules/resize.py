@@ -8,13 +8,13 @@ from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.autodiff.rules.scatter import by_position
 from portable_cam.export.autodiff.rules.separable import apply_adjoint
 from portable_cam.export.graph.builder import Attribute
-from portable_cam.export.graph.values import constant_of, known_dims, rank_of
+from portable_cam.export.graph.values import constant_of, dtype_of, known_dims, rank_of
 
 
 @register("Resize", inputs=[0])
 def resize(v: Vjp) -> Sequence[Gradient]:
-    """Every mode is separable: along each resized axis the adjoint is the transpose of what Resize, with the same
-    attributes, makes of the identity."""
+    """Every mode is separable: along each resized axis the adjoint is the transpose of its matrix, which is Resize with
+    the same attributes applied to the identity."""
     b, rank = v.b, rank_of(v.x)
     coordinates = v.str_attr("coordinate_transformation_mode", "half_pixel")
     attributes: dict[str, Attribute] = {
@@ -31,7 +31,7 @@ def resize(v: Vjp) -> Sequence[Gradient]:
     if v.str_attr("keep_aspect_ratio_policy", "stretch") != "stretch":
         return [_keeping_aspect(v, axes, attributes)]
     source, result = known_dims(v.x), known_dims(v.y)
-    by_scale = v.optional(2) is not None and known_dims(v.input(2)) != [0]  # an empty tensor stands for none
+    by_scale = v.optional(2) is not None and known_dims(v.input(2)) != [0]  # an empty tensor means none
     constant_scales = constant_of(v.input(2)) if by_scale else None
     known_scales = None if constant_scales is None else constant_scales.tolist()
     if source is not None and source == result and None not in source:
@@ -49,41 +49,40 @@ def resize(v: Vjp) -> Sequence[Gradient]:
         def stretch(identity: ir.Value, i: int = i, axis: int = axis) -> ir.Value:
             if by_scale:
                 # (n, n) -> (1, n, 1, n) -> (1, n, 2, m), both rows the same -> (n, m). The second row is there so that
-                # the size changes: ONNX Runtime would copy where a scale near 1 leaves it, which it may not have done
-                # along one axis of several.
-                picture = b.op("Unsqueeze", identity, b.ints([0, 2]))
+                # the size changes: ONNX Runtime copies where a scale near 1 leaves the size as it is, but not where
+                # another axis changes.
+                image = b.op("Unsqueeze", identity, b.ints([0, 2]))
                 scale = b.op("Slice", v.input(2), b.ints([i]), b.ints([i + 1]))
                 every = b.op("Concat", b.constant([1, 1, 2], ir.DataType.FLOAT), scale, axis=0)
-                rows = b.op("Resize", picture, None, every, **attributes)
+                rows = b.op("Resize", image, None, every, **attributes)
                 matrix = b.op("Squeeze", b.op("Slice", rows, b.ints([0]), b.ints([1]), b.ints([2])), b.ints([0, 2]))
                 if copied is None:
                     return matrix
-                assert matrix.dtype is not None
-                return b.op("Where", copied, b.op("EyeLike", matrix, dtype=int(matrix.dtype)), matrix)
+                return b.op("Where", copied, b.op("EyeLike", matrix, dtype=int(dtype_of(matrix))), matrix)
             # (n, n) -> (1, 1, n, m) with the last axis resized -> (n, m)
-            picture = b.op("Unsqueeze", identity, b.ints([0, 1]))
+            image = b.op("Unsqueeze", identity, b.ints([0, 1]))
             sizes = b.op("Concat", b.ints([1, 1]), b.dim(v.x, axis), b.dim(v.y, axis), axis=0)
-            return b.op("Squeeze", b.op("Resize", picture, None, None, sizes, **attributes), b.ints([0, 1]))
+            return b.op("Squeeze", b.op("Resize", image, None, None, sizes, **attributes), b.ints([0, 1]))
 
         gradient = apply_adjoint(v, gradient, axis, stretch)
     return [gradient]
 
 
 def _cropped(v: Vjp, axes: Sequence[int], attributes: dict[str, Attribute]) -> ir.Value:
-    """Coordinate mode tf_crop_and_resize: along each axis from the start to the end that the region names. What is
-    read outside of the image is a constant, so its part of the matrix is 0."""
+    """Coordinate mode tf_crop_and_resize: along each axis from the start to the end that the region names. Reading
+    outside of the image gives a constant, so its part of the matrix is 0."""
     b, gradient = v.b, v.g
     region = v.input(1)
     for i, axis in enumerate(axes):
 
         def crop(identity: ir.Value, i: int = i, axis: int = axis) -> ir.Value:
-            # (n, n) -> (1, 1, n, m); the other axis of the picture is read as it is
-            picture = b.op("Unsqueeze", identity, b.ints([0, 1]))
+            # (n, n) -> (1, 1, n, m); the other axis keeps its size
+            image = b.op("Unsqueeze", identity, b.ints([0, 1]))
             start, end = (b.op("Slice", region, b.ints([k]), b.ints([k + 1])) for k in (i, len(axes) + i))
             zeros, ones = (b.op("Expand", b.cast_like(b.ints([k]), region), b.ints([3])) for k in (0, 1))
             roi = b.op("Concat", zeros, start, ones, end, axis=0)
             sizes = b.op("Concat", b.ints([1, 1]), b.dim(v.x, axis), b.dim(v.y, axis), axis=0)
-            rows = b.op("Resize", picture, roi, None, sizes, **attributes, extrapolation_value=0.0)
+            rows = b.op("Resize", image, roi, None, sizes, **attributes, extrapolation_value=0.0)
             return b.op("Squeeze", rows, b.ints([0, 1]))
 
         gradient = apply_adjoint(v, gradient, axis, crop)
@@ -92,7 +91,7 @@ def _cropped(v: Vjp, axes: Sequence[int], attributes: dict[str, Attribute]) -> i
 
 def _keeping_aspect(v: Vjp, axes: Sequence[int], attributes: dict[str, Attribute]) -> ir.Value:
     """Sizes that only bound the result: one scale for all axes, that of the axis which fills (or first exceeds) its
-    size. Along another axis the matrix is found beside a picture of the deciding axis, so that the scale is the same.
+    size. Along another axis the matrix is computed together with the deciding axis, so that the scale is the same.
     """
     b, dims, sizes, gradient = v.b, known_dims(v.x), v.const_ints(3), v.g
     policy = v.str_attr("keep_aspect_ratio_policy", "stretch")
@@ -111,15 +110,15 @@ def _keeping_aspect(v: Vjp, axes: Sequence[int], attributes: dict[str, Attribute
 
         def scale(identity: ir.Value, i: int = i) -> ir.Value:
             # (n, n) -> (1, n, L, n), the same along the deciding axis of length L -> (1, n, l, m) -> (n, m)
-            picture = b.op("Unsqueeze", identity, b.ints([0, 2]))
+            image = b.op("Unsqueeze", identity, b.ints([0, 2]))
             if i == deciding:
-                rows = b.op("Resize", picture, None, None, b.ints([sizes[i]]), **attributes, axes=[3])
+                rows = b.op("Resize", image, None, None, b.ints([sizes[i]]), **attributes, axes=[3])
             else:
                 length = dims[axes[deciding]] or 1
-                picture = b.op("Expand", picture, b.ints([1, 1, length, 1]))
+                image = b.op("Expand", image, b.ints([1, 1, length, 1]))
                 bounds = b.ints([sizes[deciding], sizes[i]])
                 rows = b.op(
-                    "Resize", picture, None, None, bounds, **attributes, axes=[2, 3], keep_aspect_ratio_policy=policy
+                    "Resize", image, None, None, bounds, **attributes, axes=[2, 3], keep_aspect_ratio_policy=policy
                 )
             return b.op("Squeeze", b.op("Slice", rows, b.ints([0]), b.ints([1]), b.ints([2])), b.ints([0, 2]))
 
@@ -145,7 +144,7 @@ def _may_be_copied(v: Vjp, scales: list[float] | None) -> ir.Value | None:
 
 
 def _kept(v: Vjp, position: int, axis: int) -> bool:
-    """Whether an axis of unknown size keeps it: the batch of a picture always does, and so does an axis whose entry in
+    """Whether an axis of unknown size keeps it: the batch of images always does, and so does an axis whose entry in
     ``sizes`` was read from the shape of the input, as exporters write it for the channels."""
     dims, rank = known_dims(v.x), rank_of(v.x)
     if axis == 0 and rank > 3:

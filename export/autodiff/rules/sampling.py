@@ -1,4 +1,4 @@
-"""Operators that read between the elements: GridSample, DeformConv, RoiAlign.
+"""Operators that interpolate between the elements: GridSample, AffineGrid, DeformConv, RoiAlign.
 
 A value read at a coordinate is a weighted sum of the elements around it (the taps). For the input its gradient is
 added to the same elements with the same weights; for the coordinate it is the sum with the slopes of the weights. The
@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.graph.builder import Builder
-from portable_cam.export.graph.values import rank_of, static_shape
+from portable_cam.export.graph.values import dtype_of, rank_of, static_shape
 
 _CUBIC = -0.75  # the coefficient of Keys' kernel that the standard prescribes for GridSample
 
@@ -78,14 +78,14 @@ def _taps_along(
         inward = inside if inward is None else b.op("Mul", inward, inside)
         t = b.op("Min", b.op("Max", t, 0), last)
     if mode == "nearest":
-        one = b.constant(1, b.dtype_of(t))
+        one = b.number(1, t)
         found = [(b.op("Round", t), b.op("Expand", one, b.op("Shape", t)), b.op("Mul", t, 0))]
     else:
         low = b.op("Floor", t)
         fraction = b.op("Sub", t, low)
         rest = b.op("Add", b.op("Neg", fraction), 1)
         if mode == "linear":
-            up = b.op("Expand", b.constant(1, b.dtype_of(t)), b.op("Shape", t))
+            up = b.op("Expand", b.number(1, t), b.op("Shape", t))
             found = [(low, rest, b.op("Neg", up)), (b.op("Add", low, 1), fraction, up)]
         else:
             distances = [b.op("Add", fraction, 1), fraction, rest, b.op("Add", rest, 1)]
@@ -194,13 +194,13 @@ def grid_sample(v: Vjp) -> Sequence[Gradient]:
 
 @register("AffineGrid")
 def affine_grid(v: Vjp) -> Sequence[Gradient]:
-    """Linear in theta (N, D, D + 1): y = base theta^T, with the base (P, D + 1) that the operator itself makes of unit
+    """Linear in theta (N, D, D + 1): y = base theta^T, with the base (P, D + 1), which is the operator applied to unit
     vectors as the first row of theta."""
     b, d = v.b, rank_of(v.y) - 2
     unit = np.zeros((d + 1, d, d + 1))
     unit[:, 0, :] = np.eye(d + 1)
     size = b.op("Concat", b.ints([d + 1]), b.op("Slice", v.input(1), b.ints([1]), b.ints([2 + d])), axis=0)
-    grids = b.op("AffineGrid", b.constant(unit, b.dtype_of(v.x)), size, align_corners=v.int_attr("align_corners", 0))
+    grids = b.op("AffineGrid", b.constant(unit, dtype_of(v.x)), size, align_corners=v.int_attr("align_corners", 0))
     base = b.reshape(b.op("Gather", grids, b.ints(0), axis=-1), [d + 1, -1])  # (D + 1, P)
     g = b.op("Transpose", b.reshape(v.g, [0, -1, d]), perm=[0, 2, 1])
     return [b.op("MatMul", g, b.op("Transpose", base, perm=[1, 0])), None]
@@ -210,7 +210,7 @@ def affine_grid(v: Vjp) -> Sequence[Gradient]:
 def deform_conv(v: Vjp) -> Sequence[Gradient]:
     """A convolution that reads each element of its windows at an offset, and weighted by a mask (Dai et al. 2017,
     arXiv 1703.06211; Zhu et al. 2019, arXiv 1811.11168). The columns, (N, C K, P) with the K elements of the window at
-    the P places, are read again; what follows them is a matrix product."""
+    the P positions, are computed again; the rest is a matrix product."""
     b, spatial = v.b, rank_of(v.x) - 2
     weight, offset, mask = v.input(1), v.input(2), v.optional(4)
     dims = static_shape(weight)
@@ -221,17 +221,19 @@ def deform_conv(v: Vjp) -> Sequence[Gradient]:
     strides, dilations = v.ints_attr("strides", ones), v.ints_attr("dilations", ones)
     pads = v.ints_attr("pads", [0] * 2 * spatial)
 
-    # coordinates: where the window stands, where in the window, and the offset
+    # coordinates: the position of the window, the position in it, and the offset
     offsets = b.reshape(offset, [0, offset_groups, math.prod(kernel), spatial, -1])
     within = np.indices(kernel).reshape(spatial, -1, 1)
     rest = b.op("Range", b.ints(0), b.op("Squeeze", b.op("Shape", offsets, start=-1)), b.ints(1))
     at: list[ir.Value] = []
     for axis in reversed(range(spatial)):
         size = b.dim(v.y, 2 + axis)
-        place = b.op("Mul", b.op("Mod", rest, size), strides[axis])
+        offset_of_window = b.op("Mul", b.op("Mod", rest, size), strides[axis])
         rest = b.op("Div", rest, size)
-        start = b.constant(within[axis] * dilations[axis] - pads[axis], b.dtype_of(v.x))
-        moved = b.op("Add", b.op("Gather", offsets, b.ints(axis), axis=3), b.op("Add", start, b.cast_like(place, v.x)))
+        start = b.constant(within[axis] * dilations[axis] - pads[axis], dtype_of(v.x))
+        moved = b.op(
+            "Add", b.op("Gather", offsets, b.ints(axis), axis=3), b.op("Add", start, b.cast_like(offset_of_window, v.x))
+        )
         at.insert(0, b.reshape(moved, [0, offset_groups, -1]))
     found = taps(b, at, _sizes(v), "linear", "zeros", corners=False)
 
@@ -259,8 +261,8 @@ def deform_conv(v: Vjp) -> Sequence[Gradient]:
             gradients[1] = b.reshape_like(b.op("ReduceSum", every, b.ints([0]), keepdims=0), weight)
         if v.needed(2):
             moved_by = slopes(b, elements, found, masked)
-            places = [b.reshape(m, [0, offset_groups, math.prod(kernel), -1]) for m in moved_by]
-            each = [b.op("Unsqueeze", m, b.ints([3])) for m in places]
+            per_element = [b.reshape(m, [0, offset_groups, math.prod(kernel), -1]) for m in moved_by]
+            each = [b.op("Unsqueeze", m, b.ints([3])) for m in per_element]
             gradients[2] = b.reshape_like(b.op("Concat", *each, axis=3), offset)
         if mask is not None and v.needed(4):
             product = b.op("ReduceSum", b.op("Mul", columns, values), b.ints([2]), keepdims=0)
@@ -276,8 +278,8 @@ def _with_shape(value: ir.Value, rank: int) -> ir.Value:
 @register("RoiAlign", inputs=[0])
 def roi_align(v: Vjp) -> Sequence[Gradient]:
     """The mean of samples in each cell of a box (He et al. 2017, arXiv 1703.06870). It is separable: with the mean
-    weights (R, cells, size) of the samples along each axis, y = W_h x W_w^T for each of the R boxes. Boxes are places
-    and have no gradient, as in torchvision."""
+    weights (R, cells, size) of the samples along each axis, y = W_h x W_w^T for each of the R boxes. Boxes have
+    no gradient, as in torchvision."""
     b = v.b
     if v.str_attr("mode", "avg") != "avg":
         raise v.unsupported("its mode is max: export the model with mode avg")
@@ -313,7 +315,7 @@ def _roi_weights(v: Vjp, axis: int) -> ir.Value:
         count = b.op("Max", b.op("Ceil", cell), 1)
         samples = b.op("Cast", b.op("ReduceMax", count, keepdims=0), to=int(ir.DataType.INT64))
     step = b.cast_like(b.op("Range", b.ints(0), samples, b.ints(1)), v.x)  # (I,)
-    index = b.constant(np.arange(cells).reshape(-1, 1), b.dtype_of(v.x))
+    index = b.constant(np.arange(cells).reshape(-1, 1), dtype_of(v.x))
     within = b.op("Mul", b.op("Add", step, 0.5), b.op("Div", cell, count))
     at = b.op("Add", b.op("Add", start, b.op("Mul", cell, index)), within)  # (R, cells, I)
     size = b.cast_like(b.dim(v.x, 2 + axis), v.x)

@@ -1,7 +1,7 @@
-"""Operators that copy elements from place to place, and scatters.
+"""Operators that copy elements to other positions, and scatters.
 
-What an operator that only copies makes of the positions of its input's elements, as numbers, says where each element
-of its output came from: its adjoint adds the gradient there.
+An operator that only copies, applied to the positions of its input's elements, gives the position that each element of
+its output came from: its adjoint adds the gradient there.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import onnx_ir as ir
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.autodiff.rules.reduce import product_of_others, without_zeros
 from portable_cam.export.graph.operators import HALVES
-from portable_cam.export.graph.values import element_count, known_dims
+from portable_cam.export.graph.values import dtype_of, element_count, known_dims
 
 
 def by_position(v: Vjp, copy: Callable[[ir.Value], ir.Value]) -> ir.Value:
@@ -24,10 +24,10 @@ def add_at(v: Vjp, positions: ir.Value, g: ir.Value) -> ir.Value:
     b = v.b
     if positions.dtype != ir.DataType.INT64:
         positions = b.op("Cast", positions, to=int(ir.DataType.INT64))
-    half = b.dtype_of(g) in HALVES  # ONNX Runtime's CPU provider has no adding scatter of these types
+    half = dtype_of(g) in HALVES  # ONNX Runtime's CPU provider has no adding scatter of these types
     count = element_count(known_dims(v.x) or [None])
     size = b.ints([count]) if count is not None else b.op("Reshape", b.op("Size", v.x), b.ints([1]))
-    zeros = b.op("Expand", b.constant([0], ir.DataType.FLOAT if half else b.dtype_of(g)), size)
+    zeros = b.op("Expand", b.constant([0], ir.DataType.FLOAT if half else dtype_of(g)), size)
     updates = b.reshape(b.op("Cast", g, to=int(ir.DataType.FLOAT)) if half else g, [-1])
     flat = b.op("ScatterElements", zeros, b.reshape(positions, [-1]), updates, axis=0, reduction="add")
     return b.reshape_like(b.cast_like(flat, g), v.x)
@@ -56,7 +56,7 @@ def reverse_sequence(v: Vjp) -> Sequence[Gradient]:
 
 @register("MaxUnpool")
 def max_unpool(v: Vjp) -> Sequence[Gradient]:
-    """Read where each element was put."""
+    """Read from the position that each element was written to."""
     b = v.b
     if v.optional(2) is not None:
         raise v.unsupported("it has an output_shape: ONNX Runtime reads the indices otherwise than the standard")
@@ -65,8 +65,8 @@ def max_unpool(v: Vjp) -> Sequence[Gradient]:
 
 
 def _scatter(v: Vjp, read: Callable[[ir.Value], ir.Value], **attributes: int) -> Sequence[Gradient]:
-    """ScatterElements and ScatterND by what becomes of two values in one place. ``read`` gathers where the updates
-    went."""
+    """ScatterElements and ScatterND, by their reduction. ``read`` gathers the elements that the updates were written
+    to."""
     b, reduction, op_type = v.b, v.str_attr("reduction", "none"), v.node.op_type
 
     def write(data: ir.Value, updates: ir.Value, reduction: str) -> ir.Value:

@@ -1,6 +1,6 @@
 """Linear operators that act on each axis by itself: resizing, average pooling, padding, slicing with steps.
 
-Along one axis such an operator is a matrix A, and A is what the operator makes of the identity matrix. Its adjoint
+Along one axis such an operator is a matrix A, and A is the operator applied to the identity matrix. Its adjoint
 along that axis is A^T. The operator's own implementation thus defines its gradient: no coordinate convention, rounding
 mode or border rule is written a second time, and A is computed once, when the session loads (or at run time, where a
 size is dynamic).
@@ -12,18 +12,18 @@ import onnx_ir as ir
 
 from portable_cam.export.autodiff.registry import Vjp
 from portable_cam.export.graph.operators import HALVES
-from portable_cam.export.graph.values import rank_of
+from portable_cam.export.graph.values import dtype_of, rank_of
 
 
 def apply_adjoint(v: Vjp, g: ir.Value, axis: int, apply: Callable[[ir.Value], ir.Value]) -> ir.Value:
     """A^T g along ``axis``. ``apply`` maps the (n, n) identity to A^T's rows: (n, n) -> (n, m), applying the operator
     along the last axis, n being the input's size along ``axis`` and m the output's."""
     b, rank = v.b, rank_of(v.x)
-    assert v.x.dtype is not None
-    half = v.x.dtype in HALVES  # ONNX Runtime's CPU provider has no EyeLike of these types, nor most of the operators
-    matrix = apply(b.eye(b.dim(v.x, axis), ir.DataType.FLOAT if half else v.x.dtype))  # (n, m)
+    dtype = dtype_of(v.x)
+    half = dtype in HALVES  # ONNX Runtime's CPU provider has no EyeLike of these types, nor most of the operators
+    matrix = apply(b.eye(b.dim(v.x, axis), ir.DataType.FLOAT if half else dtype))  # (n, m)
     if half:
-        matrix = b.op("Cast", matrix, to=int(v.x.dtype))
+        matrix = b.op("Cast", matrix, to=int(dtype))
     if axis == rank - 1:
         return b.op("MatMul", g, b.op("Transpose", matrix, perm=[1, 0]))
     if axis == rank - 2:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.autodiff.rules.scatter import by_position
 from portable_cam.export.autodiff.rules.separable import apply_adjoint
-from portable_cam.export.graph.values import known_dims, rank_of, static_dim, static_shape
+from portable_cam.export.graph.values import dtype_of, known_dims, rank_of, static_dim, static_shape
 
 register("Reshape", "Flatten", "Squeeze", "Unsqueeze", rule=lambda v: [v.b.reshape_like(v.g, v.x)])
 register("Expand", rule=lambda v: [v.b.unbroadcast(v.g, v.x, v.y)])
@@ -66,7 +66,7 @@ def split(v: Vjp) -> Sequence[Gradient]:
 @register("Slice")
 def slice_(v: Vjp) -> Sequence[Gradient]:
     """Where everything is known: spread out by the step, then zero-padded to the input's size. Otherwise along each
-    axis by the matrix that the slicing itself makes of the identity."""
+    axis by the matrix of the slicing, which is the slicing applied to the identity."""
     b, rank = v.b, rank_of(v.x)
     starts, ends = v.const_ints(1), v.const_ints(2)
     count = static_dim(v.input(1), 0)
@@ -102,14 +102,11 @@ def slice_(v: Vjp) -> Sequence[Gradient]:
     gradient = v.g
     for i, axis in enumerate(axes):
         at = [b.op("Slice", v.input(k), b.ints([i]), b.ints([i + 1])) for k in (1, 2)]
-        assert at[0].dtype is not None
-        step_value = (
-            b.op("Slice", v.input(4), b.ints([i]), b.ints([i + 1])) if v.optional(4) else b.constant([1], at[0].dtype)
-        )
+        one = b.constant([1], dtype_of(at[0]))
+        step_value = b.op("Slice", v.input(4), b.ints([i]), b.ints([i + 1])) if v.optional(4) else one
 
-        def take(identity: ir.Value, at: list[ir.Value] = at, step_value: ir.Value = step_value) -> ir.Value:
-            assert at[0].dtype is not None
-            return b.op("Slice", identity, *at, b.constant([1], at[0].dtype), step_value)
+        def take(identity: ir.Value, bounds: Sequence[ir.Value] = (*at, one, step_value)) -> ir.Value:
+            return b.op("Slice", identity, *bounds)
 
         gradient = apply_adjoint(v, gradient, axis, take)
     return [gradient]

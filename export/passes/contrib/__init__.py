@@ -1,10 +1,10 @@
 """Operators that ONNX Runtime's optimiser writes (``com.microsoft``), decomposed before differentiating.
 
 A model that was optimised and saved has fused nodes for which the standard has no name. Each is replaced by the
-standard nodes that give the values of ONNX Runtime's own kernel, so that no rule, target or layer has to know of it.
-One small function per operator, grouped by kind; to add one, find the file of its kind, register a function, add its
-case to ``tests/test_contrib.py``. What a function refuses, and what :mod:`portable_cam.export.graph.refusals`
-names, stays in the graph; it is an error only on the path from the picture to the scores.
+standard nodes that give the values of ONNX Runtime's own kernel, so that rules, targets and layers know the standard
+alone. One small function per operator, grouped by kind; to add one, find the file of its kind, register a function, add
+its case to ``tests/test_contrib.py``. A node that a function or :mod:`portable_cam.export.graph.refusals` refuses stays
+in the graph; it is an error only on the path from the image to the scores.
 """
 
 from portable_cam.export.passes.contrib import (
@@ -14,7 +14,7 @@ from portable_cam.export.passes.contrib import (
     nhwc,
     norm,
 )  # imported for their registrations
-from portable_cam.export.passes.contrib.decompose import adopt, decompose
+from portable_cam.export.passes.contrib.decompose import adopt_contrib, decompose_contrib
 from portable_cam.export.passes.contrib.registry import DECOMPOSITIONS, DOMAIN, Contrib, decomposes
 
 __all__ = [
@@ -22,9 +22,9 @@ __all__ = [
     "DOMAIN",
     "Contrib",
     "activation",
-    "adopt",
+    "adopt_contrib",
     "attention",
-    "decompose",
+    "decompose_contrib",
     "decomposes",
     "linear",
     "nhwc",

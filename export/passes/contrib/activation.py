@@ -12,7 +12,7 @@ from portable_cam.export.passes.contrib.registry import Contrib, decomposes
 
 
 @decomposes("Gelu")
-def gelu(c: Contrib) -> ir.Value:
+def contrib_gelu(c: Contrib) -> ir.Value:
     """x Phi(x), with the error function."""
     return c.b.op("Gelu", c.input(0))
 

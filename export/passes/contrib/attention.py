@@ -93,8 +93,10 @@ def _attend(
     b = c.b
     scale = c.float_attr("scale", 0.0)
     scores = b.op("MatMul", query, b.op("Transpose", key, perm=[0, 1, 3, 2]))
-    if scale or width is not None:
-        scores = b.op("Mul", scores, scale or (width / c.int_attr("num_heads", 1)) ** -0.5)  # type: ignore[operator]
+    if scale == 0 and width is not None:
+        scale = (width / c.int_attr("num_heads", 1)) ** -0.5
+    if scale:
+        scores = b.op("Mul", scores, scale)
     else:
         size = b.op("Cast", b.op("Shape", query, start=3), to=int(query.dtype or ir.DataType.FLOAT))
         scores = b.op("Div", scores, b.op("Sqrt", size))
@@ -105,21 +107,21 @@ def _attend(
 
 
 def _mask(c: Contrib, mask: ir.Value | None, query: ir.Value, key: ir.Value) -> list[ir.Value]:
-    """What is added to the scores: ``mask_filter_value`` where the mask hides a key, the least number for keys to
-    come."""
+    """The terms to add to the scores: ``mask_filter_value`` where the mask hides a key, the least number for later
+    keys."""
     b, dtype, added = c.b, query.dtype or ir.DataType.FLOAT, []
 
     def fill(hidden: ir.Value, number: float) -> ir.Value:
         return b.op("Mul", b.op("Cast", hidden, to=int(dtype)), number)
 
     keys, queries = b.op("Shape", key, start=2, end=3), b.op("Shape", query, start=2, end=3)
-    places = b.op("Range", b.ints(0), b.op("Squeeze", keys, b.ints([0])), b.ints(1))
+    positions = b.op("Range", b.ints(0), b.op("Squeeze", keys, b.ints([0])), b.ints(1))
     if mask is not None:
         rank = c.rank(mask)
         if rank == 1:
             _same_batch(c, mask, c.input(0))
             ends = b.op("Cast", b.op("Unsqueeze", mask, b.ints([1])), to=int(ir.DataType.INT64))
-            hidden = b.op("Unsqueeze", b.op("GreaterOrEqual", places, ends), b.ints([1, 2]))
+            hidden = b.op("Unsqueeze", b.op("GreaterOrEqual", positions, ends), b.ints([1, 2]))
         elif rank in {2, 3}:
             hidden = b.op("Unsqueeze", b.op("LessOrEqual", mask, 0), b.ints([1, 2] if rank == 2 else [1]))
         else:
@@ -128,7 +130,7 @@ def _mask(c: Contrib, mask: ir.Value | None, query: ir.Value, key: ir.Value) -> 
     if c.int_attr("unidirectional", 0):
         own = b.op("Range", b.ints(0), b.op("Squeeze", queries, b.ints([0])), b.ints(1))
         own = b.op("Unsqueeze", b.op("Add", own, b.op("Sub", keys, queries)), b.ints([1]))
-        added.append(fill(b.op("Greater", places, own), float(dtype.min)))
+        added.append(fill(b.op("Greater", positions, own), float(dtype.min)))
     return added
 
 

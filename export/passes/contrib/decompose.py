@@ -1,33 +1,37 @@
-"""Replaces every node that has a decomposition, in place."""
+"""Replaces the contrib operators that have a decomposition by the standard's operators."""
 
 from __future__ import annotations
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes import PassResult
 
 from portable_cam.errors import UnsupportedOperatorError
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import ONNX_DOMAINS, key_of
 from portable_cam.export.graph.refusals import refuse
 from portable_cam.export.graph.shapes import infer_shapes
-from portable_cam.export.graph.subgraph import take_place
+from portable_cam.export.graph.subgraph import replace_node
 from portable_cam.export.passes.contrib.registry import DECOMPOSITIONS, DOMAIN, Contrib
 
 
-def adopt(model: ir.Model) -> None:
-    """Name operators of ONNX Runtime that it writes into the standard's domain, where the model's version of the
-    standard does not have them, by their own domain, and import each domain that is used, which its optimiser for
-    transformers forgets; the converter of versions would stop at either."""
-    opset = model.opset_imports.get("", 0)
+def adopt_contrib(model: ir.Model) -> PassResult:
+    """Give ONNX Runtime's own operators their own domain where it writes them into the standard's, whose imported
+    version does not have them, and import each domain that is used, which its optimiser for transformers forgets. In
+    place; the converter of versions would stop at either."""
+    opset, changed = model.opset_imports.get("", 0), False
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         named = node.domain in ONNX_DOMAINS and f"{DOMAIN}::{node.op_type}" in DECOMPOSITIONS
         if named and not onnx.defs.has(node.op_type, opset):
             node.domain = DOMAIN
-        if node.domain not in ONNX_DOMAINS:
-            model.opset_imports.setdefault(node.domain, 1)
+            changed = True
+        if node.domain not in ONNX_DOMAINS and node.domain not in model.opset_imports:
+            model.opset_imports[node.domain] = 1
+            changed = True
+    return PassResult(model, changed)
 
 
-def decompose(model: ir.Model) -> None:
+def decompose_contrib(model: ir.Model) -> PassResult:
     """Replace the nodes that have a decomposition by standard ones, in the model and its subgraphs.
 
     The names of their outputs stay. A node whose options have no decomposition stays as it is, with the reason
@@ -35,9 +39,9 @@ def decompose(model: ir.Model) -> None:
     """
     everything = list(ir.traversal.RecursiveGraphIterator(model.graph))
     if not any(_key(node) in DECOMPOSITIONS for node in everything):
-        return
-    builder = Builder(model.graph, "decomposed")
-    waiting: list[ir.Node] = []  # nodes whose shapes are not inferred yet; each goes through the inference once
+        return PassResult(model, False)
+    builder, changed = Builder(model.graph, "decomposed"), False
+    waiting: list[ir.Node] = []  # nodes whose shapes are not inferred yet, so that each is inferred once
     for node in everything:
         if _key(node) not in DECOMPOSITIONS:
             waiting.append(node)
@@ -45,23 +49,25 @@ def decompose(model: ir.Model) -> None:
         infer_shapes(waiting)
         try:
             waiting = _replace(builder, node)
+            changed = True
         except UnsupportedOperatorError as error:
             refuse(node, str(error))
             waiting = []
+    return PassResult(model, changed)
 
 
 def _replace(builder: Builder, node: ir.Node) -> list[ir.Node]:
-    """Write the decomposition in the node's place; returns the new nodes."""
+    """Replace a node by its decomposition; returns the new nodes."""
     inner = builder.nested()
-    answer = DECOMPOSITIONS[_key(node)](Contrib(inner, node))
-    values = [answer] if isinstance(answer, ir.Value) else list(answer)
+    written = DECOMPOSITIONS[_key(node)](Contrib(inner, node))
+    values = [written] if isinstance(written, ir.Value) else list(written)
     for output in node.outputs[len(values) :]:
         if output.uses() or output.is_graph_output():
             raise UnsupportedOperatorError(f"its output '{output.name}' is used")
     for i, new in enumerate(inner.graph):
         new.name = f"{node.name}/{new.op_type}" + (f"_{i}" if i else "")
     nodes = list(inner.graph)
-    take_place(inner, node, values)
+    replace_node(inner, node, values)
     return nodes
 
 

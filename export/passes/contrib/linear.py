@@ -24,12 +24,16 @@ def fused_gemm(c: Contrib) -> ir.Value:
     product = c.b.op(
         "Gemm", *c.node.inputs, **attributes, transA=c.int_attr("transA", 0), transB=c.int_attr("transB", 0)
     )
-    return activated(c, product, [c.float_attr(name, 0.0) for name in _ACTIVATION if name in c.node.attributes])
+    return activated(c, product, _parameters(c))
 
 
 @decomposes("FusedMatMul", "TransposeMatMul")
 def fused_matmul(c: Contrib) -> ir.Value:
     """alpha a b, either of them transposed first, in its last two axes or its batch axes."""
+    return _product(c)
+
+
+def _product(c: Contrib) -> ir.Value:
     left, right = (_transposed(c, c.input(i), "AB"[i]) for i in (0, 1))
     product = c.b.op("MatMul", left, right)
     alpha = c.float_attr("alpha", 1.0)
@@ -39,8 +43,11 @@ def fused_matmul(c: Contrib) -> ir.Value:
 @decomposes("FusedMatMulActivation")
 def fused_matmul_activation(c: Contrib) -> ir.Value:
     """activation(alpha a b)."""
-    parameters = [c.float_attr(name, 0.0) for name in _ACTIVATION if name in c.node.attributes]
-    return activated(c, fused_matmul(c), parameters)  # type: ignore[arg-type]
+    return activated(c, _product(c), _parameters(c))
+
+
+def _parameters(c: Contrib) -> list[float]:
+    return [c.float_attr(name, 0.0) for name in _ACTIVATION if name in c.node.attributes]
 
 
 def convolved(c: Contrib, x: ir.Value, z: ir.Value | None) -> ir.Value:

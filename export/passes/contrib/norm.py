@@ -12,7 +12,7 @@ from portable_cam.export.passes.contrib.registry import Contrib, decomposes
 
 
 @decomposes("LayerNormalization")
-def layer_normalization(c: Contrib) -> Sequence[ir.Value]:
+def contrib_layer_normalization(c: Contrib) -> Sequence[ir.Value]:
     """LayerNormalization as ONNX Runtime had it before the standard did."""
     return c.b.op_multi(
         "LayerNormalization",
@@ -54,7 +54,7 @@ def skip_simplified_layer_normalization(c: Contrib) -> Sequence[ir.Value]:
 
 @decomposes("GroupNorm")
 def group_norm(c: Contrib) -> ir.Value:
-    """GroupNormalization of (N, H, W, C) or (N, C, H, W), and SiLU after it if it says so."""
+    """GroupNormalization of (N, H, W, C) or (N, C, H, W), and SiLU after it if its attribute asks for it."""
     last = bool(c.int_attr("channels_last", 1))
     x = channels_first(c, c.input(0), 4) if last else c.input(0)
     return _grouped(c, x, last)

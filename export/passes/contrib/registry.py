@@ -1,4 +1,4 @@
-"""The table of decompositions: how one is registered, and what it sees."""
+"""The table of decompositions: how one is registered, and the view of a node that it gets."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from portable_cam.errors import UnsupportedOperatorError
-from portable_cam.export.graph.attributes import HasNode
+from portable_cam.export.graph.attributes import NodeView
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.refusals import REFUSED
-from portable_cam.export.graph.values import known_dims
+from portable_cam.export.graph.values import known_dims, optional_input
 
 DOMAIN = "com.microsoft"
 
 
 @dataclass(frozen=True)
-class Contrib(HasNode):
-    """What a decomposition sees of one node: the tape, the node, its inputs and attributes."""
+class Contrib(NodeView):
+    """The view that a decomposition has of one node: its inputs, its attributes, and the builder ``b`` to write
+    with."""
 
     b: Builder
     node: ir.Node
@@ -31,7 +32,7 @@ class Contrib(HasNode):
         return value
 
     def optional(self, index: int) -> ir.Value | None:
-        return self.node.inputs[index] if index < len(self.node.inputs) else None
+        return optional_input(self.node, index)
 
     def uses(self, index: int) -> bool:
         """Whether anything reads output ``index``."""
@@ -47,14 +48,14 @@ class Contrib(HasNode):
         return len(dims)
 
     def refused(self, why: str) -> UnsupportedOperatorError:
-        """An error that names this node; it is raised only if the node turns out to stand on the path."""
+        """An error with the reason; it is raised only if the node lies on the path from the image to the scores."""
         return UnsupportedOperatorError(why)
 
 
 #: Writes standard nodes that compute the node's outputs; fewer values than outputs where the rest is not used.
 Decomposition: TypeAlias = Callable[[Contrib], Sequence[ir.Value] | ir.Value]
 
-#: The decompositions by operator, ``domain::name``. The first line of each function says what it computes.
+#: The decompositions by operator, ``domain::name``. The first line of each function is its formula.
 DECOMPOSITIONS: dict[str, Decomposition] = {}
 
 

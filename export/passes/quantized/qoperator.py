@@ -4,8 +4,8 @@ QLinearConv and its relatives hold a convolution, the scales and zero points of 
 one node. Written as DequantizeLinear -> Conv -> QuantizeLinear it is a convolution that the gradient rules know, and
 ONNX Runtime fuses the three back into the same integer kernel when it loads the file (docs/adr/0009).
 
-Where a quantised tensor meets an operator that computes on the integers themselves (a MaxPool of uint8), the operator
-is moved to the float side in the same way, with the scale and the zero point of the tensor it gets.
+Where an operator computes on the integers themselves (a MaxPool of uint8), it is moved to the float side in the same
+way, with the scale and the zero point of its input.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import PassResult
 
-from portable_cam.export.graph.values import constant_of
+from portable_cam.export.graph.values import constant_of, input_of, optional_input, producer_of
 from portable_cam.export.passes.contrib.registry import DOMAIN
 from portable_cam.export.passes.quantized.rewriter import Given, Rewriter
 
@@ -25,9 +26,9 @@ _Rewrite: TypeAlias = Callable[[Rewriter, ir.Node], None]
 REWRITES: dict[tuple[str, str], _Rewrite] = {}
 
 
-def rewrite_qoperators(graph: ir.Graph) -> None:
-    """Rewrite each quantised operator of a graph at opset 21, in place. The integer tensors keep their names."""
-    Rewriter(graph).run(REWRITES)
+def rewrite_qoperators(model: ir.Model) -> PassResult:
+    """Rewrite each quantised operator of a model at opset 21, in place. The integer tensors keep their names."""
+    return PassResult(model, Rewriter(model.graph).run(REWRITES))
 
 
 def _rewrites(*op_types: str, domain: str = DOMAIN) -> Callable[[_Rewrite], _Rewrite]:
@@ -39,22 +40,15 @@ def _rewrites(*op_types: str, domain: str = DOMAIN) -> Callable[[_Rewrite], _Rew
     return add
 
 
-def _inputs(node: ir.Node, count: int) -> list[Given]:
-    return [node.inputs[i] if i < len(node.inputs) else None for i in range(count)]
-
-
 def _tensor(r: Rewriter, node: ir.Node, first: int, axis: int | None = None) -> ir.Value:
     """The dequantised tensor whose integers, scale and zero point are the inputs from ``first`` on."""
-    value, scale, zero = _inputs(node, first + 3)[first:]
-    assert value is not None
-    assert scale is not None
-    return r.dequantized(value, scale, zero, axis)
+    return r.dequantized(input_of(node, first), input_of(node, first + 1), optional_input(node, first + 2), axis)
 
 
 @_rewrites("QuantizeLinear", "DequantizeLinear")
 def _standard_twin(r: Rewriter, node: ir.Node) -> None:
-    """The contrib versions were there before the standard had 16-bit and 4-bit integers; else they are the same."""
-    node.domain = ""
+    """The contrib versions are older than the standard's 16-bit and 4-bit integers; else they are the same."""
+    node.domain, r.changed = "", True
     r.note(node)
 
 
@@ -62,22 +56,20 @@ def _standard_twin(r: Rewriter, node: ir.Node) -> None:
 @_rewrites("QLinearConv")
 def _conv(r: Rewriter, node: ir.Node) -> None:
     """The bias is int32 in steps of x_scale * w_scale."""
-    x_scale, w_scale, bias = node.inputs[1], node.inputs[4], _inputs(node, 9)[8]
+    x_scale, w_scale, bias = input_of(node, 1), input_of(node, 4), optional_input(node, 8)
     x, w = _tensor(r, node, 0), _tensor(r, node, 3, axis=0)
     if bias is not None:
         step = _product(r, x_scale, w_scale)
         bias = r.dequantized(bias, step, None, axis=0)
     last = bool(node.attributes.get_int("channels_last", 0))
     rank = _rank(w)
-    x = r.op("Transpose", x, attributes={"perm": [0, rank - 1, *range(1, rank - 1)]}) if last else x
+    x = r.channels_first(x, rank) if last else x
     y = r.op("Conv", x, w, bias, attributes=r.attributes(node, "channels_last"))
-    y = r.op("Transpose", y, attributes={"perm": [0, *range(2, rank), 1]}) if last else y
+    y = r.channels_last(y, rank) if last else y
     r.finish(node, y, node.inputs[6], node.inputs[7])
 
 
-def _product(r: Rewriter, first: Given, second: Given) -> ir.Value:
-    assert first is not None
-    assert second is not None
+def _product(r: Rewriter, first: ir.Value, second: ir.Value) -> ir.Value:
     a, b = constant_of(first), constant_of(second)
     if a is None or b is None:
         return r.op("Mul", first, second)
@@ -86,10 +78,7 @@ def _product(r: Rewriter, first: Given, second: Given) -> ir.Value:
 
 
 def _rank(dequantized: ir.Value) -> int:
-    producer = dequantized.producer()
-    assert producer is not None
-    source = producer.inputs[0]
-    assert source is not None
+    source = input_of(producer_of(dequantized), 0)
     return len(source.shape) if source.shape is not None else 4
 
 
@@ -103,32 +92,31 @@ def _matmul(r: Rewriter, node: ir.Node) -> None:
 @_rewrites("QLinearAdd", "QLinearMul")
 def _binary(r: Rewriter, node: ir.Node) -> None:
     y = r.op(node.op_type.removeprefix("QLinear"), _tensor(r, node, 0), _tensor(r, node, 3))
-    r.finish(node, y, node.inputs[6], _inputs(node, 8)[7])
+    r.finish(node, y, node.inputs[6], optional_input(node, 7))
 
 
 @_rewrites("QLinearSigmoid", "QLinearLeakyRelu")
 def _unary(r: Rewriter, node: ir.Node) -> None:
     y = r.op(node.op_type.removeprefix("QLinear"), _tensor(r, node, 0), attributes=r.attributes(node))
-    r.finish(node, y, node.inputs[3], _inputs(node, 5)[4])
+    r.finish(node, y, node.inputs[3], optional_input(node, 4))
 
 
 @_rewrites("QLinearSoftmax")
 def _softmax(r: Rewriter, node: ir.Node) -> None:
     """Before opset 13 everything from the axis on is one vector."""
     x = _tensor(r, node, 0)
-    axis = node.attributes.get_int("axis", -1)
-    assert axis is not None
+    axis = int(node.attributes.get_int("axis", -1))
     if node.attributes.get_int("opset", 13) < 13:
         flat = r.op("Flatten", x, attributes={"axis": axis})
         y = r.op("Reshape", r.op("Softmax", flat, attributes={"axis": -1}), r.op("Shape", x))
     else:
         y = r.op("Softmax", x, attributes={"axis": axis})
-    r.finish(node, y, node.inputs[3], _inputs(node, 5)[4])
+    r.finish(node, y, node.inputs[3], optional_input(node, 4))
 
 
 @_rewrites("QLinearGlobalAveragePool", "QLinearAveragePool")
 def _average(r: Rewriter, node: ir.Node) -> None:
-    _pool(r, node, node.op_type.removeprefix("QLinear"), _tensor(r, node, 0), node.inputs[3], _inputs(node, 5)[4])
+    _pool(r, node, node.op_type.removeprefix("QLinear"), _tensor(r, node, 0), node.inputs[3], optional_input(node, 4))
 
 
 @_rewrites("NhwcMaxPool")
@@ -147,9 +135,9 @@ def _pool(
     kernel = node.attributes.get_ints("kernel_shape", None)
     rank = len(kernel) + 2 if kernel is not None else _rank(x)
     last = last or bool(node.attributes.get_int("channels_last", 0))
-    x = r.op("Transpose", x, attributes={"perm": [0, rank - 1, *range(1, rank - 1)]}) if last else x
+    x = r.channels_first(x, rank) if last else x
     y = r.op(op_type, x, attributes=r.attributes(node, "channels_last"))
-    y = r.op("Transpose", y, attributes={"perm": [0, *range(2, rank), 1]}) if last else y
+    y = r.channels_last(y, rank) if last else y
     r.finish(node, y, scale, zero)
 
 
@@ -162,7 +150,7 @@ def _concat(r: Rewriter, node: ir.Node) -> None:
 @_rewrites("QLinearWhere")
 def _where(r: Rewriter, node: ir.Node) -> None:
     y = r.op("Where", node.inputs[0], _tensor(r, node, 1), _tensor(r, node, 4))
-    r.finish(node, y, node.inputs[7], _inputs(node, 9)[8])
+    r.finish(node, y, node.inputs[7], optional_input(node, 8))
 
 
 @_rewrites("QLinearReduceMean")
@@ -174,7 +162,7 @@ def _reduce_mean(r: Rewriter, node: ir.Node) -> None:
         None if axes is None else r.constant(np.array(axes, np.int64)),
         attributes={"keepdims": node.attributes.get_int("keepdims", 1) or 0},
     )
-    r.finish(node, y, node.inputs[3], _inputs(node, 5)[4])
+    r.finish(node, y, node.inputs[3], optional_input(node, 4))
 
 
 @_rewrites("QGemm")
@@ -182,9 +170,9 @@ def _gemm(r: Rewriter, node: ir.Node) -> None:
     """The bias is int32 in steps of alpha * a_scale * b_scale; without an output scale the output is float."""
     turned = bool(node.attributes.get_int("transB", 0))
     a, b = _tensor(r, node, 0), _tensor(r, node, 3, axis=0 if turned else 1)
-    bias, scale, zero = _inputs(node, 9)[6:]
+    bias, scale, zero = (optional_input(node, i) for i in (6, 7, 8))
     if bias is not None:
-        step = _product(r, node.inputs[1], node.inputs[4])
+        step = _product(r, input_of(node, 1), input_of(node, 4))
         alpha = node.attributes.get_float("alpha", 1.0)
         if alpha != 1.0:
             array = constant_of(step)
@@ -195,14 +183,14 @@ def _gemm(r: Rewriter, node: ir.Node) -> None:
 
 @_rewrites("MatMulIntegerToFloat")
 def _matmul_to_float(r: Rewriter, node: ir.Node) -> None:
-    """(A, B, a_scale, b_scale, a_zero, b_zero, bias) in the standard's own operators; what ONNX Runtime made it of."""
-    a, b, a_scale, b_scale, a_zero, b_zero, bias = _inputs(node, 7)
+    """(A, B, a_scale, b_scale, a_zero, b_zero, bias) in the standard's own operators, which ONNX Runtime fused."""
+    a, b, a_scale, b_scale, a_zero, b_zero, bias = (optional_input(node, i) for i in range(7))
     _integer_product(r, node, (a, a_scale, a_zero), (b, b_scale, b_zero), bias)
 
 
 @_rewrites("DynamicQuantizeMatMul")
 def _dynamic_matmul(r: Rewriter, node: ir.Node) -> None:
-    a, b, b_scale, b_zero, bias = _inputs(node, 5)
+    a, b, b_scale, b_zero, bias = (optional_input(node, i) for i in range(5))
     quantized, scale, zero = r.op_multi("DynamicQuantizeLinear", [a], 3)
     _integer_product(r, node, (quantized, scale, zero), (b, b_scale, b_zero), bias)
 

@@ -1,5 +1,5 @@
-"""What the rewrites of quantised operators write with: nodes before the one that is replaced, a DequantizeLinear shared
-by all who read the same integers, and the scales of the tensors between the operators."""
+"""Helpers of the rewrites of quantised operators: new nodes before the one that is replaced, one DequantizeLinear for
+all readers of the same integers, and the scales of the tensors between the operators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from portable_cam.export.autodiff.dequantized import moves
 from portable_cam.export.graph.operators import ONNX_DOMAINS
-from portable_cam.export.graph.values import constant_of
+from portable_cam.export.graph.values import constant_of, input_of, optional_input
 
 Given: TypeAlias = ir.Value | None
 _Attributes: TypeAlias = Mapping[str, ir.Attr | int | Sequence[int]]
@@ -27,15 +27,17 @@ _ON_INTEGERS: dict[str, slice] = {
 class Rewriter:
     """Walks the graph once; each rewrite appends its nodes before the node it replaces."""
 
+    _at: ir.Node  #: the node that is rewritten
+
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._scales: dict[ir.Value, _Scale] = {}
         self._floats: dict[tuple[ir.Value, ir.Value, Given, int | None], ir.Value] = {}
-        self._at: ir.Node | None = None
         self._count = 0
+        self.changed = False
 
-    def run(self, rewrites: Mapping[tuple[str, str], Callable[[Rewriter, ir.Node], None]]) -> None:
-        """Apply to each node the rewrite that its domain and operator have, if any."""
+    def run(self, rewrites: Mapping[tuple[str, str], Callable[[Rewriter, ir.Node], None]]) -> bool:
+        """Apply to each node the rewrite that its domain and operator have, if any; returns whether any changed."""
         for node in list(self._graph):
             self._at = node
             rewrite = rewrites.get((node.domain, node.op_type))
@@ -45,8 +47,9 @@ class Rewriter:
                 self._to_float_side(node)
             else:
                 self.note(node)
+        return self.changed
 
-    # -- what the rewrites write with ------------------------------------------------------------------------------
+    # -- new nodes -------------------------------------------------------------------------------------------------
 
     def op(
         self, op_type: str, *inputs: Given, attributes: _Attributes | None = None, name: str | None = None
@@ -62,7 +65,6 @@ class Rewriter:
         attributes: _Attributes | None = None,
         name: str | None = None,
     ) -> Sequence[ir.Value]:
-        assert self._at is not None
         self._count += 1
         name = name or f"{self._at.name}/{op_type}_{self._count}"
         node = ir.node(op_type, inputs, attributes or {}, num_outputs=outputs, name=name)
@@ -72,7 +74,6 @@ class Rewriter:
         return node.outputs
 
     def constant(self, array: np.ndarray | Sequence[int]) -> ir.Value:
-        assert self._at is not None
         self._count += 1
         name = f"{self._at.outputs[0].name}/constant_{self._count}"
         value = ir.Value(name=name, const_value=ir.tensor(np.asarray(array), name=name))
@@ -81,7 +82,7 @@ class Rewriter:
         return value
 
     def dequantized(self, value: ir.Value, scale: ir.Value, zero: Given, axis: int | None = None) -> ir.Value:
-        """What an integer tensor stands for; one node for all who ask. ``axis``: that of several scales."""
+        """The dequantised value of an integer tensor, one node for all readers. ``axis``: that of several scales."""
         size = scale.shape[0] if scale.shape is not None and len(scale.shape) == 1 else None
         array = constant_of(scale)
         size = array.size if array is not None else size
@@ -111,11 +112,12 @@ class Rewriter:
         return scalar
 
     def scale_of(self, value: ir.Value) -> _Scale | None:
-        """The scale and zero point that the integers of ``value`` were made with, if an operator before it says."""
+        """The scale and zero point that the integers of ``value`` were made with, if an operator before it has them."""
         return self._scales.get(value)
 
     def finish(self, node: ir.Node, result: ir.Value, scale: Given, zero: Given) -> None:
         """Replace the node by ``result`` quantised, or as it is if the operator gives floats."""
+        self.changed = True
         out = node.outputs[0]
         name, kind, shape = out.name, out.type, out.shape
         if scale is None:
@@ -130,6 +132,14 @@ class Rewriter:
         self._graph.remove(node, safe=True)
         new.name, new.type, new.shape = name, kind, shape
 
+    def channels_first(self, value: ir.Value, rank: int) -> ir.Value:
+        """(N, ..., C) -> (N, C, ...)"""
+        return self.op("Transpose", value, attributes={"perm": [0, rank - 1, *range(1, rank - 1)]})
+
+    def channels_last(self, value: ir.Value, rank: int) -> ir.Value:
+        """(N, C, ...) -> (N, ..., C)"""
+        return self.op("Transpose", value, attributes={"perm": [0, *range(2, rank), 1]})
+
     def attributes(self, node: ir.Node, *but: str) -> dict[str, ir.Attr]:
         return {name: attribute for name, attribute in node.attributes.items() if name not in but}
 
@@ -140,32 +150,32 @@ class Rewriter:
         if node.op_type == "QuantizeLinear" and node.domain in ONNX_DOMAINS and node.inputs[1] is not None:
             array = constant_of(node.inputs[1])
             if array is None or array.size == 1:
-                self._scales[node.outputs[0]] = (node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None)
+                self._scales[node.outputs[0]] = (node.inputs[1], optional_input(node, 2))
         elif node.op_type == "DynamicQuantizeLinear":
             self._scales[node.outputs[0]] = (node.outputs[1], node.outputs[2])
         elif moves(node) and node.inputs[0] in self._scales:
             for output in node.outputs:
                 self._scales[output] = self._scales[node.inputs[0]]
         elif node.op_type == "DequantizeLinear" and node.domain in ONNX_DOMAINS and "axis" not in node.attributes:
-            x, scale = node.inputs[0], node.inputs[1]
-            assert x is not None
-            assert scale is not None
-            self._floats.setdefault((x, scale, node.inputs[2] if len(node.inputs) > 2 else None, None), node.outputs[0])
+            key = (input_of(node, 0), input_of(node, 1), optional_input(node, 2), None)
+            self._floats.setdefault(key, node.outputs[0])
 
     def _to_float_side(self, node: ir.Node) -> None:
-        """An operator on integers becomes the same one on what they stand for; exact, for it only chooses among them
-        (Resize, which interpolates, rounds as before)."""
+        """An operator on integers becomes the same one on their dequantised values; exact, for it only chooses among
+        them (Resize, which interpolates, rounds as before)."""
         span = _ON_INTEGERS[node.op_type]
         data = node.inputs[span]
         known = next((self._scales[v] for v in data if v in self._scales), None)
-        if known is None or not all(v is None or v not in self._scales or _alike(self._scales[v], known) for v in data):
+        if known is None or not all(
+            v is None or v not in self._scales or _same_scale(self._scales[v], known) for v in data
+        ):
             return
         scale, zero = known
         inputs = list(node.inputs)
         inputs[span] = [None if v is None else self.dequantized(v, scale, zero) for v in data]
         offset = constant_of(zero)
         if node.op_type == "Relu" and not (offset is not None and not offset.any()):
-            # not below the integer 0, whatever that stands for
+            # not below the dequantised value of the integer 0
             kind = zero.dtype if zero is not None and zero.dtype is not None else ir.DataType.UINT8
             floor = self.dequantized(self.constant(np.zeros((), kind.numpy())), scale, zero)
             result = self.op("Clip", inputs[0], floor)
@@ -174,7 +184,7 @@ class Rewriter:
         self.finish(node, result, scale, zero)
 
 
-def _alike(left: _Scale, right: _Scale) -> bool:
+def _same_scale(left: _Scale, right: _Scale) -> bool:
     """Whether two pairs of scale and zero point have the same content."""
     for a, b in zip(left, right, strict=True):
         one, other = constant_of(a), constant_of(b)

@@ -1,5 +1,5 @@
-"""int8 tensors between QuantizeLinear and DequantizeLinear as uint8: integers and zero points 128 higher, the values
-that they stand for the same.
+"""int8 tensors between QuantizeLinear and DequantizeLinear as uint8: integers and zero points are 128 higher, the
+dequantised values the same.
 
 On x86 ONNX Runtime computes with uint8 activations only, and turns int8 into uint8 itself where a QuantizeLinear has
 one reader. The gradient rules are further readers: without this the forward pass of an int8 model would become float.
@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import PassResult
 
 from portable_cam.export.graph.operators import ONNX_DOMAINS
-from portable_cam.export.graph.values import constant_of
+from portable_cam.export.graph.values import constant_of, input_of, optional_input
 
-#: Operators that hand on every element of their first input and add none of their own.
-_HANDS_ON = frozenset(
+#: Operators that pass on every element of their first input and add none of their own.
+_PASSES_ON = frozenset(
     """
     DepthToSpace Expand Flatten Gather Identity Reshape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze
     """.split()
 )
 
 
-def make_unsigned(graph: ir.Graph) -> None:
+def make_unsigned(model: ir.Model) -> PassResult:
     """Turn each int8 tensor that begins and ends inside the graph into uint8, in place."""
-    shifted: dict[ir.Value, ir.Value] = {}
+    graph, shifted = model.graph, dict[ir.Value, ir.Value]()
     for node in list(graph):
         if (
             node.op_type != "QuantizeLinear"
@@ -35,17 +36,16 @@ def make_unsigned(graph: ir.Graph) -> None:
         if inner is None or any(not _has_int8_zero(n) for n in (node, *ends)):
             continue
         for n in (node, *ends):
-            zero = n.inputs[2]
-            assert zero is not None
-            n.replace_input_with(2, _shifted(graph, zero, shifted))
+            n.replace_input_with(2, _shifted(graph, input_of(n, 2), shifted))
         node.attributes.pop("output_dtype", None)
         for value in inner:
             value.dtype = ir.DataType.UINT8
+    return PassResult(model, bool(shifted))
 
 
 def _reach(start: ir.Value) -> tuple[list[ir.Value] | None, list[ir.Node]]:
     """The int8 tensors that carry the elements of ``start``, and the DequantizeLinear nodes that end them; None if one
-    is seen outside or meets another operator."""
+    is an output of the graph or read by another operator."""
     inner, ends, todo = [], [], [start]
     while todo:
         value = todo.pop()
@@ -57,7 +57,7 @@ def _reach(start: ir.Value) -> tuple[list[ir.Value] | None, list[ir.Node]]:
                 return None, []
             if use.node.op_type == "DequantizeLinear":
                 ends.append(use.node)
-            elif use.node.op_type in _HANDS_ON:
+            elif use.node.op_type in _PASSES_ON:
                 todo.extend(use.node.outputs)
             else:
                 return None, []
@@ -65,15 +65,13 @@ def _reach(start: ir.Value) -> tuple[list[ir.Value] | None, list[ir.Node]]:
 
 
 def _has_int8_zero(node: ir.Node) -> bool:
-    array = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
+    array = constant_of(optional_input(node, 2))
     return array is not None and array.dtype == np.int8
 
 
 def _shifted(graph: ir.Graph, zero: ir.Value, made: dict[ir.Value, ir.Value]) -> ir.Value:
     if zero not in made:
-        array = constant_of(zero)
-        assert array is not None
-        unsigned = (array.astype(np.int16) + 128).astype(np.uint8)
+        unsigned = (np.asarray(constant_of(zero), np.int16) + 128).astype(np.uint8)
         name = f"{zero.name}/unsigned"
         value = ir.Value(name=name, const_value=ir.tensor(unsigned, name=name))
         value.shape, value.dtype = ir.Shape(unsigned.shape), ir.DataType.UINT8

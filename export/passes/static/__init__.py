@@ -1,17 +1,12 @@
-"""What is known before running is written out: loops of a known number of steps, sequences and optionals of known
-content. Behind it there are tensors only, wherever that can be."""
+"""Replaces what is known before running: loops of a known number of steps are unrolled, and what is read from sequences
+and optionals of known content is the tensor that was put in. Tensors alone are left, wherever that can be."""
 
-from __future__ import annotations
+from portable_cam.export.passes.static.loops import unroll_loops
+from portable_cam.export.passes.static.sequences import (
+    RESOLVED,
+    forget_sequence_types,
+    refuse_unresolved,
+    resolve_sequences,
+)
 
-import onnx_ir as ir
-
-from portable_cam.export.passes.static.loops import unroll
-from portable_cam.export.passes.static.sequences import RESOLVED, forget_types, resolve_sequences, say_what_is_left
-
-__all__ = ["RESOLVED", "forget_types", "resolve", "say_what_is_left"]
-
-
-def resolve(model: ir.Model) -> bool:
-    """One round, in place; returns whether anything changed, so that constants may be folded and more may be known."""
-    unrolled = unroll(model)
-    return resolve_sequences(model) or unrolled
+__all__ = ["RESOLVED", "forget_sequence_types", "refuse_unresolved", "resolve_sequences", "unroll_loops"]

@@ -1,4 +1,4 @@
-"""Sequences and optionals whose content is known: what is read from them is the tensor that was put in."""
+"""Sequences and optionals whose content is known: a tensor read from one is the tensor that was put in."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import onnx_ir as ir
+from onnx_ir.passes import PassResult
 
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.graph.refusals import refuse
-from portable_cam.export.graph.subgraph import copy_nodes, take_place
-from portable_cam.export.graph.values import constant_of, known_dims, rank_of, subgraphs
-from portable_cam.export.passes.static.loops import count_nodes, may_write
+from portable_cam.export.graph.subgraph import copy_nodes, replace_node
+from portable_cam.export.graph.values import constant_of, known_dims, optional_input, rank_of, subgraphs
+from portable_cam.export.passes.static.loops import count_nodes, may_unroll
 
 _Known: TypeAlias = dict[ir.Value, list[ir.Value]]
-#: What an optional holds: a tensor or sequence, or nothing.
+#: The content of an optional: a tensor or sequence, or nothing.
 _Held: TypeAlias = dict[ir.Value, ir.Value | None]
 _MAKERS = frozenset(
     "Optional SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceMap SplitToSequence".split()
@@ -23,30 +24,31 @@ _MAKERS = frozenset(
 _MOST = 4096  # elements of a sequence; a hostile file may split a tensor into any number
 
 
-def resolve_sequences(model: ir.Model) -> bool:
-    """Replace what is read from sequences and optionals of known content, in place; returns whether anything was."""
+def resolve_sequences(model: ir.Model) -> PassResult:
+    """Replace the operators that read from sequences and optionals of known content, in place."""
     resolver = _Resolver(model)
     for graph in (model.graph, *_inner_graphs(model.graph)):
         for node in list(graph):
             if node.domain in ONNX_DOMAINS and node.op_type in _OPERATORS:
                 _OPERATORS[node.op_type](resolver, node)
-    return resolver.changed
+    return PassResult(model, resolver.changed)
 
 
-def say_what_is_left(graph: ir.Graph) -> None:
-    """Give the operators that are left the reason why they are."""
-    for node in ir.traversal.RecursiveGraphIterator(graph):
+def refuse_unresolved(model: ir.Model) -> PassResult:
+    """Give the operators on sequences and optionals that are left the reason why they have no gradient."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if node.domain in ONNX_DOMAINS and node.op_type in RESOLVED:
-            refuse(node, "what the sequence or optional holds at this place is known only at run time")
+            refuse(node, "what the sequence or optional holds at this point is known only at run time")
+    return PassResult(model, False)
 
 
-def forget_types(graph: ir.Graph) -> None:
-    """Take the types from sequences and optionals that shape inference made tensors (as onnx-ir merges what it finds);
-    ONNX Runtime infers them itself."""
-    nodes = [node for node in ir.traversal.RecursiveGraphIterator(graph) if node.domain in ONNX_DOMAINS]
+def forget_sequence_types(model: ir.Model) -> PassResult:
+    """Remove the types of sequences and optionals that shape inference took for tensors; ONNX Runtime infers them
+    itself."""
+    nodes = [node for node in ir.traversal.RecursiveGraphIterator(model.graph) if node.domain in ONNX_DOMAINS]
     no_tensors = {value for node in nodes if node.op_type in _MAKERS for value in node.outputs}
     if not no_tensors:
-        return
+        return PassResult(model, False)
     before = -1
     while len(no_tensors) > before:
         before = len(no_tensors)
@@ -59,13 +61,14 @@ def forget_types(graph: ir.Graph) -> None:
                 no_tensors.update(output for output, end in ends if end in no_tensors)
                 starts = zip(body.inputs[2:], node.inputs[2:], strict=False) if node.op_type == "Loop" else ()
                 no_tensors.update(start for start, given in starts if given in no_tensors)
-    for value in no_tensors:
-        if isinstance(value.type, ir.TensorType):
-            value.type, value.shape = None, None
+    mistaken = [value for value in no_tensors if isinstance(value.type, ir.TensorType)]
+    for value in mistaken:
+        value.type, value.shape = None, None
+    return PassResult(model, bool(mistaken))
 
 
 class _Resolver:
-    """What is known of the sequences and optionals met so far; each handler adds to it or replaces a node."""
+    """The known content of sequences and optionals so far; each handler adds to it or replaces a node."""
 
     def __init__(self, model: ir.Model) -> None:
         self.known: _Known = {}
@@ -75,24 +78,25 @@ class _Resolver:
         self.model = model
 
     def builder(self) -> Builder:
-        """A builder of the nodes that take the place of one."""
+        """A builder of the nodes that replace one."""
         self._builder = self._builder or Builder(self.model.graph, "sequence")
         return self._builder.nested()
 
     def replace(self, node: ir.Node, value: ir.Value, inner: Builder | None = None) -> None:
-        take_place(inner or self.builder(), node, [value])
+        replace_node(inner or self.builder(), node, [value])
         self.changed = True
 
-    def place(self, node: ir.Node, index: int, length: int) -> int | None:
-        """The place that input ``index`` names, within a sequence of this length; None if it is not known."""
-        value = node.inputs[index] if index < len(node.inputs) else None
+    def position(self, node: ir.Node, index: int, length: int) -> int | None:
+        """The position that input ``index`` names in a sequence of this length, its end by default; None if it is not
+        known."""
+        value = optional_input(node, index)
         if value is None:
             return length
         content = constant_of(value)
         if content is None or not -length <= int(content.reshape(-1)[0]) <= length:
             return None
-        place = int(content.reshape(-1)[0])
-        return place if place >= 0 else place + length
+        position = int(content.reshape(-1)[0])
+        return position if position >= 0 else position + length
 
 
 def _construct(r: _Resolver, node: ir.Node) -> None:
@@ -103,23 +107,23 @@ def _insert(r: _Resolver, node: ir.Node) -> None:
     content, value = _content(r, node), node.inputs[1]
     if content is None or value is None or len(content) >= _MOST:
         return
-    place = r.place(node, 2, len(content))
-    if place is not None:
-        r.known[node.outputs[0]] = [*content[:place], value, *content[place:]]
+    position = r.position(node, 2, len(content))
+    if position is not None:
+        r.known[node.outputs[0]] = [*content[:position], value, *content[position:]]
 
 
 def _erase(r: _Resolver, node: ir.Node) -> None:
     content = _content(r, node)
     if not content:
         return
-    place = len(content) - 1 if len(node.inputs) < 2 or node.inputs[1] is None else r.place(node, 1, len(content))
-    if place is not None and place < len(content):
-        r.known[node.outputs[0]] = [*content[:place], *content[place + 1 :]]
+    position = len(content) - 1 if optional_input(node, 1) is None else r.position(node, 1, len(content))
+    if position is not None and position < len(content):
+        r.known[node.outputs[0]] = [*content[:position], *content[position + 1 :]]
 
 
 def _split(r: _Resolver, node: ir.Node) -> None:
     """SplitToSequence: into parts of one element, of a size, or of given sizes."""
-    x, sizes = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
+    x, sizes = node.inputs[0], optional_input(node, 1)
     if x is None or x.shape is None:
         return
     axis = node.attributes.get_int("axis", 0) % rank_of(x)
@@ -147,9 +151,9 @@ def _split(r: _Resolver, node: ir.Node) -> None:
 
 def _at(r: _Resolver, node: ir.Node) -> None:
     content = _content(r, node)
-    place = None if content is None else r.place(node, 1, len(content))
-    if content is not None and place is not None and place < len(content):
-        r.replace(node, content[place])
+    position = None if content is None else r.position(node, 1, len(content))
+    if content is not None and position is not None and position < len(content):
+        r.replace(node, content[position])
 
 
 def _length(r: _Resolver, node: ir.Node) -> None:
@@ -179,7 +183,7 @@ def _map(r: _Resolver, node: ir.Node) -> None:
         return
     if any(other is None and not tensor for other, tensor in zip(others, is_tensor, strict=True)):
         return
-    if not may_write(r.model, len(content) * count_nodes(body)):
+    if not may_unroll(r.model, len(content) * count_nodes(body)):
         return
     inner = r.builder()
     results: list[list[ir.Value]] = [[] for _ in node.outputs]

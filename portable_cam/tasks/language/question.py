@@ -72,7 +72,7 @@ class QuestionExplainer(LabelledExplainer):
         if len(found) > 1:
             raise OptionError(f"several inputs hold token ids: {', '.join(found)}; use Explainer with a dict of inputs")
         ((self.question_name, embedded),) = found.items()
-        table = known_dims(embedded.producer().inputs[0])  # type: ignore[union-attr, arg-type]
+        table = known_dims(embedded.producer().inputs[0])  # type: ignore[union-attr]
         self.vocabulary.check(table[0] if table is not None else None)
         methods = self.default_methods if methods is None else methods
         methods = methods if explain != "question" else ()
