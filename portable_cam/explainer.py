@@ -31,8 +31,8 @@ from portable_cam.runtime.session import Provider, Session
 from portable_cam.tasks.labels import Labels
 
 if TYPE_CHECKING:
-    from portable_cam.runtime.gpu.device import PipelineDevice
     from portable_cam.runtime.gpu.pipeline import Pipeline
+    from portable_cam.runtime.gpu.protocol import PipelineDevice
     from portable_cam.runtime.gpu.result import DeviceResult
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from portable_cam.errors import InputError
 from portable_cam.kernels.array import Array
 from portable_cam.result import ByMethod, Result
 from portable_cam.runtime.gpu.binding import from_dlpack
-from portable_cam.runtime.gpu.device import PipelineDevice
+from portable_cam.runtime.gpu.protocol import PipelineDevice
 
 
 class DeviceArray:
