@@ -13,7 +13,7 @@ import pytest
 
 from portable_cam.cli import app
 from portable_cam.errors import Error
-from portable_cam.export import Report, build_explanation, differentiate, doctor
+from portable_cam.export import DoctorReport, build_explanation, differentiate, doctor
 from portable_cam.export.diagnose.cost import Cost
 
 RANDOM = np.random.default_rng(3)
@@ -25,7 +25,7 @@ def weight(*shape: int) -> np.ndarray:
     return RANDOM.standard_normal(shape).astype(np.float32)
 
 
-def cost_of(report: Report) -> Cost:
+def cost_of(report: DoctorReport) -> Cost:
     assert report.cost is not None
     return report.cost
 
