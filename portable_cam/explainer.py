@@ -34,8 +34,8 @@ from portable_cam.runtime.run_batches import Batches
 from portable_cam.runtime.session import Provider, Session
 
 if TYPE_CHECKING:
-    from portable_cam.runtime.gpu.device import PipelineDevice
     from portable_cam.runtime.gpu.pipeline import Pipeline
+    from portable_cam.runtime.gpu.protocol import PipelineDevice
     from portable_cam.runtime.gpu.result import DeviceResult
 
 #: What a relu_policy that found nothing may be exchanged for.

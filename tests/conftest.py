@@ -1,13 +1,36 @@
-"""Shared fixtures. Tests on real models need the zoo, which lies beside the project: CI must have it."""
+"""Shared fixtures, and which tests run. Tests on real models need the zoo, which lies beside the project: CI must have
+it.
+
+``pytest`` leaves out the tests marked ``slow``. ``pytest --slow`` runs everything, as CI does; with ``-m``, and in the
+files and tests that are named on the command line, the mark changes nothing.
+"""
 
 import os
+import random
+import sys
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import hypothesis
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from costs import slow_tests_run
+
+# the same draws in every run; `--hypothesis-profile=search` looks at new ones
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("search", deadline=None)
+hypothesis.settings.load_profile("same")
+
+#: The generators at the top of test modules, by module, each with its state before the first test.
+GENERATORS = pytest.StashKey[dict[str, list[tuple[np.random.Generator, Any]]]]()
+#: Seconds above which a test should be marked ``slow``.
+SLOW = 5.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -16,6 +39,40 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr != "gpu":
         os.environ.setdefault("TRITON_INTERPRET", "1")
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where neither is chosen
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out slow tests that nobody asked for, and note where the modules' generators of numbers stand."""
+    modules = {item.module.__name__: item.module for item in items if isinstance(item, pytest.Function)}
+    config.stash[GENERATORS] = {
+        name: [(v, v.bit_generator.state) for v in vars(module).values() if isinstance(v, np.random.Generator)]
+        for name, module in modules.items()
+    }
+    left_out = {i for i in items if i.get_closest_marker("slow") and not slow_tests_run(config, i.path)}
+    if left_out:
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tests that took long and are not marked: a list to look at, no failure, for a machine may be busy."""
+    reports = [r for found in terminalreporter.stats.values() for r in found if isinstance(r, pytest.TestReport)]
+    long = [r for r in reports if r.when == "call" and r.duration > SLOW and "slow" not in r.keywords]
+    if long:
+        terminalreporter.section(f"over {SLOW:g} s and not marked slow")
+        for report in sorted(long, key=lambda r: -r.duration):
+            terminalreporter.line(f"{report.duration:6.1f} s {report.nodeid}")
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers(request: pytest.FixtureRequest) -> None:
+    """The same random numbers in a test whichever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+    for generator, state in request.config.stash[GENERATORS].get(request.module.__name__, []):
+        generator.bit_generator.state = state
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from costs import slow_but
 from onnx.reference import ReferenceEvaluator
 
 import portable_cam as pcam
@@ -71,7 +72,7 @@ def relative(got: Any, want: Any) -> float:
     return float(np.abs(got - want).max() / np.abs(want).max())
 
 
-@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("exporter", slow_but(["torchscript"], EXPORTERS))
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in NO_REFERENCE])
 def test_input_gradient_in_float64(name: str, exporter: str) -> None:
     module, model = exported(name, exporter)
@@ -113,7 +114,7 @@ def torch_layer(name: str, module: Any, pixels: Any) -> tuple[Any, Any, Any, Any
     return activation, gradient, (weights * activation).sum(1), pixels.grad
 
 
-@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("exporter", slow_but(["torchscript"], EXPORTERS))
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_default_layer_and_its_map(name: str, exporter: str) -> None:
     """The layer that is chosen is the one a person would choose, and holds what torch has there."""

@@ -231,6 +231,7 @@ def test_what_is_known_only_at_run_time_is_named_on_the_path_only(body: str, nam
     np.testing.assert_array_equal(out["y"], Session(model).run(feeds)["y"])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's exporter warns about itself
 def test_a_branch_and_a_scan_exported_by_torch() -> None:
     """torch.cond and scan, as torch exports them: the gradient of the picture is autograd's."""

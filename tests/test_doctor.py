@@ -134,6 +134,7 @@ def test_a_node_that_the_assumed_size_does_not_fit_is_not_counted(make_model: An
     json.dumps(report.to_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch's exporter
 def test_resnet50() -> None:
     torch = pytest.importorskip("torch")

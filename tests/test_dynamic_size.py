@@ -40,6 +40,7 @@ def open_export(name: str) -> onnx.ModelProto:
     return from_torch(module(name), torch.zeros(2, 3, 48, 64), dynamic_size=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet", "convnext", "hybrid"])
 def test_open_height_and_width(name: str) -> None:
     """A pooled map, channels last within, tokens: rows and columns are found at run time."""
@@ -71,6 +72,7 @@ def test_open_height_and_width(name: str) -> None:
             np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_channels_last_with_an_open_size() -> None:
     """The picture's Transpose, and maps in the picture's own layout, at two sizes."""
     example = torch.zeros(2, 48, 64, 3)

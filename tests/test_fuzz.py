@@ -39,6 +39,7 @@ def test_mutated_models(tmp_path: Path) -> None:
     assert {"ModelError", "LayerError"} <= refused
 
 
+@pytest.mark.slow
 def test_a_case_is_the_same_again(tmp_path: Path) -> None:
     first, second = (fuzz(7, 2, tmp_path / f"{i}.jsonl")[1] for i in range(2))
     assert [r["mutations"] for r in first] == [r["mutations"] for r in second]

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from costs import slow_but
 
 import portable_cam as pcam
 from portable_cam import targets
@@ -65,7 +66,11 @@ class Case:
         return head.target, box * 80 + asked["detect"]
 
 
-@pytest.fixture(params=CASES)
+#: Those that run by default.
+QUICK = [name for name in CASES if name.startswith("resnet20")]
+
+
+@pytest.fixture(params=slow_but(QUICK, CASES))
 def case(request: pytest.FixtureRequest, golden: Path, zoo: Path) -> Case:
     arrays = dict(np.load(golden / f"{request.param}.npz"))
     meta = json.loads(str(arrays["meta"]))

@@ -199,6 +199,7 @@ def test_a_file_that_does_not_fit(compiled: Path, tmp_path: Path, monkeypatch: p
         Cubins(90, compiled)
 
 
+@pytest.mark.slow
 def test_every_kernel_compiles() -> None:
     """Interpreted kernels may use what Triton's compiler refuses; and the launcher packs what the PTX declares, which
     is checked as they are compiled. One variant of each kernel, and those that are not compiled ahead of time."""

@@ -236,6 +236,7 @@ def test_float16(explainers: Any, small_cnn: onnx.ModelProto) -> None:
         assert ours_flat @ flat > 0.999 * np.linalg.norm(ours_flat) * np.linalg.norm(flat)
 
 
+@pytest.mark.slow
 def test_what_runs_was_compiled_ahead(explainers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every variant that explanations launch is among those that are compiled ahead of time."""
     from portable_cam.kernels.cubins import all_variants

@@ -8,21 +8,24 @@ is too small to meet a kink, and it shares nothing with ONNX Runtime.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from portable_cam.export.assemble.differentiate import differentiate
+from portable_cam.export.passes.normalize import normalize
 from portable_cam.runtime.session import Session
 from portable_cam.testing import assert_unchanged, node_model, widen
 
 STEP = 1e-6
+#: Forwards and backwards a value is rounded a few times; float32 rounds by 2^-24 at most.
+ROUNDING = 4 * 2.0**-24
 # none with the error function, of which the reference has only a float32
 ACTIVATIONS = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "Mish", "Softplus", "Elu", "HardSigmoid", "Abs")
 
@@ -269,11 +272,20 @@ def halves(d: Drawing) -> None:
     d.done(d.op("Mul", left, d.op("Sigmoid", right)), n, c // 2, h, w)
 
 
-@settings(
-    max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), derandomize=bool(os.environ.get("CI"))
-)
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.data(), st.booleans())
 def test_graphs_of_pictures(data: Any, dynamic: bool) -> None:
+    check_one(data, dynamic)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
+@given(st.data(), st.booleans())
+def test_many_graphs_of_pictures(data: Any, dynamic: bool) -> None:
+    check_one(data, dynamic)
+
+
+def check_one(data: Any, dynamic: bool) -> None:
     shape = (2, data.draw(st.sampled_from([2, 3, 4])), data.draw(st.integers(3, 6)), data.draw(st.integers(3, 6)))
     d = Drawing(data.draw, shape)
     for _ in range(data.draw(st.integers(2, 9))):
@@ -301,21 +313,57 @@ def agrees(model: onnx.ModelProto, y: str, x: np.ndarray, weights: list[str]) ->
     start = {"x": x, **{name: constants[name] for name in weights}}
     direction = {name: rng.standard_normal(array.shape) for name, array in start.items()}
     terms = np.concatenate([(after[f"gradient.{n}"].astype(np.float64) * direction[n]).reshape(-1) for n in start])
+    ends = [in_float64(model, {n: a + sign * STEP * direction[n] for n, a in start.items()}) for sign in (1, -1)]
+    assert ends[0][y].dtype == np.float64
+    moves = {n: (ends[0][n] - ends[1][n]) / (2 * STEP) for n in ends[0] if ends[0][n].dtype == np.float64}
+    numeric = float((dy.astype(np.float64) * moves[y]).sum())
 
+    off = abs(terms.sum() - numeric)
+    of_differences = 64 * 2.0**-53 * float(np.linalg.norm(dy)) * float(np.linalg.norm(ends[0][y])) / STEP
+    magnitude = float(np.abs(terms).sum() + np.abs(dy * moves[y]).sum())
+    if off > ROUNDING * magnitude + of_differences:  # then what was accumulated inside counts too
+        magnitude += accumulated(model, y, {**moves, **direction}, x, dy)
+    allowed = ROUNDING * magnitude + of_differences
+    message = (
+        f"the gradient graph gives {terms.sum():.9g}, central differences give {numeric:.9g}; {allowed:.3g} is due"
+    )
+    assert off <= allowed, message
+
+
+def in_float64(model: onnx.ModelProto, point: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every tensor of the model by ONNX's reference implementation, at a point of inputs and initialisers."""
     wide = widen(model)
-    for tensor in [t for t in wide.graph.initializer if t.name in weights]:
+    for tensor in [t for t in wide.graph.initializer if t.name in point]:
         wide.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         wide.graph.initializer.remove(tensor)
     for node in wide.graph.node:
         if node.op_type == "LayerNormalization":  # the reference knows no other type to compute in than the input's
             node.attribute.remove(next(a for a in node.attribute if a.name == "stash_type"))
-    reference = ReferenceEvaluator(wide)
-    ends = [
-        reference.run([y], {n: a.astype(np.float64) + sign * STEP * direction[n] for n, a in start.items()})[0]
-        for sign in (1, -1)
-    ]
-    assert ends[0].dtype == np.float64
-    numeric = float((dy.astype(np.float64) * (ends[0] - ends[1])).sum() / (2 * STEP))
-    allowed = 1e-4 * max(float(np.linalg.norm(terms)), abs(numeric)) + 1e-6
-    message = f"the gradient graph gives {terms.sum():.9g}, central differences give {numeric:.9g}"
-    assert abs(terms.sum() - numeric) <= allowed, message
+    names = [name for node in wide.graph.node for name in node.output]
+    del wide.graph.output[:]
+    wide.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return dict(zip(names, ReferenceEvaluator(wide).run(names, point), strict=True))
+
+
+def accumulated(model: onnx.ModelProto, y: str, moves: dict[str, np.ndarray], x: np.ndarray, dy: np.ndarray) -> float:
+    """What rounding is relative to: the sum over all nodes of |gradient of the output| times how much output and inputs
+    move in the direction.
+
+    A node's output t contributes <g, dt> to the derivative, where g is the gradient for t and dt the move of t.
+    Rounding changes g and the node's own derivative by a few units of 2^-24 of what was added up to them: by the first,
+    terms of the size |g| |dt| change; by the second, where the derivative itself comes out of a difference as that of
+    Tanh, 1 - t^2, or Sigmoid does, terms of the size |g| |input's move|. Where they cancel further down, as in a
+    normalisation, which takes the mean from the gradient, the change stays.
+    """
+    known = {output.name for node in normalize(model).graph for output in node.outputs}
+    inner = [name for name in moves if name in known and name != y]
+    found = Session(differentiate(model, y, inner), threads=1).run({"x": x, "seed": dy})
+    gradients = {name: found[f"gradient.{name}"].astype(np.float64) for name in inner} | {y: dy.astype(np.float64)}
+    return sum(
+        float(np.abs(gradients[output] * moves[name]).sum())
+        for node in model.graph.node
+        for output in node.output
+        if output in gradients
+        for name in {output, *node.input}
+        if name in moves and moves[name].shape == gradients[output].shape
+    )

@@ -117,6 +117,7 @@ def rendered(text: str, font: str) -> tuple[np.ndarray, list[tuple[float, float,
     return np.asarray(image), boxes
 
 
+@pytest.mark.slow
 def test_peaks_lie_on_the_characters(recogniser: Path) -> None:
     """At least nine in ten, within the character's box; the text itself is read without a fault."""
     task = LineExplainer(recogniser, threads=1)

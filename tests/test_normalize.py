@@ -312,6 +312,7 @@ def test_external_data_outside_the_folder_is_never_read(tmp_path: Path) -> None:
 # -- torch's exporter ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's exporter warns about itself
 def test_torch_export_with_a_dynamic_batch_equals_autograd() -> None:
     torch = pytest.importorskip("torch")

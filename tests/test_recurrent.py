@@ -356,6 +356,7 @@ class Captioner(torch.nn.Module):
         return self.head(self.decoder(torch.cat([start, self.embed(words)], 1))[0])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's exporter warns about itself
 def test_a_captioner_exported_by_torch() -> None:
     """Picture to logits through convolution, GRU and LSTM: the gradient of the picture is autograd's."""

@@ -133,16 +133,25 @@ def test_every_case_is_judged() -> None:
 @pytest.mark.parametrize("op", sorted({c.op for c in CASES}))
 def test_other_precisions(op: str, dtype: Any, tolerance: float) -> None:
     """Wherever ONNX Runtime runs the operator in this type, the gradient runs, and is as exact as the type."""
-    for case in [c for c in CASES if c.op == op and c.torch is not None and c.attributes.get("to", 1) == 1]:
+    judged, reasons = 0, set()
+    for case in [c for c in CASES if c.op == op]:
+        if case.torch is None or case.attributes.get("to", 1) != 1:
+            reasons.add("no equivalent in torch in this type")
+            continue
         with np.errstate(over="ignore"):
             p = prepare(case, "inputs", dtype)
         try:
             forward = Session(p.model, threads=1).run(p.feeds)[p.of]
         except (ModelError, InputError):
-            continue  # no kernel of this type
+            reasons.add("ONNX Runtime has no kernel of this type")
+            continue
         if dtype == np.float16 and not np.isfinite(forward).all():
-            continue  # beyond the range of the type
+            reasons.add("the values are beyond the range of the type")
+            continue
+        judged += 1
         gradients, dy = vjp(p)
         for i in p.wrt:
             assert gradients[f"i{i}"].dtype == dtype
         against_torch(case, p, gradients, dy, tolerance)
+    if not judged:
+        pytest.skip("; ".join(sorted(reasons)))

@@ -222,6 +222,7 @@ def test_a_contrast_names_both_and_sets_the_class_off(tmp_path: Path, drawn: lis
     assert bold == ["tiger cat"]
 
 
+@pytest.mark.slow
 def test_words_say_their_probability_in_pictures_and_records(tmp_path: Path, drawn: list[Figure]) -> None:
     models = Path(__file__).parents[1] / "benchmarks" / "train" / "models"
     Image.new("RGB", (96, 96), "red").save(tmp_path / "scene.png")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from costs import slow_but
 from PIL import Image
 
 import portable_cam as pcam
@@ -83,7 +84,7 @@ OBJECTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("model", "name", "label", "least", "place"), OBJECTS)
+@pytest.mark.parametrize(("model", "name", "label", "least", "place"), slow_but([NANODET], OBJECTS))
 def test_objects_are_found_and_their_maps_lie_in_their_boxes(
     zoo: Path, model: str, name: str, label: str, least: float, place: Any
 ) -> None:
@@ -98,7 +99,7 @@ def test_objects_are_found_and_their_maps_lie_in_their_boxes(
     assert share(explained, "layercam", k) > share(explained, "gradcam", k)
 
 
-@pytest.mark.parametrize("model", [YOLOX, NANODET, FASTESTDET])
+@pytest.mark.parametrize("model", slow_but([NANODET], [YOLOX, NANODET, FASTESTDET]))
 def test_two_objects_have_different_maps(zoo: Path, model: str) -> None:
     explained = detector(zoo, model)(photo(zoo, BOTH), ["dog", "cat"])
     labels = explained.labels[0]
@@ -122,6 +123,7 @@ def test_the_familys_preprocessing_is_the_default(zoo: Path) -> None:
     assert not detector(zoo, YOLOX).preprocessing.guessed
 
 
+@pytest.mark.slow
 def test_missed_object(zoo: Path) -> None:
     explained = detector(zoo, YOLOX)(photo(zoo, BOTH), "bird,dog")
     assert explained.labels[0] == ["bird (not found)", "dog"]
@@ -135,6 +137,7 @@ def test_missed_object(zoo: Path) -> None:
     assert np.abs(for_it - against).max() > 0.1 * against.max()
 
 
+@pytest.mark.slow
 def test_parts_of_a_score(zoo: Path) -> None:
     path = zoo / "models" / f"{YOLOX}.onnx"
     whole = detector(zoo, YOLOX)(photo(zoo, BOTH), "dog").result.scores[0, 0]
@@ -143,6 +146,7 @@ def test_parts_of_a_score(zoo: Path) -> None:
     assert np.abs(parts["left"].result["layercam"] - parts["class"].result["layercam"]).max() > 0.3
 
 
+@pytest.mark.slow
 def test_contrast_in_a_box(zoo: Path) -> None:
     explainer = DetectExplainer(zoo / "models" / f"{YOLOX}.onnx", part="class", rather_than="dog")
     explained = explainer(photo(zoo, BOTH), "cat")
@@ -162,6 +166,7 @@ def test_region(zoo: Path) -> None:
     assert cat.labels == [["cat"]]
 
 
+@pytest.mark.slow
 def test_a_head_of_ones_own(zoo: Path) -> None:
     """UltraFace in JSON and by a Python function: the same boxes as by recognition."""
     path = zoo / "models" / f"{ULTRAFACE}.onnx"
@@ -184,6 +189,7 @@ def test_a_head_of_ones_own(zoo: Path) -> None:
     assert DetectExplainer(path, head=head)(face).details[0].box == expected
 
 
+@pytest.mark.slow
 def test_suppression_inside_the_model(zoo: Path) -> None:
     """YOLOX with its decoding and non-maximum suppression in the graph: the boxes are traced back to the same scores,
     and their maps are the same."""
@@ -238,12 +244,15 @@ def mask_of(zoo: Path, name: str, inverse: bool) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "model",
-    [
-        DEEPLAB,
-        "seg_deeplabv3_mnv2_dm05_voc_fp32_logits",
-        "seg_deeplabv3_mnv2_voc_qdq_logits",
-        "seg_deeplabv3_mnv2_voc_qdq_argmax",
-    ],
+    slow_but(
+        ["seg_deeplabv3_mnv2_dm05_voc_fp32_logits"],
+        [
+            DEEPLAB,
+            "seg_deeplabv3_mnv2_dm05_voc_fp32_logits",
+            "seg_deeplabv3_mnv2_voc_qdq_logits",
+            "seg_deeplabv3_mnv2_voc_qdq_argmax",
+        ],
+    ),
 )
 @pytest.mark.parametrize(("label", "name", "inverse"), MASKED)
 def test_segmentation_lies_in_the_true_mask(zoo: Path, model: str, label: str, name: str, inverse: bool) -> None:
@@ -257,6 +266,7 @@ def test_segmentation_lies_in_the_true_mask(zoo: Path, model: str, label: str, n
     assert (mark & mask).sum() / (mark | mask).sum() > 0.8
 
 
+@pytest.mark.slow
 def test_pixel_region_and_mask(zoo: Path) -> None:
     explainer, picture = segmenter(zoo), photo(zoo, "coral_dog_segmentation.bmp")
     height, width = np.asarray(Image.open(picture)).shape[:2]
@@ -282,6 +292,7 @@ def test_a_class_that_is_nowhere(zoo: Path) -> None:
     assert explained.counterpart["layercam"].max() > 0
 
 
+@pytest.mark.slow
 def test_why_dog_rather_than_cat(zoo: Path) -> None:
     explainer = SegmentExplainer(zoo / "models" / f"{DEEPLAB}.onnx", preprocessing=given(DEEPLAB), rather_than="cat")
     explained = explainer(photo(zoo, BOTH), "dog")
@@ -391,6 +402,7 @@ def run(
     return code, text.out, text.err
 
 
+@pytest.mark.slow
 def test_detect_on_the_command_line(
     zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,6 +436,7 @@ def test_detect_on_the_command_line(
     assert "the task detect takes no --pixel" in err
 
 
+@pytest.mark.slow
 def test_segment_and_contrast_on_the_command_line(
     zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from costs import slow_but
 from PIL import Image, ImageDraw, ImageFont
 
 import portable_cam as pcam
@@ -113,7 +114,11 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES)
+#: Those that run by default: the others are larger, or of a kind with these.
+QUICK = ("squeezenet", "resnet20", "person", "emotion", "mnist")
+
+
+@pytest.fixture(params=slow_but(QUICK, CASES))
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
@@ -167,7 +172,7 @@ def test_several_targets_at_once(case: Case, zoo: Path) -> None:
 MODELS = {case.model: case for case in CASES.values()}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_but({CASES[name].model for name in QUICK}, MODELS))
 def test_doctor_and_layers(name: str, zoo: Path) -> None:
     report = doctor(model_of(MODELS[name], zoo))
     assert report.explainable
@@ -179,7 +184,7 @@ def test_doctor_and_layers(name: str, zoo: Path) -> None:
     assert list_layers(model_of(MODELS[name], zoo))[0].name == report.layers[0]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_but({CASES[name].model for name in QUICK}, MODELS))
 def test_self_check(name: str, zoo: Path) -> None:
     path = model_of(MODELS[name], zoo)
     proof = self_check(path, pcam.export.build_explanation(path, ("gradcam",)))

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from costs import slow_but
 
 from portable_cam import assets
 from portable_cam.explainer import Explainer
@@ -96,7 +97,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=slow_but(["squeezenet qdq", "squeezenet qoperator"], CASES))
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 

@@ -6,6 +6,7 @@ ONNX Runtime's CUDA provider runs the explanation graph up to activations, weigh
 
 =============  ===================================================================================================
 ``options``    what a user chooses: :class:`Cuda`
+``protocol``   what the pipeline needs of a device
 ``device``     where memory lies and kernels run: a CUDA device, or the host with interpreted kernels, for tests
 ``binding``    a session whose inputs and outputs are buffers of a device
 ``heads``      the steps between gradient and map, by kernels, in each profile

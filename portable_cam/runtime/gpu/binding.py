@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A session whose inputs and outputs are buffers of a device; beside ``runtime`` the only module that imports ONNX
-Runtime."""
+"""A session whose inputs and outputs are buffers of a device, and the memory of ONNX Runtime's allocators."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -16,10 +15,8 @@ from numpy.typing import NDArray
 
 from portable_cam.errors import DeviceError, InputError
 from portable_cam.kernels.array import Array, dense_strides
+from portable_cam.runtime.gpu.protocol import PipelineDevice
 from portable_cam.runtime.session import Session
-
-if TYPE_CHECKING:
-    from portable_cam.runtime.gpu.device import PipelineDevice
 
 #: numpy's name and ONNX's number of each element type, by ONNX Runtime's name.
 _TYPES = {

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where memory lies and kernels run.
 
-The pipeline is written against :class:`PipelineDevice`; :class:`CudaDevice` is the real one, :class:`HostDevice` shows
-without a GPU that the pipeline is right.
+The pipeline is written against :class:`~portable_cam.runtime.gpu.protocol.PipelineDevice`; :class:`CudaDevice` is the
+real one, :class:`HostDevice` shows without a GPU that the pipeline is right.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,57 +20,12 @@ from portable_cam.kernels.driver import Driver
 from portable_cam.kernels.launch import Argument, Grid, TorchDevice, Variant
 from portable_cam.runtime.gpu import binding
 from portable_cam.runtime.gpu.options import Common, Cuda, Host
+from portable_cam.runtime.gpu.protocol import PipelineDevice
 from portable_cam.runtime.session import Provider, check_available
 
 LEGACY = 1  # the handle of the default stream, CU_STREAM_LEGACY, and its number in DLPack
 #: One stream for all explainers on a GPU: they share an allocator, which hands memory on in the order of the host.
 _STREAMS: dict[int, int] = {}
-
-
-class PipelineDevice(Protocol):
-    """A device of the kernels that ONNX Runtime knows too."""
-
-    @property
-    def kind(self) -> str:
-        """As ONNX Runtime names it: ``cpu``, ``cuda``."""
-
-    @property
-    def index(self) -> int:
-        """Which device of its kind."""
-
-    @property
-    def dlpack_type(self) -> int:
-        """The device type in DLPack: 1 for the host, 2 for CUDA."""
-
-    @property
-    def stream(self) -> int | None:
-        """The stream that everything runs on, for ``__dlpack__``; None where there are none."""
-
-    def providers(self, *, cuda_graphs: bool = False) -> list[Provider]:
-        """Execution providers for a session on this device."""
-
-    def empty(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:
-        """Memory for a contiguous array, its content undefined."""
-
-    def launch(self, variant: Variant, grid: Grid, arguments: Sequence[Argument]) -> None:
-        """Run a kernel after everything before it."""
-
-    def enter(self) -> None:
-        """Make the device current in this thread, and wait for what the default stream holds: who read an earlier
-        result or wrote an input there is done before memory is used again. The host does not wait."""
-
-    def upload(self, values: NDArray[Any], to: Array) -> None:
-        """Copy from the host to the start of an array, after everything before it."""
-
-    def copy(self, source: Array, to: Array) -> None:
-        """Copy within the device, after everything before it."""
-
-    def download(self, *arrays: Array) -> list[NDArray[Any]]:
-        """Wait once, and copy to the host."""
-
-    def hand_to(self, stream: int | None) -> None:
-        """Let another stream wait for everything so far. It must live as long as this device is used: what it read is
-        waited for before memory is used again."""
 
 
 class HostDevice:

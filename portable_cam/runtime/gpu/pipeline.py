@@ -16,9 +16,10 @@ from portable_cam.export.format import ACTIVATIONS, EXTENT, GRADIENTS, Explanati
 from portable_cam.kernels.array import Array
 from portable_cam.runtime.gpu import placement
 from portable_cam.runtime.gpu.binding import BoundSession, from_dlpack
-from portable_cam.runtime.gpu.device import PipelineDevice, has_kernels
+from portable_cam.runtime.gpu.device import has_kernels
 from portable_cam.runtime.gpu.heads import KernelHeads
 from portable_cam.runtime.gpu.options import Common, Cuda
+from portable_cam.runtime.gpu.protocol import PipelineDevice
 from portable_cam.runtime.session import Session
 
 

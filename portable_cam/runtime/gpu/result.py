@@ -17,7 +17,7 @@ from portable_cam.export.format import EXTENT, RANGE, SCORES
 from portable_cam.kernels.array import Array
 from portable_cam.result import ByMethod, Result
 from portable_cam.runtime.gpu.binding import from_dlpack
-from portable_cam.runtime.gpu.device import PipelineDevice
+from portable_cam.runtime.gpu.protocol import PipelineDevice
 
 
 class DeviceArray:
