@@ -155,7 +155,7 @@ class Preprocessing:
         return ", ".join([*parts, f"{self.layout.upper()} {self.dtype}{steps}"])
 
     def to_json(self) -> dict[str, Any]:
-        """As a dict that ``json`` can write and :meth:`from_json` and :func:`resolve` read."""
+        """As a dict that ``json`` can write; :meth:`from_json` and :mod:`portable_cam.image.resolve` read it."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod

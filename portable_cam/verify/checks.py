@@ -15,31 +15,22 @@ A check that could not be made, or has nothing to compare, is *not tested*, whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
-from portable_cam.errors import Error, ModelError
-from portable_cam.export.assemble.explanation import explanation_model
-from portable_cam.export.deploy.ort_workarounds import apply_ort_workarounds
-from portable_cam.export.format import ACTIVATIONS, GRADIENTS, SCORES, TARGETS, ExplanationMetadata, output_of
-from portable_cam.export.graph.builder import Builder
-from portable_cam.export.graph.casts import as_float32
+from portable_cam.errors import Error
+from portable_cam.export.format import ACTIVATIONS, GRADIENTS, SCORES, ExplanationMetadata, output_of
 from portable_cam.export.layers.candidates import layer_axes
 from portable_cam.export.layers.spatial import SpatialAxes
-from portable_cam.export.methods.registry import METHODS
 from portable_cam.export.options import Options
 from portable_cam.export.passes.normalized import NormalizedModel
-from portable_cam.export.passes.precision import to_float32
 from portable_cam.export.targets import Class
-from portable_cam.runtime.session import Session
-
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+from portable_cam.verify.check_subject import INPUT_METHOD, Arrays, Subject
 
 _TOLERANCE = 0.05  # of a derivative: a wrong rule is off by tens of per cent, a kink on the way costs a few
 _STEPS = (1e-2, 1e-3)  # relative to the tensor's own size; kinks err at the greater, rounding at the smaller
@@ -99,7 +90,7 @@ def check_explanation(
     Returns:
         A check for each line of the table above.
     """
-    subject = _Subject(model, options, metadata, dict(feeds), values)
+    subject = Subject(model, options, metadata, dict(feeds), values)
     made = []
     for name, check in _CHECKS.items():
         try:
@@ -109,156 +100,7 @@ def check_explanation(
     return made
 
 
-class _Subject:
-    """An explanation under examination; what several checks need is made once."""
-
-    def __init__(
-        self,
-        model: NormalizedModel,
-        options: Options,
-        metadata: ExplanationMetadata,
-        feeds: dict[str, NDArray[Any]],
-        values: Arrays,
-    ) -> None:
-        self.model, self.options, self.metadata = model, options, metadata
-        self.feeds, self.values = feeds, values
-        self.targets: NDArray[np.int64] = feeds[TARGETS]
-        types = set(metadata.float_types)
-        self.half = options.precision != "float32" and bool(types & {"float16", "bfloat16"})
-        self.quantized = any(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear"} for node in model.graph)
-        self._sessions: dict[str, Session] = {}
-        self._gradients: dict[int, dict[str, NDArray[Any]]] = {}
-
-    @property
-    def image(self) -> NDArray[Any]:
-        return self.feeds[self.metadata.image]
-
-    @property
-    def own(self) -> list[str]:
-        """The inputs of the model itself."""
-        return [str(value.name) for value in self.model.graph.inputs]
-
-    def session(self, name: str, build: Callable[[], ir.Model], *, as_written: bool = False) -> Session:
-        if name not in self._sessions:
-            self._sessions[name] = Session(build(), as_written=as_written)
-        return self._sessions[name]
-
-    def original(self, image: NDArray[Any] | None = None) -> dict[str, NDArray[Any]]:
-        """The outputs of the model's own file, or of the normalised model where ONNX Runtime has no kernels for its
-        types."""
-        try:
-            session = self.session("original", self.model.original)
-        except ModelError:
-            session = self._sessions["original"] = Session(self.normal())
-        given = {name: self.feeds[name] for name in session.inputs}
-        if image is not None:
-            given[self.metadata.image] = image
-        return session.run({name: value.astype(session.dtype(name)) for name, value in given.items()})
-
-    def normal(self) -> ir.Model:
-        """The normalised model in the types that the explanation computes in."""
-        copy = self.model.copy()
-        if self.options.precision == "float32":
-            to_float32(copy)
-        return copy
-
-    def gradients(self, k: int) -> dict[str, NDArray[Any]]:
-        """What a graph of plain gradients gives for the k-th target: of the input, and of the layers with their
-        activations, as far as the model has them."""
-        if k not in self._gradients:
-            feeds = {name: self.feeds[name] for name in self.own}
-            feeds |= {name: self.feeds[name][:, k : k + 1] for name in (TARGETS, *self.metadata.inputs)}
-            self._gradients[k] = self._probe().run(feeds)
-        return self._gradients[k]
-
-    def _probe(self) -> Session:
-        if "probe" not in self._sessions:
-            layer = self.metadata.layer or None
-            of_layer = _LAYER if any(method.uses_layer for method in self.options.computed) else ()
-            for methods in dict.fromkeys(((*_INPUT, *of_layer), of_layer or _INPUT)):
-                options = replace(self.options, methods=methods, layer=layer, details=True, sign="positive")
-                try:
-                    built = explanation_model(self.model, options, targets_per_image=1)
-                except ModelError:
-                    if methods == (of_layer or _INPUT):
-                        raise
-                    continue  # an operator before the layer has no gradient
-                return self.session("probe", lambda built=built: built)  # type: ignore[misc]
-        return self._sessions["probe"]
-
-    def score(
-        self,
-        k: int,
-        image: NDArray[Any] | None = None,
-        nudges: Mapping[str, NDArray[Any]] | None = None,
-        target: int | None = None,
-    ) -> float:
-        """The score of the k-th target, or of another, by the forward pass alone.
-
-        Args:
-            k: Which target.
-            image: In place of the image explained.
-            nudges: Added to layers, each in its own layout.
-            target: In place of the k-th.
-        """
-        layers = self.metadata.layer
-        session = self.session("score", lambda: _scored(self.normal(), self.options, layers))
-        feeds = {name: self.feeds[name] for name in self.own}
-        feeds |= {name: self.feeds[name][:, k] for name in self.metadata.inputs}
-        feeds[_INDEX] = self.targets[:, k] if target is None else np.array([target], np.int64)
-        if image is not None:
-            feeds[self.metadata.image] = image.astype(self.image.dtype)
-        for name in layers:
-            key = _NUDGE + name
-            if key in session.inputs:
-                zero = np.zeros([1] * len(session.inputs[key].shape))
-                feeds[key] = np.asarray((nudges or {}).get(name, zero), session.dtype(key))
-        return float(session.run({n: v for n, v in feeds.items() if n in session.inputs}, [_SCORE])[_SCORE][0])
-
-
-_INDEX, _NUDGE, _SCORE = "check/index", "check/nudge/", "check/score"
-#: The method whose graph gives the plain gradient of the input, and one that gives the gradient of the layer.
-_INPUT = (next(name for name, method in METHODS.items() if method.relu_rule == "standard"),)
-_LAYER = (next(name for name, method in METHODS.items() if method.uses_layer),)
-
-
-def _scored(model: ir.Model, options: Options, layers: Sequence[str]) -> ir.Model:
-    """The forward pass up to the score of one target, ``check/index`` int64 (1,), with an input ``check/nudge/<layer>``
-    added to each layer."""
-    graph = model.graph
-    values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
-    for name in layers:
-        value = values[name]
-        rank = len(value.shape) if value.shape is not None else 0
-        nudge = ir.Value(name=_NUDGE + name, type=value.type, shape=ir.Shape([None] * rank))
-        readers, producer = list(value.uses()), value.producer()
-        add = ir.node("Add", [value, nudge], name=f"{_NUDGE}{name}/add")
-        add.outputs[0].name, add.outputs[0].type, add.outputs[0].shape = add.name, value.type, value.shape
-        for reader, at in readers:
-            reader.replace_input_with(at, add.outputs[0])
-        if producer is None:
-            raise ModelError(f"layer '{name}' is an input of the model")
-        graph.insert_after(producer, add)
-        graph.inputs.append(nudge)
-    target = options.explained
-    scores = [found.value for found in target.tensors(graph, options.output)]
-    index = ir.Value(name=_INDEX, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([None]))
-    extras = {
-        extra.name: ir.Value(name=extra.name, type=ir.TensorType(extra.dtype), shape=ir.Shape([None, *extra.dims]))
-        for extra in target.inputs(scores)
-    }
-    graph.inputs.extend([index, *extras.values()])
-    b = Builder(graph)
-    score = b.op("Identity", as_float32(b, target.score(b, scores, index, extras)))
-    score.name = _SCORE
-    graph.outputs.clear()
-    graph.outputs.append(score)
-    passes.RemoveUnusedNodesPass()(model)
-    apply_ort_workarounds(graph)
-    return model
-
-
-def _outputs(subject: _Subject) -> Check:
+def _outputs(subject: Subject) -> Check:
     renamed = {old: new for new, old in (subject.metadata.renamed or {}).items()}
     tolerance = 2e-2 if subject.half else 0.1 if subject.quantized else 1e-3
     worst, at = 0.0, ""
@@ -275,7 +117,7 @@ def _outputs(subject: _Subject) -> Check:
     return Check("", worst <= tolerance, f"outputs differ by {worst:.1e} of their greatest value {at}".strip(), worst)
 
 
-def _score(subject: _Subject) -> Check:
+def _score(subject: Subject) -> Check:
     """The difference of two classes' scores against the original's output: a softmax shifts all scores alike."""
     metadata = subject.metadata
     if subject.options.explained.name != Class.name:
@@ -335,17 +177,17 @@ def _derivatives(analytic: Sequence[float], score: Callable[[int, float], float]
     return Check("", worst <= _TOLERANCE, detail + few, worst)
 
 
-def _no_differences(subject: _Subject) -> str | None:
+def _no_differences(subject: Subject) -> str | None:
     """Why central differences say nothing here, if so."""
     if subject.quantized:
         return "a quantised model is a staircase, whose gradient differences do not show"
     return "half precision has too few digits for differences" if subject.half else None
 
 
-def _input(subject: _Subject) -> Check:
+def _input(subject: Subject) -> Check:
     if (why := _no_differences(subject)) is not None:
         return Check("", None, why)
-    x, name = subject.image, _INPUT[0]
+    x, name = subject.image, INPUT_METHOD[0]
     if x.dtype.kind != "f":
         return Check("", None, f"the image is of type {x.dtype}")
     if name not in subject.gradients(0):
@@ -360,7 +202,7 @@ def _input(subject: _Subject) -> Check:
     return _derivatives([float((g * d).sum()) * size for g, d in zip(found, directions, strict=True)], score)
 
 
-def _layer(subject: _Subject) -> Check:
+def _layer(subject: Subject) -> Check:
     if (why := _no_differences(subject)) is not None:
         return Check("", None, why)
     if not any(method.uses_layer for method in subject.options.computed):
@@ -370,7 +212,7 @@ def _layer(subject: _Subject) -> Check:
     return max(tested, key=lambda check: check.value or 0.0) if tested else made[0]
 
 
-def _at_layer(subject: _Subject, name: str) -> Check:
+def _at_layer(subject: Subject, name: str) -> Check:
     graph = subject.model.graph
     (axes,) = layer_axes(graph, [ir.convenience.create_value_mapping(graph, include_subgraphs=False)[name]])
     size = float(np.abs(subject.gradients(0)[f"{ACTIVATIONS}{name}"][:1]).max()) or 1.0
@@ -406,7 +248,7 @@ def _direction(gradient: NDArray[np.float64]) -> NDArray[np.float64]:
     return direction
 
 
-def _images(subject: _Subject) -> Check:
+def _images(subject: Subject) -> Check:
     """The image and its mirror image, together and alone."""
     x, name = subject.image, subject.metadata.image
     alone = subject.original()
@@ -434,7 +276,7 @@ def _images(subject: _Subject) -> Check:
     return Check("", worst <= tolerance, detail, worst)
 
 
-def _occlusion(subject: _Subject) -> Check:
+def _occlusion(subject: Subject) -> Check:
     """Greying what is brightest in the map against greying what is darkest, for the first target."""
     method = next((m for m in subject.options.computed if m.is_heat_map and m.name in subject.options.methods), None)
     if method is None:
@@ -464,7 +306,7 @@ def _occlusion(subject: _Subject) -> Check:
     return Check("", abs(bright) > abs(dark), detail, abs(dark) / max(abs(bright), 1e-12))
 
 
-_CHECKS: dict[str, Callable[[_Subject], Check]] = {
+_CHECKS: dict[str, Callable[[Subject], Check]] = {
     "outputs": _outputs,
     "score": _score,
     "layer": _layer,

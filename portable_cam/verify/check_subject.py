@@ -1,0 +1,185 @@
+"""An explanation under examination: the sessions that several checks need, each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from numpy.typing import NDArray
+
+from portable_cam.errors import ModelError
+from portable_cam.export.assemble.explanation import explanation_model
+from portable_cam.export.deploy.ort_workarounds import apply_ort_workarounds
+from portable_cam.export.format import TARGETS, ExplanationMetadata
+from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.casts import as_float32
+from portable_cam.export.methods.registry import METHODS
+from portable_cam.export.options import Options
+from portable_cam.export.passes.normalized import NormalizedModel
+from portable_cam.export.passes.precision import to_float32
+from portable_cam.runtime.session import Session
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+
+
+class Subject:
+    """An explanation under examination; what several checks need is made once."""
+
+    def __init__(
+        self,
+        model: NormalizedModel,
+        options: Options,
+        metadata: ExplanationMetadata,
+        feeds: dict[str, NDArray[Any]],
+        values: Arrays,
+    ) -> None:
+        self.model, self.options, self.metadata = model, options, metadata
+        self.feeds, self.values = feeds, values
+        self.targets: NDArray[np.int64] = feeds[TARGETS]
+        types = set(metadata.float_types)
+        self.half = options.precision != "float32" and bool(types & {"float16", "bfloat16"})
+        self.quantized = any(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear"} for node in model.graph)
+        self._sessions: dict[str, Session] = {}
+        self._gradients: dict[int, dict[str, NDArray[Any]]] = {}
+
+    @property
+    def image(self) -> NDArray[Any]:
+        return self.feeds[self.metadata.image]
+
+    @property
+    def own(self) -> list[str]:
+        """The inputs of the model itself."""
+        return [str(value.name) for value in self.model.graph.inputs]
+
+    def session(self, name: str, build: Callable[[], ir.Model], *, as_written: bool = False) -> Session:
+        if name not in self._sessions:
+            self._sessions[name] = Session(build(), as_written=as_written)
+        return self._sessions[name]
+
+    def original(self, image: NDArray[Any] | None = None) -> dict[str, NDArray[Any]]:
+        """The outputs of the model's own file, or of the normalised model where ONNX Runtime has no kernels for its
+        types."""
+        try:
+            session = self.session("original", self.model.original)
+        except ModelError:
+            session = self._sessions["original"] = Session(self.normal())
+        given = {name: self.feeds[name] for name in session.inputs}
+        if image is not None:
+            given[self.metadata.image] = image
+        return session.run({name: value.astype(session.dtype(name)) for name, value in given.items()})
+
+    def normal(self) -> ir.Model:
+        """The normalised model in the types that the explanation computes in."""
+        copy = self.model.copy()
+        if self.options.precision == "float32":
+            to_float32(copy)
+        return copy
+
+    def gradients(self, k: int) -> dict[str, NDArray[Any]]:
+        """What a graph of plain gradients gives for the k-th target: of the input, and of the layers with their
+        activations, as far as the model has them."""
+        if k not in self._gradients:
+            feeds = {name: self.feeds[name] for name in self.own}
+            feeds |= {name: self.feeds[name][:, k : k + 1] for name in (TARGETS, *self.metadata.inputs)}
+            self._gradients[k] = self._probe().run(feeds)
+        return self._gradients[k]
+
+    def _probe(self) -> Session:
+        if "probe" not in self._sessions:
+            layer = self.metadata.layer or None
+            of_layer = LAYER_METHOD if any(method.uses_layer for method in self.options.computed) else ()
+            for methods in dict.fromkeys(((*INPUT_METHOD, *of_layer), of_layer or INPUT_METHOD)):
+                options = replace(self.options, methods=methods, layer=layer, details=True, sign="positive")
+                try:
+                    built = explanation_model(self.model, options, targets_per_image=1)
+                except ModelError:
+                    if methods == (of_layer or INPUT_METHOD):
+                        raise
+                    continue  # an operator before the layer has no gradient
+                return self.session("probe", lambda built=built: built)  # type: ignore[misc]
+        return self._sessions["probe"]
+
+    def score(
+        self,
+        k: int,
+        image: NDArray[Any] | None = None,
+        nudges: Mapping[str, NDArray[Any]] | None = None,
+        target: int | None = None,
+    ) -> float:
+        """The score of the k-th target, or of another, by the forward pass alone.
+
+        Args:
+            k: Which target.
+            image: In place of the image explained.
+            nudges: Added to layers, each in its own layout.
+            target: In place of the k-th.
+        """
+        layers = self.metadata.layer
+        session = self.session("score", lambda: scored_model(self.normal(), self.options, layers))
+        feeds = {name: self.feeds[name] for name in self.own}
+        feeds |= {name: self.feeds[name][:, k] for name in self.metadata.inputs}
+        feeds[_INDEX] = self.targets[:, k] if target is None else np.array([target], np.int64)
+        if image is not None:
+            feeds[self.metadata.image] = image.astype(self.image.dtype)
+        for name in layers:
+            key = _NUDGE + name
+            if key in session.inputs:
+                zero = np.zeros([1] * len(session.inputs[key].shape))
+                feeds[key] = np.asarray((nudges or {}).get(name, zero), session.dtype(key))
+        return float(session.run({n: v for n, v in feeds.items() if n in session.inputs}, [_SCORE])[_SCORE][0])
+
+
+_INDEX = "check/index"
+
+
+_NUDGE = "check/nudge/"
+
+
+_SCORE = "check/score"
+
+
+#: The method whose graph gives the plain gradient of the input, and one that gives the gradient of the layer.
+INPUT_METHOD = (next(name for name, method in METHODS.items() if method.relu_rule == "standard"),)
+
+
+LAYER_METHOD = (next(name for name, method in METHODS.items() if method.uses_layer),)
+
+
+def scored_model(model: ir.Model, options: Options, layers: Sequence[str]) -> ir.Model:
+    """The forward pass up to the score of one target, ``check/index`` int64 (1,), with an input ``check/nudge/<layer>``
+    added to each layer."""
+    graph = model.graph
+    values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
+    for name in layers:
+        value = values[name]
+        rank = len(value.shape) if value.shape is not None else 0
+        nudge = ir.Value(name=_NUDGE + name, type=value.type, shape=ir.Shape([None] * rank))
+        readers, producer = list(value.uses()), value.producer()
+        add = ir.node("Add", [value, nudge], name=f"{_NUDGE}{name}/add")
+        add.outputs[0].name, add.outputs[0].type, add.outputs[0].shape = add.name, value.type, value.shape
+        for reader, at in readers:
+            reader.replace_input_with(at, add.outputs[0])
+        if producer is None:
+            raise ModelError(f"layer '{name}' is an input of the model")
+        graph.insert_after(producer, add)
+        graph.inputs.append(nudge)
+    target = options.explained
+    scores = [found.value for found in target.tensors(graph, options.output)]
+    index = ir.Value(name=_INDEX, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([None]))
+    extras = {
+        extra.name: ir.Value(name=extra.name, type=ir.TensorType(extra.dtype), shape=ir.Shape([None, *extra.dims]))
+        for extra in target.inputs(scores)
+    }
+    graph.inputs.extend([index, *extras.values()])
+    b = Builder(graph)
+    score = b.op("Identity", as_float32(b, target.score(b, scores, index, extras)))
+    score.name = _SCORE
+    graph.outputs.clear()
+    graph.outputs.append(score)
+    passes.RemoveUnusedNodesPass()(model)
+    apply_ort_workarounds(graph)
+    return model
