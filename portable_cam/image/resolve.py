@@ -47,7 +47,7 @@ def resolve(
 ) -> Preprocessing:
     """How a photo becomes the model's input.
 
-    Layout and size are read from the shape. The rest comes from ``sidecar`` (see :mod:`portable_cam.image.sidecar`), else from
+    Layout and size are read from the shape. The rest comes from ``sidecar`` (:mod:`portable_cam.image.sidecar`), else from
     ``metadata``; a preset replaces colour, values and resizing of either; options replace single fields. What is still
     open is guessed: for three channels of floats ``imagenet``, for one channel ``unit``, for uint8 ``raw``, for int8
     the pixels minus 128, or ``imagenet`` where that is what the model's quantisation covers; 224x224 for a model
