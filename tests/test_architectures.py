@@ -30,6 +30,8 @@ EXPORTERS = ("dynamo", "torchscript")
 #: The onnx package's reference evaluator gives wrong Indices for a padded MaxPool of stride 1.
 NO_REFERENCE = {"focus_spp"}
 TARGET = 3
+#: Those that run by default: a residual network, one of squeeze and excite, a decoder, tokens with and without a grid.
+QUICK = ("resnet", "mobilenetv3", "unet", "vit", "swin", "hybrid")
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -73,7 +75,7 @@ def relative(got: Any, want: Any) -> float:
 
 
 @pytest.mark.parametrize("exporter", slow_but(["torchscript"], EXPORTERS))
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in NO_REFERENCE])
+@pytest.mark.parametrize("name", slow_but(QUICK, [name for name in ARCHITECTURES if name not in NO_REFERENCE]))
 def test_input_gradient_in_float64(name: str, exporter: str) -> None:
     module, model = exported(name, exporter)
     x, y = model.graph.input[0].name, model.graph.output[0].name
@@ -115,7 +117,7 @@ def torch_layer(name: str, module: Any, pixels: Any) -> tuple[Any, Any, Any, Any
 
 
 @pytest.mark.parametrize("exporter", slow_but(["torchscript"], EXPORTERS))
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", slow_but(QUICK, ARCHITECTURES))
 def test_default_layer_and_its_map(name: str, exporter: str) -> None:
     """The layer that is chosen is the one a person would choose, and holds what torch has there."""
     module, model = exported(name, exporter)
@@ -137,7 +139,10 @@ def test_default_layer_and_its_map(name: str, exporter: str) -> None:
     pytest.fail(f"the input gradient differs in every draw: {flips}")
 
 
-@pytest.mark.parametrize("name", [name for name, a in ARCHITECTURES.items() if a.grid is not None or a.channels_last])
+@pytest.mark.parametrize(
+    "name",
+    slow_but(["vit", "hybrid"], [name for name, a in ARCHITECTURES.items() if a.grid is not None or a.channels_last]),
+)
 def test_self_check_of_a_layer_that_is_no_map(name: str) -> None:
     """By finite differences of the model alone, in the layer's own layout."""
     _, model = exported(name, "torchscript")

@@ -198,20 +198,26 @@ def test_what_is_known_is_written_out(case: Case) -> None:
     check_vjp(model, arrays, case.of, list(arrays))
 
 
-def test_a_loop_of_a_hostile_number_of_steps_stays_a_loop() -> None:
+INNER = "k_out = Loop (n, go, h) <body = c (int64 j, bool on2, float[3,4] k) => (more2, k2) { more2 = Identity(on2) k2 = Sin(k) }>"
+
+
+@pytest.mark.parametrize(
+    ("steps", "body", "at_most"),
+    [(10**6, "k_out = Sin(h)", 4), pytest.param(100, INNER, 10_000, marks=pytest.mark.slow)],
+    ids=["long", "nested"],
+)
+def test_a_loop_of_a_hostile_number_of_steps_stays_a_loop(steps: int, body: str, at_most: int) -> None:
     """It is differentiated as a loop, and loops in loops do not multiply beyond the bound."""
-    inner = "k_out = Loop (n, go, h) <body = c (int64 j, bool on2, float[3,4] k) => (more2, k2) { more2 = Identity(on2) k2 = Sin(k) }>"
-    for steps, body, at_most in ((10**6, "k_out = Sin(h)", 4), (100, inner, 10_000)):
-        model = Case(
-            "Loop",
-            "",
-            "float[3,4] x",
-            f"n = Constant<value_int = {steps}>() {GO} y = Loop (n, go, x) <body = b (int64 i, bool on, float[3,4] h) => (more, k_out) {{ more = Identity(on) {body} }}>",
-        ).model()
-        graph = normalize(model).graph
-        assert any(node.op_type == "Loop" for node in graph)
-        assert sum(1 for _ in ir.traversal.RecursiveGraphIterator(graph)) <= at_most
-        differentiate(model, "y", ["x"])
+    model = Case(
+        "Loop",
+        "",
+        "float[3,4] x",
+        f"n = Constant<value_int = {steps}>() {GO} y = Loop (n, go, x) <body = b (int64 i, bool on, float[3,4] h) => (more, k_out) {{ more = Identity(on) {body} }}>",
+    ).model()
+    graph = normalize(model).graph
+    assert any(node.op_type == "Loop" for node in graph)
+    assert sum(1 for _ in ir.traversal.RecursiveGraphIterator(graph)) <= at_most
+    differentiate(model, "y", ["x"])
 
 
 @pytest.mark.parametrize(
