@@ -47,10 +47,10 @@ def resolve(
 ) -> Preprocessing:
     """How a photo becomes the model's input.
 
-    Layout and size are read from the shape. The rest comes from ``sidecar`` (:mod:`portable_cam.image.sidecar`), else from
-    ``metadata``; a preset replaces colour, values and resizing of either; options replace single fields. What is still
-    open is guessed: for three channels of floats ``imagenet``, for one channel ``unit``, for uint8 ``raw``, for int8
-    the pixels minus 128, or ``imagenet`` where that is what the model's quantisation covers; 224x224 for a model
+    Layout and size are read from the shape. The rest comes from ``sidecar`` (:mod:`portable_cam.image.sidecar`), else
+    from ``metadata``; a preset replaces colour, values and resizing of either; options replace single fields. What is
+    still open is guessed: for three channels of floats ``imagenet``, for one channel ``unit``, for uint8 ``raw``, for
+    int8 the pixels minus 128, or ``imagenet`` where that is what the model's quantisation covers; 224x224 for a model
     without a fixed size. With ``mean`` or ``std`` but no ``scale``, pixels are taken as 0 to 1 if the numbers are at
     most 1, else as 0 to 255.
 

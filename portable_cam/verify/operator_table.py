@@ -38,6 +38,8 @@ WITHOUT_RULE = {
 
 _HEADER = """# Operators
 
+For whoever wants to know whether an operator can be differentiated, and how that was checked.
+
 Every operator of the ONNX standard (onnx {version}, opset {opset}), and what becomes of it when a model is
 differentiated. `python -m portable_cam.verify.operator_table docs/operators.md` writes this file; a test compares it
 with the registry.
