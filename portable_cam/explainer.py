@@ -18,6 +18,7 @@ from portable_cam.export.format import (
     EXPLAINED,
     GRADIENTS,
     SCORES,
+    TARGETS,
     TOKEN_ATTRIBUTION,
     ExplanationMetadata,
     split,
@@ -32,6 +33,8 @@ from portable_cam.runtime.gpu.options import Common, Cuda
 from portable_cam.runtime.inputs import Inputs
 from portable_cam.runtime.run_batches import Batches
 from portable_cam.runtime.session import Provider, Session
+from portable_cam.verify import check_cache
+from portable_cam.verify.checks import Check, check_explanation
 
 if TYPE_CHECKING:
     from portable_cam.runtime.gpu.pipeline import Pipeline
@@ -59,6 +62,8 @@ class Explainer:
         threads: CPU threads within an operator.
         optimize: False for plain rounding; see :class:`~portable_cam.runtime.session.Session`.
         time_limit: Seconds after which a run is given up, for models that are not trusted.
+        check: Check the first explanation, unless the same model and options were checked before: ``checks``
+            (``docs/reliability.md``).
         **options: ``output``, ``profile``, ``relu_policy``, ``saturation``, ``sign``, ``precision``, ``details``,
             ``words``. A float64 model is computed in float32 where ONNX Runtime has no kernels for it; ``notes`` says
             so.
@@ -79,6 +84,7 @@ class Explainer:
         threads: int | None = None,
         optimize: bool = True,
         time_limit: float | None = None,
+        check: bool = False,
         **options: Unpack[Keywords],
     ) -> None:
         self._model = normalized(model)
@@ -93,6 +99,9 @@ class Explainer:
         chosen = Cuda() if device == "cuda" and providers is None else device
         self._device = chosen if isinstance(chosen, Common) else None
         self._opened: PipelineDevice | None = None
+        self._wants_check = check
+        #: What the checks of the first explanation found; empty where none was asked for.
+        self.checks: tuple[Check, ...] = ()
         self._sessions: dict[int | None, Session | Pipeline] = {}
         session, built = self._built_and_started(1)
         self._sessions[1] = session
@@ -265,7 +274,37 @@ class Explainer:
 
     def _run(self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]) -> Result:
         session = self._session(1 if asked.shape[1] == 1 else None)
-        return self._result(self._batches.run(session, {**feeds, "targets": asked}))
+        values = self._batches.run(session, {**feeds, TARGETS: asked})
+        if self._wants_check and not self.checks:
+            key = check_cache.key_of(self._metadata)
+            self.checks = check_cache.read(key) or self._checked(feeds, values)
+            check_cache.write(key, self.checks)
+        return self._result(values)
+
+    def check(
+        self, x: ArrayLike | Mapping[str, ArrayLike], targets: ArrayLike | None = None, **extra: ArrayLike
+    ) -> tuple[Check, ...]:
+        """Explain a batch and check the explanation of its first image (:mod:`portable_cam.verify.checks`).
+
+        Args:
+            x: As for a call, as are the others.
+            targets: As for a call.
+            **extra: As for a call.
+        """
+        feeds = self._inputs.feeds(x, extra)
+        asked = self._inputs.targets(targets, len(feeds[self.image_name]), extra)
+        feeds |= self._inputs.further(extra, asked.shape)
+        session = self._session(1 if asked.shape[1] == 1 else None)
+        return self._checked(feeds, self._batches.run(session, {**feeds, TARGETS: asked}))
+
+    def _checked(self, feeds: dict[str, NDArray[Any]], values: dict[str, NDArray[Any]]) -> tuple[Check, ...]:
+        count = len(feeds[self.image_name])
+
+        def of_first(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            return {name: v[:1] if v.ndim and len(v) == count else v for name, v in arrays.items()}
+
+        given = of_first({**feeds, TARGETS: values[EXPLAINED]})
+        return tuple(check_explanation(self._model, self._options, self._metadata, given, of_first(values)))
 
     def _session(self, targets_per_image: int | None) -> Session | Pipeline:
         """One target per image has a graph of its own, without the loop over targets."""
@@ -334,4 +373,5 @@ class Explainer:
                 if name.startswith(TOKEN_ATTRIBUTION)
             },
             channel_axis=self._metadata.channel_axis,
+            checks=self.checks,
         )

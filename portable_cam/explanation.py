@@ -126,7 +126,8 @@ class Explanation:
         token_attribution: (K, words): what each word of the question adds to each target's score, gradient times
             embedding; None where that was not asked for.
         notes: What a reader of the maps should know.
-        checks: Tests of the maps, each with ``name``, ``value`` and ``passed``; empty where nothing was tested.
+        checks: Of the first explanation by this model with these options, each with ``name``, ``value``, ``passed`` (or
+            ``"not tested"``) and ``detail``; empty where none was asked for.
         source: The image's file; empty if it came as an array.
         drawing: How it is drawn.
     """

@@ -71,3 +71,6 @@ class Result(ByMethod[NDArray[np.float32]]):
     embedding."""
     channel_axis: int = 1
     """Of the input: 1 for (N, C, H, W), 3 for (N, H, W, C)."""
+    checks: tuple[Any, ...] = ()
+    """The :class:`~portable_cam.verify.checks.Check` of the first explanation with this model and these options; empty
+    where none was asked for."""

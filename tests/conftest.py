@@ -8,6 +8,7 @@ files and tests that are named on the command line, the mark changes nothing.
 import os
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,6 +74,14 @@ def _same_numbers(request: pytest.FixtureRequest) -> None:
         sys.modules["torch"].manual_seed(0)
     for generator, state in request.config.stash[GENERATORS].get(request.module.__name__, []):
         generator.bit_generator.state = state
+
+
+@pytest.fixture(autouse=True, scope="session")
+def kept_checks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Checks of explanations are kept for this run alone: each model and its options are checked once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PORTABLE_CAM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
+import portable_cam as pcam
 from portable_cam.export.assemble.explanation import explanation_model
 from portable_cam.export.autodiff.registry import RULES
 from portable_cam.export.format import ExplanationMetadata
@@ -169,3 +171,42 @@ def test_what_cannot_be_tested_is_said(run: Run, small_cnn: onnx.ModelProto) -> 
     assert line.startswith("outputs, score, input, images passed; layer, occlusion not tested")
     assert checks["layer"].to_dict()["passed"] == "not tested"
     assert checks["input"].to_dict()["passed"] is True
+
+
+def test_an_explainer_checks_what_it_explained_first(
+    small_cnn: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PORTABLE_CAM_CACHE", str(tmp_path))
+    assert pcam.Explainer(small_cnn)(X).checks == ()
+    explainer = pcam.Explainer(small_cnn, check=True)
+    x = np.concatenate([X, -X])
+    checks = explainer(x, [[1, 2], [0, 3]]).checks
+    assert verdicts({check.name: check for check in checks}) == ALL
+    assert explainer(x).checks is checks  # and no other
+    assert [c.verdict for c in explainer.check(x, [[1, 2], [0, 3]])] == [c.verdict for c in checks]
+
+
+def test_checks_are_kept_by_model_and_options(
+    small_cnn: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PORTABLE_CAM_CACHE", str(tmp_path))
+    made = pcam.Explainer(small_cnn, check=True)(X).checks
+    calls: list[int] = []
+
+    def counted(*_: Any) -> list[Check]:
+        calls.append(1)
+        return [Check("outputs", True, "counted")]
+
+    monkeypatch.setattr("portable_cam.explainer.check_explanation", counted)
+    assert pcam.Explainer(small_cnn, check=True)(X).checks == made
+    assert not calls
+    pcam.Explainer(small_cnn, check=True, sign="negative")(X)
+    pcam.Explainer(small_cnn, check=True, layer="r1")(X)
+    assert len(calls) == 2
+    for kept in (tmp_path / "checks").iterdir():  # what is damaged is made again
+        kept.write_text("{")
+    pcam.Explainer(small_cnn, check=True)(X)
+    assert len(calls) == 3
+    monkeypatch.setenv("PORTABLE_CAM_CACHE", "")
+    pcam.Explainer(small_cnn, check=True)(X)
+    assert len(calls) == 4

@@ -58,7 +58,7 @@ TABLE = {
     "result": "",
     "explanation": "result targets image",
     "runtime": "export kernels image result explanation targets",
-    "explainer": "runtime",
+    "explainer": "runtime verify",  # which checks what it explained
     "methods": "explainer",
     "metrics": "explainer",
     "report": "explanation image runtime",  # the words for the runtime's flags

@@ -85,6 +85,9 @@ def run(
         str | None, typer.Option(help="caption: the text to explain, not the model's own.", rich_help_panel=_TASKS)
     ] = None,
     formats: Annotated[str, typer.Option("--format", help="Comma-separated: png, npy, json.")] = "png",
+    check: Annotated[
+        bool, typer.Option(help="Check the first explanation, unless this model was checked before with these options.")
+    ] = True,
     as_json: JsonOption = False,
     *,
     options: dict[str, Any],
@@ -133,6 +136,7 @@ def run(
         known,
         options.pop("methods", None),
         device=device,
+        check=check,
         preprocessing={name: value for name, value in preprocessing.items() if value is not None},
         **made,
         **options,
@@ -144,7 +148,8 @@ def run(
     for text in explainer.notes:
         note(f"note: {text}")
     paths = expand_images(images)
-    failed, records, stems = 0, [], unique_stems(paths)
+    records: list[dict[str, Any]] = []
+    failed, stems = 0, unique_stems(paths)
     for path, stem in track(
         list(zip(paths, stems, strict=True)), "explaining", console=err, transient=True, disable=len(paths) < 2
     ):
@@ -155,6 +160,8 @@ def run(
             fail(str(error) if str(path) in str(error) else f"{path}: {error}")
             continue
         record = {"image": str(path), **written}
+        if not records and record["checks"]:
+            note(f"checked: {_verdicts(record['checks'])}")
         records.append(record)
         if not as_json:
             if "said" in record:
@@ -189,6 +196,13 @@ def _described(line: dict[str, Any]) -> str:
         return f"{label} {number(line['detection'])} at {box}{part_explained(line)}{flags}"
     score = how_much(line) if {"share", "probability"} & set(line) else number(line["score"])
     return f"{label} {score}{flags}"
+
+
+def _verdicts(checks: list[dict[str, Any]]) -> str:
+    """The checks of a record in a line."""
+    from portable_cam.verify.checks import Check, describe
+
+    return describe([Check.from_dict(check) for check in checks])
 
 
 def _sets(given: list[str] | None) -> dict[str, list[str]] | None:

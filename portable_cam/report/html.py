@@ -77,7 +77,9 @@ def _section(section: Section, line: dict[str, Any]) -> str:
 def _checks(explanation: Explanation) -> str:
     if not explanation.checks:
         return "not tested"
-    return escape("; ".join(f"{c['name']} {c['value']}: {c['passed']}" for c in explanation.checks))
+    words = {True: "passed", False: "failed"}
+    found = [(c["name"], words.get(c["passed"], "not tested"), c["detail"]) for c in explanation.checks]
+    return escape("; ".join(f"{name} {verdict}: {detail}" for name, verdict, detail in found))
 
 
 def _figure(pixels: ImageArray, caption: str) -> str:

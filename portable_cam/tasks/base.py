@@ -120,6 +120,7 @@ class TaskExplainer(ABC):
             sign=self.explainer.sign,
             notes=(*notes, *(note for note in result.notes if note not in notes)),
             source=photo.source,
+            checks=[check.to_dict() for check in result.checks],
             drawing=self.drawing,
             **own,
         )

@@ -23,7 +23,7 @@ class Counterfactual:
     def __init__(self, model: NormalizedModel, methods: Sequence[str], options: Mapping[str, Any]) -> None:
         other = "positive" if options.get("sign") == "negative" else "negative"
         self._arguments = model, methods
-        self._options = {**options, "sign": other}
+        self._options = {**options, "sign": other, "check": False}
         self._explainer: Explainer | None = None
 
     def __call__(self, explain: Callable[[Explainer], Result]) -> Result:

@@ -15,7 +15,7 @@ A check that could not be made, or has nothing to compare, is *not tested*, whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from portable_cam.export.passes.normalized import NormalizedModel
 from portable_cam.export.targets import Class
 from portable_cam.verify.check_subject import INPUT_METHOD, Arrays, Subject
 
+_NOT_TESTED = "not tested"
 _TOLERANCE = 0.05  # of a derivative: a wrong rule is off by tens of per cent, a kink on the way costs a few
 _STEPS = (1e-2, 1e-3)  # relative to the tensor's own size; kinks err at the greater, rounding at the smaller
 _SHARE = 0.1  # of the map that occlusion greys
@@ -57,12 +58,17 @@ class Check:
     def verdict(self) -> str:
         """``passed``, ``FAILED`` or ``not tested``; ``disagrees`` for an occlusion, which proves nothing."""
         if self.passed is None:
-            return "not tested"
+            return _NOT_TESTED
         return "passed" if self.passed else "disagrees" if self.name == "occlusion" else "FAILED"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data; ``passed`` is true, false or ``"not tested"``."""
-        return asdict(self) | {"passed": "not tested" if self.passed is None else self.passed}
+        return asdict(self) | {"passed": _NOT_TESTED if self.passed is None else self.passed}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Check:
+        """From :meth:`to_dict`."""
+        return cls(**{**content, "passed": None if content["passed"] == _NOT_TESTED else content["passed"]})
 
 
 def describe(checks: Sequence[Check]) -> str:
