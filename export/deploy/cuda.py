@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from portable_cam.export.graph.operators import ONNX_DOMAINS
+from portable_cam.export.graph.values import input_of
 
 _DEFAULTS: dict[str, Any] = {"ceil_mode": 0, "storage_order": 0, "auto_pad": "NOTSET"}
 
@@ -24,8 +25,7 @@ def _tidy(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.op_type != "MaxPool" or node.domain not in ONNX_DOMAINS:
             continue
-        (x,), asked = node.inputs, _attributes(node)
-        assert x is not None
+        x, asked = input_of(node, 0), _attributes(node)
         copies = set(asked) == {"kernel_shape"} and set(asked["kernel_shape"]) == {1} and len(node.outputs) == 1
         if copies and not node.outputs[0].is_graph_output():
             ir.convenience.replace_all_uses_with(node.outputs[0], x)

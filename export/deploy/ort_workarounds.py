@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from portable_cam.export.graph.operators import ONNX_DOMAINS
+from portable_cam.export.graph.values import graph_of, producer_of
 
 _MOVED_BEFORE = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 # What an earlier optimisation may find to do nothing and remove, so that its neighbours meet.
@@ -86,12 +87,10 @@ def _shield_int8(graph: ir.Graph) -> None:
 
 def _copy(value: ir.Value, readers: Sequence[tuple[ir.Node, int]]) -> None:
     """Let these read a copy of a node's output."""
-    node = value.producer()
-    assert node is not None
-    assert node.graph is not None
+    node = producer_of(value)
     copy = ir.node("Max", [value], name=f"{value.name}/copy")
     copy.outputs[0].name, copy.outputs[0].type, copy.outputs[0].shape = f"{value.name}/copy", value.type, value.shape
-    node.graph.insert_after(node, copy)
+    graph_of(node).insert_after(node, copy)
     for reader, place in readers:
         reader.replace_input_with(place, copy.outputs[0])
 

@@ -98,27 +98,25 @@ def _bias_free_input(node: ir.Node) -> ir.Value | None:
 def cam_maps(b: Builder, end: CamEnd, targets: ir.Value) -> ir.Value:
     """The maps before the ReLU, (N, K, h, w), for ``targets`` int64 (N, K)."""
     if end.weights is None:
-        dims = known_dims(end.activation)
-        assert dims is not None
         flat = b.op("Reshape", end.activation, b.ints([0, 0, -1]))
         shape = b.op("Concat", b.op("Shape", targets), b.op("Shape", flat, start=2), axis=0)
         index = b.op("Expand", b.op("Unsqueeze", targets, b.ints([2])), shape)
         chosen = b.op("GatherElements", flat, index, axis=1)
         space = b.op("Shape", end.activation, start=2)
         return b.op("Reshape", chosen, b.op("Concat", b.ints([0, 0]), space, axis=0))
-    weights = cam_weights(b, end, targets)
-    assert weights is not None
-    return weighted_sum(b, weights, end.activation)
+    return weighted_sum(b, _rows(b, end.weights, targets, transposed=end.transposed), end.activation)
 
 
 def cam_weights(b: Builder, end: CamEnd, targets: ir.Value) -> ir.Value | None:
     """The classifier's rows of the targets, (N, K, C); None where A has a channel per class."""
-    if end.weights is None:
-        return None
-    weights = Residuals(b, (), ())(end.weights)
-    if len(known_dims(end.weights) or []) > 2:
-        weights = b.op("Flatten", weights, axis=1)
-    rows = b.op("Transpose", weights, perm=[1, 0]) if end.transposed else weights
+    return None if end.weights is None else _rows(b, end.weights, targets, transposed=end.transposed)
+
+
+def _rows(b: Builder, weights: ir.Value, targets: ir.Value, *, transposed: bool) -> ir.Value:
+    matrix = Residuals(b, (), ())(weights)
+    if len(known_dims(weights) or []) > 2:
+        matrix = b.op("Flatten", matrix, axis=1)
+    rows = b.op("Transpose", matrix, perm=[1, 0]) if transposed else matrix
     return b.op("Gather", rows, targets, axis=0)
 
 

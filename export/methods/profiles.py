@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import onnx_ir as ir
 
 from portable_cam.export.graph.builder import Builder
-from portable_cam.export.graph.values import known_dims
+from portable_cam.export.graph.values import dtype_of, known_dims
 from portable_cam.export.methods.gradcam import SPACE
 
 Profile: TypeAlias = Literal["paper", "pytorch_grad_cam", "captum"]
@@ -53,8 +53,7 @@ def minmax(b: Builder, maps: ir.Value) -> ir.Value:
     """(x - min) / (max - min) for each map; a flat map becomes zeros."""
     low = b.op("ReduceMin", maps, b.ints(SPACE), keepdims=1)
     span = b.op("Sub", b.op("ReduceMax", maps, b.ints(SPACE), keepdims=1), low)
-    assert maps.dtype is not None
-    divisor = b.op("Where", b.op("Greater", span, 0), span, b.constant(1, maps.dtype))
+    divisor = b.op("Where", b.op("Greater", span, 0), span, b.constant(1, dtype_of(maps)))
     return b.op("Div", b.op("Sub", maps, low), divisor)
 
 

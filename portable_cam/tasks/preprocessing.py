@@ -7,7 +7,7 @@ import json
 
 from portable_cam.explainer import Explainer
 from portable_cam.export.autodiff.dequantized import input_quantization
-from portable_cam.export.graph.values import known_dims
+from portable_cam.export.graph.values import dtype_of, known_dims
 from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.image.preprocess import Preprocessing
@@ -54,7 +54,6 @@ def known_preprocessing(model: AnyModel) -> str | None:
     if sidecar is None:
         return None
     image = image_input(model.graph)
-    assert image.dtype is not None
     own = input_quantization(image)
-    known = resolve(known_dims(image) or [], image.dtype.numpy(), sidecar=sidecar, own_quantization=own)
+    known = resolve(known_dims(image) or [], dtype_of(image).numpy(), sidecar=sidecar, own_quantization=own)
     return json.dumps(known.to_json())

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from portable_cam.errors import ModelError
 from portable_cam.export.assemble.explanation import explanation_model
 from portable_cam.export.format import ExplanationMetadata, raw_output
+from portable_cam.export.graph.values import dtype_of, producer_of
 from portable_cam.export.layers.candidates import layer_axes
 from portable_cam.export.layers.spatial import SpatialAxes
 from portable_cam.export.options import Options
@@ -146,8 +147,8 @@ def _peaks(
 ) -> dict[str, tuple[float, float]]:
     """The greatest value of each Grad-CAM map in the file, and the same by finite differences of the model alone.
 
-    A map's value at a place is the score's derivative along A's channels at that place, each spread over its mean:
-    sum_c mean(g_c) A_c[p] = d score(A + t D) / dt with D_c = A_c[p] / (h w) at every place of the image.
+    A map's value at a position is the score's derivative along A's channels there, each spread over its mean:
+    sum_c mean(g_c) A_c[p] = d score(A + t D) / dt with D_c = A_c[p] / (h w) at every position.
     """
     found = {}
     for name in metadata.layer:
@@ -173,15 +174,15 @@ def _peaks(
     return found
 
 
-def _towards(a: NDArray[Any], axes: SpatialAxes, place: int) -> tuple[NDArray[Any], int]:
-    """The channels of one place of the first image at each of its axes, in the layer's own layout; and how many
-    axes there are."""
+def _towards(a: NDArray[Any], axes: SpatialAxes, position: int) -> tuple[NDArray[Any], int]:
+    """The channels of one position of the first image, at every position, in the layer's own layout; and how many
+    positions there are."""
     order = (axes.batch, axes.channels, *axes.axes)
     maps = a.transpose(order)[:1]
     flat = maps.reshape(1, maps.shape[1], -1)
     cells = slice(axes.prefix, flat.shape[2] - axes.suffix)
     direction = np.zeros_like(flat)
-    direction[:, :, cells] = flat[:, :, cells][:, :, place : place + 1]
+    direction[:, :, cells] = flat[:, :, cells][:, :, position : position + 1]
     return direction.reshape(maps.shape).transpose(np.argsort(order)), direction[:, :, cells].shape[2]
 
 
@@ -191,17 +192,14 @@ def _nudged(model: NormalizedModel, layer: str, scores: str, precision: str) -> 
     graph = normal.graph
     values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
     value, score = values[layer], values[scores]
-    assert value.dtype is not None
     (axes,) = layer_axes(graph, [value])
-    nudge = ir.Value(name="nudge", type=ir.TensorType(value.dtype), shape=ir.Shape([None] * (len(axes.axes) + 2)))
+    nudge = ir.Value(name="nudge", type=ir.TensorType(dtype_of(value)), shape=ir.Shape([None] * (len(axes.axes) + 2)))
     readers = list(value.uses())
     add = ir.node("Add", [value, nudge], name="nudge/add")
     add.outputs[0].name, add.outputs[0].type = "nudge/layer", value.type
     for reader, index in readers:
         reader.replace_input_with(index, add.outputs[0])
-    producer = value.producer()
-    assert producer is not None
-    graph.insert_after(producer, add)
+    graph.insert_after(producer_of(value), add)
     end = ir.node("Identity", [score], name="nudge/end")
     end.outputs[0].name, end.outputs[0].type = "nudge/scores", score.type
     graph.append(end)

@@ -17,7 +17,7 @@ from portable_cam.errors import LabelError, LayerError, ModelError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Character, Explanation
 from portable_cam.export.diagnose.layers import list_layers
-from portable_cam.export.graph.values import known_dims
+from portable_cam.export.graph.values import dtype_of, known_dims
 from portable_cam.export.layers.candidates import channel_axis, image_input
 from portable_cam.export.methods.registry import uses_layer
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
@@ -147,8 +147,7 @@ class LineExplainer(TaskExplainer):
             sizes = dims[2:] if channel_axis(self._image) == 1 else dims[1:3]
             usual = {} if "preset" in options else PADDLE
             options = usual | {"size": [sizes[0] or _HEIGHT, sizes[1] or 8 * _HEIGHT]} | options
-        assert self._image.dtype is not None
-        return resolve(dims, self._image.dtype.numpy(), sidecar=sidecar, metadata=metadata, **options)
+        return resolve(dims, dtype_of(self._image).numpy(), sidecar=sidecar, metadata=metadata, **options)
 
     def _preprocessing_for(self, image: ImageArray) -> Preprocessing:
         """With the line's own proportions, where the model leaves the width open."""
