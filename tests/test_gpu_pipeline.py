@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from costs import slow_but
 
 import portable_cam as pcam
 from portable_cam.errors import DeviceError, InputError, OptionError, TargetError
@@ -61,7 +62,7 @@ def explainers(small_cnn: onnx.ModelProto) -> Callable[..., tuple[pcam.Explainer
     return make
 
 
-@pytest.mark.parametrize("sign", ["positive", "negative"])
+@pytest.mark.parametrize("sign", slow_but(["positive"], ["positive", "negative"]))
 @pytest.mark.parametrize("profile", ["paper", "pytorch_grad_cam", "captum"])
 def test_same_maps_as_in_the_graph(explainers: Any, profile: str, sign: str) -> None:
     ours, theirs = explainers(METHODS if sign == "positive" else METHODS[:3], profile=profile, sign=sign, details=True)

@@ -325,7 +325,7 @@ def agrees(model: onnx.ModelProto, y: str, x: np.ndarray, weights: list[str]) ->
         magnitude += accumulated(model, y, {**moves, **direction}, x, dy)
     allowed = ROUNDING * magnitude + of_differences
     message = (
-        f"the gradient graph gives {terms.sum():.9g}, central differences give {numeric:.9g}; {allowed:.3g} is due"
+        f"the gradient graph gives {terms.sum():.9g}, central differences give {numeric:.9g} (within {allowed:.3g})"
     )
     assert off <= allowed, message
 
