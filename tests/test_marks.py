@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from portable_cam.image.geometry import fit
@@ -16,7 +16,6 @@ SIZE = (200, 120)
 corner = st.tuples(st.floats(-20, 220), st.floats(-20, 140))
 
 
-@settings(max_examples=50)
 @given(st.lists(corner, max_size=6))
 def test_labels_stay_inside_and_apart(corners: list[tuple[float, float]]) -> None:
     placed = place_labels([(x, y, x + 50, y + 10) for x, y in corners], SIZE)
