@@ -19,10 +19,11 @@ import onnx.parser
 import pytest
 from costs import slow_tests_run
 
-# the same draws in every run; `--hypothesis-profile=search` looks at new ones
-hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
-hypothesis.settings.register_profile("search", deadline=None)
-hypothesis.settings.load_profile("same")
+# the same draws in every run, with --slow more of them; `--hypothesis-profile=search` looks at new ones
+hypothesis.settings.register_profile("few", derandomize=True, deadline=None, max_examples=12)
+hypothesis.settings.register_profile("many", derandomize=True, deadline=None, max_examples=60)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=60)
+hypothesis.settings.load_profile("few")
 
 #: The generators at the top of test modules, by module, each with its state before the first test.
 GENERATORS = pytest.StashKey[dict[str, list[tuple[np.random.Generator, Any]]]]()
@@ -37,6 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Triton decides when it is first imported whether kernels are compiled or interpreted: interpreted, but for
     ``pytest -m gpu``, which runs them on a GPU."""
+    if config.option.slow and not config.getoption("--hypothesis-profile"):
+        hypothesis.settings.load_profile("many")
     if config.option.markexpr != "gpu":
         os.environ.setdefault("TRITON_INTERPRET", "1")
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where neither is chosen

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from costs import slow_but
 
 from benchmarks.train.scenes import VOCABULARY, Scene, draw_scene
 from portable_cam.errors import InputError, LabelError, ModelError, TargetError
@@ -32,7 +33,7 @@ def captioner(decoder: str) -> CaptionExplainer:
     return CaptionExplainer(ENCODER, decoder=MODELS / f"caption_{decoder}.onnx", vocabulary=WORDS, threads=1)
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", slow_but(["lstm_decoder"], DECODERS))
 def test_says_what_is_there(decoder: str) -> None:
     right = count = 0
     for scene in scenes(30):
@@ -50,6 +51,7 @@ def test_one_file_says_the_same_as_two() -> None:
         np.testing.assert_allclose(one.result["layercam"], two.result["layercam"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_decoder_of_one_step_explains_as_one_of_the_whole_sequence() -> None:
     scene = scenes(1)[0]
     steps, whole = captioner("lstm_step")(scene.pixels), captioner("lstm_decoder")(scene.pixels)
@@ -76,7 +78,7 @@ def test_scores_are_log_probabilities(decoder: str) -> None:
     np.testing.assert_allclose(explained.result.scores[0], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", slow_but(["lstm_decoder"], DECODERS))
 def test_gradient_is_the_finite_difference(decoder: str) -> None:
     """Of a word that the model does not say, whose gradient is large; along the gradient itself."""
     scene, text = scenes(1)[0], "a purple cross left"
@@ -144,6 +146,7 @@ def whole_with_state() -> onnx.ModelProto:
         one = Constant<value_ints = [1]>() y = Unsqueeze(n, one) }""")
 
 
+@pytest.mark.slow
 def test_names_that_both_models_have() -> None:
     """The encoder's first tensor inside is called as the decoder's input and output, one of them for each kind."""
     encoder = onnx.load(ENCODER)

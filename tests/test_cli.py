@@ -338,6 +338,7 @@ def test_export_of_a_file_that_fails_its_check(
     assert "FAILED" in outcome.err
 
 
+@pytest.mark.slow
 def test_precision(run: Run, zoo: Path, photos: Path, tmp_path: Path) -> None:
     half, target_file = zoo / "models" / "cls_squeezenet1.1_fp16_winml.onnx", tmp_path / "wide.onnx"
     done = run(

@@ -159,7 +159,7 @@ def test_resnet50() -> None:
 @pytest.mark.parametrize(
     ("name", "float_name", "how"),
     slow_but(
-        ["cls_squeezenet1.1_int8_qdq", "cls_squeezenet1.1_int8_qoperator"],
+        ["cls_squeezenet1.1_int8_qdq"],
         [
             ("cls_efficientnet_lite0_int8_qdq", "cls_efficientnet_lite0_fp32", "QDQ"),
             ("cls_efficientnet_lite0_int8_qoperator", "cls_efficientnet_lite0_fp32", "QOperator"),

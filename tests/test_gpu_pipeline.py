@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from costs import slow_but
 
 import portable_cam as pcam
 from portable_cam.errors import DeviceError, InputError, OptionError, TargetError
@@ -65,8 +66,8 @@ def explainers(small_cnn: onnx.ModelProto) -> Callable[..., tuple[pcam.Explainer
     return make
 
 
-@pytest.mark.parametrize("sign", ["positive", "negative"])
-@pytest.mark.parametrize("profile", ["paper", "pytorch_grad_cam", "captum"])
+@pytest.mark.parametrize("sign", slow_but(["positive"], ["positive", "negative"]))
+@pytest.mark.parametrize("profile", slow_but(["paper"], ["paper", "pytorch_grad_cam", "captum"]))
 def test_same_maps_as_in_the_graph(explainers: Any, profile: str, sign: str) -> None:
     ours, theirs = explainers(METHODS if sign == "positive" else MAPS, profile=profile, sign=sign, details=True)
     x = pixels(2)
@@ -74,7 +75,7 @@ def test_same_maps_as_in_the_graph(explainers: Any, profile: str, sign: str) -> 
     compare(ours(x[:1], [[1, 4]]), theirs(x[:1], [[1, 4]]))
 
 
-@pytest.mark.parametrize("profile", ["paper", "pytorch_grad_cam"])
+@pytest.mark.parametrize("profile", slow_but(["paper"], ["paper", "pytorch_grad_cam"]))
 def test_several_layers(explainers: Any, profile: str) -> None:
     ours, theirs = explainers(("gradcam", "guided_gradcam"), layer=["r1", "r2"], profile=profile)
     x = pixels(2)

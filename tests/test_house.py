@@ -217,7 +217,8 @@ def test_explaining_needs_no_torch() -> None:
         "import portable_cam.cli, portable_cam.demo, portable_cam.verify.bench, portable_cam.verify.selfcheck; "
         "import portable_cam.report.write"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def undocumented(module: Module) -> Iterator[str]:

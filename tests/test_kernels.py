@@ -91,7 +91,12 @@ def test_poison_shows(device: TorchDevice) -> None:
     assert torch.zeros(2).isfinite().all()
 
 
-SHAPES = [(2, 2, 5, 7, 7), (1, 1, 1, 1, 1), (1, 3, 40, 3, 5), (2, 1, 130, 1, 9), (1, 1, 9, 17, 19), (1, 2, 32, 4, 4)]
+SHAPES = [
+    (2, 2, 5, 7, 7),
+    (1, 1, 1, 1, 1),
+    (1, 3, 40, 3, 5),
+    *(pytest.param(*s, marks=pytest.mark.slow) for s in [(2, 1, 130, 1, 9), (1, 1, 9, 17, 19), (1, 2, 32, 4, 4)]),
+]
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -185,7 +190,14 @@ def test_weighted_sum_refuses(device: TorchDevice) -> None:
         cam.weighted_sum(device, put(device, normal(2, 0, 4, 4)), put(device, normal(2, 1, 0, 4, 4)))
 
 
-SIZES = [(7, 7, 31, 29), (1, 1, 5, 3), (4, 3, 4, 3), (2, 9, 40, 64), (20, 20, 9, 7), (1, 8, 1, 1)]
+SIZES = [
+    (7, 7, 31, 29),
+    (1, 1, 5, 3),
+    (4, 3, 4, 3),
+    pytest.param(2, 9, 40, 64, marks=pytest.mark.slow),
+    (20, 20, 9, 7),
+    (1, 8, 1, 1),
+]
 NORMS = {"none": lambda x: x, "minmax": reference.minmax, "pytorch_grad_cam": reference.pgc_scale}
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from costs import slow_but
 
 from portable_cam.export.assemble.explanation import build_explanation
 from portable_cam.runtime.session import Session
@@ -62,7 +61,8 @@ def test_all_light_models_are_here() -> None:
     assert [f"light_{name}.onnx" for name in MODELS] == sorted(path.name for path in FOLDER.glob("*.onnx"))
 
 
-@pytest.mark.parametrize("name", slow_but(["squeezenet"], MODELS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
 def test_gradient_of_a_light_model(name: str) -> None:
     model = with_random_weights(FOLDER / f"light_{name}.onnx")
     explanation = build_explanation(model, ("gradcam", "gradient"), targets_per_image=1)

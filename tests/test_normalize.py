@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from costs import slow_but
 
 from portable_cam.errors import ExternalDataError, ModelError
 from portable_cam.export.assemble.differentiate import differentiate
@@ -35,13 +36,18 @@ det_fastestdet_coco_352 det_nanodet_m_coco_416 det_ultraface_ssd_rfb320 det_yolo
 seg_deeplabv3_mnv2_dm05_voc_fp32_logits seg_deeplabv3_mnv2_voc_fp32_logits seg_deeplabv3_mnv2_voc_qdq_argmax
 seg_deeplabv3_mnv2_voc_qdq_logits
 """.split()
+#: Those that run by default: small ones, and one of each form and task.
+QUICK = """
+cls_emotion_minixception_fp32 cls_mnist_cntk_opset8 cls_person_vww96_mobilenetv1_int8_qdq cls_squeezenet1.1_fp16_winml
+cls_squeezenet1.1_int8_qoperator det_fastestdet_coco_352 seg_deeplabv3_mnv2_dm05_voc_fp32_logits
+""".split()
 
 
 def test_the_list_of_zoo_models_is_complete(zoo: Path) -> None:
     assert sorted(p.stem for p in (zoo / "models").glob("*.onnx")) == sorted(ZOO)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", slow_but(QUICK, ZOO))
 def test_zoo_models_are_unchanged(zoo: Path, name: str) -> None:
     path = zoo / "models" / f"{name}.onnx"
     original, normal = onnx.load(path), normalize(path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
+from costs import slow_but
 
 from portable_cam import assets
 from portable_cam.cli import main
@@ -56,7 +57,10 @@ def test_each_command_normalises_the_model_once(
 
 @pytest.mark.parametrize(
     ("task", "file"),
-    [("detect", "det_yolox_nano_coco_416.onnx"), ("segment", "seg_deeplabv3_mnv2_dm05_voc_fp32_logits.onnx")],
+    slow_but(
+        ["segment"],
+        [("detect", "det_yolox_nano_coco_416.onnx"), ("segment", "seg_deeplabv3_mnv2_dm05_voc_fp32_logits.onnx")],
+    ),
 )
 def test_each_task_normalises_the_model_once(
     task: str, file: str, count: Callable[[], int], zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -66,6 +70,7 @@ def test_each_task_normalises_the_model_once(
     assert count() == 1
 
 
+@pytest.mark.slow
 def test_a_normalised_model_stays_as_it_is() -> None:
     """Whatever is done with it: building, diagnosing, checking work on copies."""
     model = normalized(assets.model())

@@ -158,6 +158,7 @@ def test_float32_has_no_scale(make_model: Any, small_cnn: onnx.ModelProto) -> No
     assert {i.type.tensor_type.elem_type for i in file.graph.input} == {TensorProto.FLOAT, TensorProto.INT64}
 
 
+@pytest.mark.slow
 def test_half_precision_squeezenet_next_to_float(zoo: Path) -> None:
     """The file in float16 next to itself computed in float32; and next to the same network from another source, with
     weights and a picture (227 pixels) of its own."""

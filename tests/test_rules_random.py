@@ -18,7 +18,7 @@ from portable_cam.export.assemble.differentiate import differentiate
 from portable_cam.runtime.session import Session
 from portable_cam.testing import check_vjp, node_model
 
-few = settings(max_examples=40, suppress_health_check=list(HealthCheck))
+few = settings(suppress_health_check=list(HealthCheck))
 size = st.integers(1, 3)
 
 
@@ -243,7 +243,7 @@ UNARY = ["Sin", "Tanh", "Sigmoid", "Erf", "Softplus", "Neg", "Gelu"]
 BINARY = ["Add", "Mul", "Sub", "Sum"]
 
 
-@settings(parent=few, max_examples=60)
+@few
 @given(st.data(), st.booleans())
 def test_graphs_with_shared_values(data: Any, dynamic: bool) -> None:
     """Every value may be read by several nodes, one node may read a value twice, and some are read by none."""

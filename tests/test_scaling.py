@@ -22,7 +22,6 @@ from portable_cam.export.assemble import explanation
 METHODS = ("gradcam", "guided_gradcam")
 MEGABYTE = 1 << 20
 TINY = 30_000  # bytes: in such a model, MNIST's of 26 kB, what the nodes take counts more than the weights
-LITE0 = "cls_efficientnet_lite0_fp32"
 CLASSIFIERS = (
     "cls_cifar10_resnet20_fp32",
     "cls_efficientnet_lite0_fp32",
@@ -139,12 +138,8 @@ def test_an_explanation_shares_the_weights_of_the_model(zoo: Path, name: str) ->
     assert weights(explanation) < 1.2 * weights(source)
 
 
-@pytest.mark.parametrize(
-    "name",
-    slow_but(
-        ["cls_efficientnet_lite0_fp32"], ["cls_efficientnet_lite0_fp32", "cls_text_orientation_ppocr_mobilenetv3"]
-    ),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cls_efficientnet_lite0_fp32", "cls_text_orientation_ppocr_mobilenetv3"])
 def test_no_shape_is_lost(zoo: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shapes that are left out are inferred again, names of sizes included: ONNX Runtime reuses memory by them."""
     path = zoo / "models" / f"{name}.onnx"

@@ -113,6 +113,7 @@ def test_blocks_fill_the_sheet(targets: int, panels: int) -> None:
         assert len({b.x for b in layout.blocks}) > 1, "one method does not make a long strip"
 
 
+@pytest.mark.slow
 def test_titles_wrap_and_lose_nothing(photo: np.ndarray, tmp_path: Path, drawn: list[Figure]) -> None:
     (row,) = rows(photo, 1, 1, LONG)
     sheet(photo, [row], tmp_path / "s.png")
@@ -196,6 +197,7 @@ def explained(**options: str) -> Explanation:
     return PhotoExplainer(assets.model(), ("gradcam",), **options)(assets.photo(), "tabby,goldfish")
 
 
+@pytest.mark.slow
 def test_what_speaks_against_goes_to_files_of_its_own(tmp_path: Path, drawn: list[Figure]) -> None:
     both = [explained(sign=sign) for sign in ("positive", "negative")]
     names = []

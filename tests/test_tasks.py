@@ -110,6 +110,7 @@ def test_two_objects_have_different_maps(zoo: Path, model: str) -> None:
         assert inside[name] > inside[other] + 0.25
 
 
+@pytest.mark.slow
 def test_layers_are_where_the_scales_leave_the_backbone(zoo: Path) -> None:
     assert detector(zoo, YOLOX).explainer.layer == ["781", "841", "890"]  # dark3, dark4 and the reduced dark5
     path = zoo / "models" / f"{YOLOX}.onnx"
@@ -285,6 +286,7 @@ def test_pixel_region_and_mask(zoo: Path) -> None:
     assert one.details[0].share == pytest.approx(1 / 513**2)
 
 
+@pytest.mark.slow
 def test_a_class_that_is_nowhere(zoo: Path) -> None:
     explained = segmenter(zoo)(photo(zoo, "coral_bird_segmentation.bmp"), "train")
     assert explained.labels == [["train (not found)"]]

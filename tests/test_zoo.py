@@ -184,13 +184,14 @@ def test_doctor_and_layers(name: str, zoo: Path) -> None:
     assert list_layers(model_of(MODELS[name], zoo))[0].name == report.layers[0]
 
 
-@pytest.mark.parametrize("name", slow_but({CASES[name].model for name in QUICK}, MODELS))
+@pytest.mark.parametrize("name", slow_but(["cls_cifar10_resnet20_fp32", "cls_mnist_cntk_opset8"], MODELS))
 def test_self_check(name: str, zoo: Path) -> None:
     path = model_of(MODELS[name], zoo)
     proof = self_check(path, pcam.export.build_explanation(path, ("gradcam",)))
     assert proof.passed, proof.describe()
 
 
+@pytest.mark.slow
 def test_open_height_and_width(zoo: Path) -> None:
     """The text model takes any size: the map has the size of what it was given."""
     explainer = pcam.Explainer(model_of(CASES["text"], zoo), ("gradcam", "guided_gradcam"))

@@ -130,6 +130,7 @@ def test_close_to_the_float_model(case: Case, zoo: Path, models: dict[str, Expla
         assert share(ours["gradcam"][0, k], box) == pytest.approx(share(floats["gradcam"][0, k], box), abs=0.03)
 
 
+@pytest.mark.slow
 def test_a_score_at_the_end_of_its_range_is_still_explained(zoo: Path) -> None:
     """The goldfish's logit is the greatest that its range can hold. Masked, that is where every gradient ends."""
     case = CASES["squeezenet qdq"]
@@ -166,6 +167,7 @@ def test_policies_and_doctor(case: Case, zoo: Path) -> None:
     assert report.batch in {"symbolic", "fixed at 1, made symbolic"}
 
 
+@pytest.mark.slow
 def test_person_detector(zoo: Path) -> None:
     path = zoo / "models" / "cls_person_vww96_mobilenetv1_int8_qdq.onnx"
     explainer = PhotoExplainer(path, METHODS)
@@ -185,6 +187,7 @@ def test_person_detector(zoo: Path) -> None:
     assert len(explainer.explainer.guided_nodes) == 27
 
 
+@pytest.mark.slow
 def test_what_an_int8_input_stands_for(zoo: Path) -> None:
     """It covers what ImageNet's preprocessing gives: guessed, and the same from options."""
     path = zoo / "models" / "cls_mobilenetv2_torch_int8_nchw_tflm.onnx"
@@ -222,6 +225,7 @@ def test_scores_are_found_and_cut(name: str, zoo: Path) -> None:
     assert found.value.shape[1] == classes
 
 
+@pytest.mark.slow
 def test_integer_logits_are_explained_as_what_they_stand_for(zoo: Path) -> None:
     path = zoo / "models" / "cls_mobilenetv2_torch_int8_nchw_tflm.onnx"
     x = np.random.default_rng(0).integers(-128, 127, (2, 3, 224, 224)).astype(np.int8)
@@ -237,6 +241,7 @@ def test_integer_logits_are_explained_as_what_they_stand_for(zoo: Path) -> None:
     np.testing.assert_allclose(result.scores[:, 0], (raw.max(1) - zero.astype(float)) * scale, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["seg_deeplabv3_mnv2_voc_qdq_argmax", "seg_deeplabv3_mnv2_voc_qdq_logits"])
 def test_segmentation_logits_and_their_gradient(name: str, zoo: Path) -> None:
     """The gradient of the bird's logits reaches the picture, and is strongest on the bird."""

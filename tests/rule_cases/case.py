@@ -6,11 +6,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import onnx
 
+from portable_cam.runtime.session import Session
 from portable_cam.testing import node_model
 
 Sampler = Callable[[np.random.Generator], np.ndarray]
@@ -132,6 +134,10 @@ class Prepared:
     arrays: list[np.ndarray | None]
     wrt: list[int]
     of: str
+
+    @cached_property
+    def session(self) -> Session:
+        return Session(self.model, threads=1)
 
 
 def prepare(case: Case, form: str, dtype: Any = np.float32) -> Prepared:
