@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,4 +34,14 @@ def slow_but(kept: Iterable[str], values: Iterable[Any]) -> list[Any]:
         found.append(pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=marks))
     if wanted - seen:
         raise ValueError(f"kept, but not among the parameters: {sorted(wanted - seen)}")
+    return found
+
+
+def slow_after(count: int, key: Callable[[Any], object], values: Iterable[Any]) -> list[Any]:
+    """Parameters of a test, marked ``slow`` from the one after the first ``count`` of their kind on."""
+    seen: Counter[object] = Counter()
+    found = []
+    for value in values:
+        seen[key(value)] += 1
+        found.append(pytest.param(value, marks=[pytest.mark.slow] if seen[key(value)] > count else []))
     return found

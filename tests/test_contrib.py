@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from costs import slow_after
 
 from portable_cam.errors import UnsupportedOperatorError
 from portable_cam.export.assemble.differentiate import differentiate
@@ -163,7 +164,7 @@ def decomposed(model: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", slow_after(1, lambda case: case.op, CASES), ids=str)
 def test_values_and_gradients(case: Case) -> None:
     """The values of ONNX Runtime's kernel, and the gradient of every floating-point input."""
     model, feeds = build(case)

@@ -191,7 +191,7 @@ def test_weighted_sum_refuses(device: TorchDevice) -> None:
 
 
 SIZES = [
-    (7, 7, 31, 29),
+    pytest.param(7, 7, 31, 29, marks=pytest.mark.slow),
     (1, 1, 5, 3),
     (4, 3, 4, 3),
     pytest.param(2, 9, 40, 64, marks=pytest.mark.slow),

@@ -51,7 +51,9 @@ ACTIVATIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)], ids=["float32", "float64"]
+)
 @pytest.mark.parametrize("rule", ["standard", "guided", "deconvnet"])
 @pytest.mark.parametrize(("op", "attributes", "extra", "function", "policy"), ACTIVATIONS)
 def test_guided_rules(op: str, attributes: Any, extra: Any, function: Any, policy: Any, rule: Any, dtype: Any) -> None:

@@ -118,6 +118,7 @@ def test_layers_are_where_the_scales_leave_the_backbone(zoo: Path) -> None:
     assert [shapes[name][2] for name in detector(zoo, YOLOX).explainer.layer] == [52, 26, 13]
 
 
+@pytest.mark.slow
 def test_the_familys_preprocessing_is_the_default(zoo: Path) -> None:
     assert detector(zoo, YOLOX).preprocessing.resize == "letterbox"
     assert detector(zoo, NANODET).preprocessing.color == "bgr"
