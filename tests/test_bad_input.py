@@ -64,6 +64,7 @@ def test_truncated_anywhere(small_cnn: onnx.ModelProto, cut: int) -> None:
         pcam.Explainer(data[:-cut])
 
 
+@pytest.mark.slow
 def test_damaged_anywhere(small_cnn: onnx.ModelProto) -> None:
     """Whatever byte is wrong: a result, or an error of ours."""
     data, random = bytearray(small_cnn.SerializeToString()), np.random.default_rng(0)

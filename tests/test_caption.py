@@ -60,7 +60,7 @@ def test_a_decoder_of_one_step_explains_as_one_of_the_whole_sequence() -> None:
     np.testing.assert_allclose(steps.result["layercam"], whole.result["layercam"], atol=1e-2)
 
 
-@pytest.mark.parametrize("decoder", ["lstm_decoder", "transformer_decoder"])
+@pytest.mark.parametrize("decoder", slow_but(["lstm_decoder"], ["lstm_decoder", "transformer_decoder"]))
 def test_scores_are_log_probabilities(decoder: str) -> None:
     """Of a caption that the user gives: each word, a phrase and the whole, from the decoder's own output."""
     scene = scenes(1)[0]

@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from costs import slow_but
 from PIL import Image
 
 import portable_cam
@@ -103,6 +102,7 @@ def scene(tmp_path: Path) -> Path:
     return tmp_path / "scene.png"
 
 
+@pytest.mark.slow
 def test_caption(run: Run, scene: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     done = run("explain", *CAPTION, scene, "-o", folder, "--format", "png,npy,json")
@@ -393,17 +393,15 @@ def test_wrong_use(run: Run, small: Path, photos: Path, arguments: list[str], me
     assert "Traceback" not in outcome.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "task", "layer"),
-    slow_but(
-        ["cls_squeezenet1.1_int8_qdq"],
-        [
-            ("det_yolox_nano_coco_416", "detect", "841"),
-            ("det_ultraface_ssd_rfb320", "detect", ""),
-            ("seg_deeplabv3_mnv2_dm05_voc_fp32_logits", "segment", "Relu__94:0"),
-            ("cls_squeezenet1.1_int8_qdq", "classify", ""),
-        ],
-    ),
+    [
+        ("det_yolox_nano_coco_416", "detect", "841"),
+        ("det_ultraface_ssd_rfb320", "detect", ""),
+        ("seg_deeplabv3_mnv2_dm05_voc_fp32_logits", "segment", "Relu__94:0"),
+        ("cls_squeezenet1.1_int8_qdq", "classify", ""),
+    ],
 )
 def test_commands_know_the_task(run: Run, zoo: Path, tmp_path: Path, model: str, task: str, layer: str) -> None:
     path = zoo / "models" / f"{model}.onnx"

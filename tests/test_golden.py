@@ -67,7 +67,7 @@ class Case:
 
 
 #: Those that run by default.
-QUICK = [name for name in CASES if name.startswith("resnet20")]
+QUICK = ["resnet20__coral_cat__3__layer3_layer3_2_Relu_1"]
 
 
 @pytest.fixture(params=slow_but(QUICK, CASES))
@@ -199,6 +199,7 @@ def test_class_discriminative_on_a_real_photo(zoo: Path) -> None:
             assert wide[y0:y1, x0:x1].sum() / wide.sum() >= 0.60, (method, k)
 
 
+@pytest.mark.slow
 def test_targets_together_are_targets_alone(zoo: Path) -> None:
     arrays = np.load(zoo.parent / "golden" / "resnet20__coral_cat__3__layer3_layer3_2_Relu_1.npz")
     methods = ("cam", "gradcam", "guided_backprop", "guided_gradcam", "gradient")

@@ -154,6 +154,7 @@ def overlay_variant() -> Variant:
     return next(v for v in all_variants() if v.kernel == "overlay.overlay")
 
 
+@pytest.mark.slow
 def test_compiled_ahead(compiled: Path) -> None:
     variant = overlay_variant()
     binary = Cubins(90, compiled)[variant]

@@ -87,6 +87,7 @@ def test_captum_explains_one_layer(explainers: Any) -> None:
         explainers(("gradcam",), layer=["r1", "r2"], profile="captum")
 
 
+@pytest.mark.slow
 def test_channels_last(make_model: Any) -> None:
     weight = random.standard_normal((4, 3, 3, 3), dtype=np.float32)
     model = make_model(
@@ -141,6 +142,7 @@ def test_the_graphs_own_heads(explainers: Any) -> None:
     assert ours.on_device(x).flags == theirs(x).flags
 
 
+@pytest.mark.slow
 def test_results_stay_when_the_next_come(explainers: Any) -> None:
     ours, theirs = explainers(("gradcam", "guided_backprop", "guided_gradcam"))
     first, second = pixels(2), pixels(2)
@@ -350,6 +352,7 @@ def test_a_graph_for_a_gpu_pools_once(make_model: Any, targets_per_image: int | 
         np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_whole_numbers_elsewhere_in_an_explanation(zoo: Path) -> None:
     """Arithmetic of shapes and indices may be on the host, and is told from that of maps."""
     path = zoo / "models" / "cls_text_orientation_ppocr_mobilenetv3.onnx"

@@ -271,7 +271,7 @@ def halves(d: Drawing) -> None:
     d.done(d.op("Mul", left, d.op("Sigmoid", right)), n, c // 2, h, w)
 
 
-@settings(max_examples=5 * settings().max_examples, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4 * settings().max_examples, suppress_health_check=list(HealthCheck))
 @given(st.data(), st.booleans())
 def test_graphs_of_pictures(data: Any, dynamic: bool) -> None:
     shape = (2, data.draw(st.sampled_from([2, 3, 4])), data.draw(st.integers(3, 6)), data.draw(st.integers(3, 6)))

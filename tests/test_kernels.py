@@ -241,6 +241,7 @@ def test_mean_of_layers(device: TorchDevice) -> None:
     assert torch.equal(same.owner, total.owner)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_upsample_flat_nan_infinite(device: TorchDevice) -> None:
     maps = torch.full((1, 4, 3, 3), 2.5)
@@ -256,6 +257,7 @@ def test_upsample_flat_nan_infinite(device: TorchDevice) -> None:
     np.testing.assert_array_equal(np.isfinite(back(extent)[0]).all(-1), [True, False, False, True])
 
 
+@pytest.mark.slow
 def test_many_tiles(device: TorchDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks to a tile, as beyond 256 x 256 pixels."""
     monkeypatch.setattr(upsample, "BLOCK", 4)
@@ -340,6 +342,7 @@ def test_row_statistics(device: TorchDevice, rows: int, length: int, dtype: str)
     close(back(moments.row_statistics(device, put(device, x))), reference.row_statistics(exact(x)), 2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_row_statistics_over_many_tiles(device: TorchDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moments, "_BLOCK", 16)

@@ -42,7 +42,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     assert not status
 
 
-@pytest.mark.parametrize("command", ["doctor", "layers", "export", "bench", "explain"])
+@pytest.mark.parametrize(
+    "command", slow_but(["doctor", "layers", "explain"], ["doctor", "layers", "export", "bench", "explain"])
+)
 def test_each_command_normalises_the_model_once(
     command: str, count: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -261,6 +261,7 @@ def test_against_torch_modules(op: str) -> None:
     np.testing.assert_allclose(out["gradient.X"], want.numpy(), rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("without", ["P", "h0 c0 P"])
 @pytest.mark.parametrize("of", [("Y", "Y_h", "Y_c"), ("Y_h", "Y_c")])
 @pytest.mark.parametrize("op", GATES)

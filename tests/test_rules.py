@@ -140,7 +140,11 @@ def test_every_case_is_judged() -> None:
 
 
 # float64: attributes are float32 in the file, and so are ONNX Runtime's epsilon, alpha and beta.
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 2e-7), (np.float16, 4e-3)], ids=["float64", "float16"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(np.float64, 2e-7), pytest.param(np.float16, 4e-3, marks=pytest.mark.slow)],
+    ids=["float64", "float16"],
+)
 @pytest.mark.parametrize("op", sorted({c.op for c in CASES}))
 @pytest.mark.parametrize("enough", [1, pytest.param(sys.maxsize, marks=pytest.mark.slow)], ids=["one", "all"])
 def test_other_precisions(op: str, dtype: Any, tolerance: float, enough: int) -> None:

@@ -198,6 +198,7 @@ def test_gradient_is_the_finite_difference(case: Case, make_model: Any) -> None:
     np.testing.assert_allclose(analytic, numeric, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_target_without_a_scan_is_the_same(case: Case, make_model: Any) -> None:
     explainer = pcam.Explainer(model_of(case, make_model), ("gradcam", "gradient"), target=case.target)
     together = explainer(X, case.indices, **case.extra)

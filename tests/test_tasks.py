@@ -161,6 +161,7 @@ def test_contrast_in_a_box(zoo: Path) -> None:
     assert scores.shape == (3549, 80)
 
 
+@pytest.mark.slow
 def test_region(zoo: Path) -> None:
     explained = detector(zoo, YOLOX)(photo(zoo, BOTH), region=DOG)
     assert explained.labels == [["dog"]]
@@ -351,6 +352,7 @@ def test_similarity_to_another_photo() -> None:
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bad_input_for_a_detector(zoo: Path) -> None:
     explainer, both = detector(zoo, YOLOX), photo(zoo, BOTH)
     with pytest.raises(TargetError, match="lies outside the photo of 224 x 224 pixels"):
@@ -371,6 +373,7 @@ def test_bad_input_for_a_detector(zoo: Path) -> None:
         DetectExplainer(assets.model())
 
 
+@pytest.mark.slow
 def test_bad_input_for_a_segmentation(zoo: Path) -> None:
     explainer, dog = segmenter(zoo), photo(zoo, "coral_dog_segmentation.bmp")
     with pytest.raises(TargetError, match="the mask is empty"):

@@ -172,7 +172,7 @@ def test_several_targets_at_once(case: Case, zoo: Path) -> None:
 MODELS = {case.model: case for case in CASES.values()}
 
 
-@pytest.mark.parametrize("name", slow_but({CASES[name].model for name in QUICK}, MODELS))
+@pytest.mark.parametrize("name", slow_but(["cls_cifar10_resnet20_fp32", "cls_mnist_cntk_opset8"], MODELS))
 def test_doctor_and_layers(name: str, zoo: Path) -> None:
     report = doctor(model_of(MODELS[name], zoo))
     assert report.explainable

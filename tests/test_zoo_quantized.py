@@ -142,6 +142,7 @@ def test_a_score_at_the_end_of_its_range_is_still_explained(zoo: Path) -> None:
     assert masked.flags == [[("flat",)]]
 
 
+@pytest.mark.slow
 def test_forward_pass_is_the_models_own(case: Case, zoo: Path, tmp_path: Path) -> None:
     """The same integer kernels in the explanation, whatever reads its tensors, and the same bits."""
     path = zoo / "models" / f"{case.model}.onnx"
