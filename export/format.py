@@ -126,6 +126,10 @@ class ExplanationMetadata:
     """The model's names by the ones they have in the file."""
     kernels: dict[str, Any] | None = None
     """Where the graph stops for the kernels: their layers, and CAM's."""
+    axes: dict[str, str] | None = None
+    """What the axes of tensors were declared to be."""
+    unseen: dict[str, float] | None = None
+    """The share of the image that a layer did not see, where its map does not cover the image."""
     widened: str | None = None
     """The type that the model had where it is always computed in float32 (written by ``normalize``)."""
 

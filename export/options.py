@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, get_args
 from portable_cam.errors import OptionError
 from portable_cam.export.autodiff.backward import Saturation
 from portable_cam.export.autodiff.relu_policy import ReluPolicy
+from portable_cam.export.layers.placement import Alignment
 from portable_cam.export.methods.method import Method
 from portable_cam.export.methods.profiles import Profile
 from portable_cam.export.methods.registry import METHODS, check_methods, help_text, with_factors
@@ -46,6 +47,11 @@ class Options:
         sign: ``positive``, or ``negative`` for counterfactual maps: the regions that speak against the target.
         precision: ``model`` for the types of the model, or ``float32`` to compute a float16 or float64 model in
             float32, inputs and outputs included. A bfloat16 model always is.
+        alignment: ``stretch``: the map is stretched over the image, as other tools do; ``field``: each cell lies where
+            the centre of its receptive field is. Where the two differ by more than a cell, as behind a crop inside the
+            model, it is always ``field`` (``docs/reading.md``).
+        axes: What the axes of the image or of layers are, where the operators do not tell: by the tensor's name the
+            letters N (images), C (channels), H (rows) and W (columns) in order, as ``{"x": "NHWC"}``.
         details: Also give the activations (N, C, h, w) and gradients (N, K, C, h, w) of the layers.
         words: Also give a score for each token of an input of token ids (N, T) that a Gather embeds: gradient times
             embedding, (N, K, T).
@@ -84,6 +90,11 @@ class Options:
             Precision, "model: the types of the model; float32: a float16 or float64 model computed in float32."
         ),
     )
+    alignment: Alignment = field(
+        default="stretch",
+        metadata=_choice(Alignment, "stretch maps over the image, or field: put them where the layer looks at."),
+    )
+    axes: Mapping[str, str] | None = None
     details: bool = False
     words: bool = False
 
@@ -142,5 +153,7 @@ class Keywords(TypedDict, total=False):
     saturation: Saturation
     sign: Sign
     precision: Precision
+    alignment: Alignment
+    axes: Mapping[str, str] | None
     details: bool
     words: bool

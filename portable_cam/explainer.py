@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
-from portable_cam.errors import DeviceError, InputError, ModelError, TargetError
+from portable_cam.errors import DeviceError, InputError, ModelError, OptionError, TargetError
 from portable_cam.export.assemble.explanation import explanation_model
 from portable_cam.export.format import (
     ACTIVATIONS,
@@ -336,12 +337,14 @@ class Explainer:
                 from portable_cam.runtime.gpu.float16 import to_float16
 
                 self._model = normalized(to_float16(self._model))
-        built = explanation_model(
-            self._model,
-            self._options,
-            targets_per_image=targets_per_image,
-            heads_in_graph=wants_graph_heads(self._device, self._opened),
-        )
+        in_graph = wants_graph_heads(self._device, self._opened)
+        build = partial(explanation_model, self._model, self._options, targets_per_image=targets_per_image)
+        try:
+            built = build(heads_in_graph=in_graph)
+        except OptionError:
+            if in_graph or self._device.heads == "kernels":
+                raise
+            built = build(heads_in_graph=True)  # kernels stretch a map over the image, and this layer sees a part of it
         optimize_for_cuda(built.graph)
         return built
 

@@ -21,7 +21,9 @@ from portable_cam.export.deploy.ort_workarounds import apply_ort_workarounds
 from portable_cam.export.deploy.strip_shapes import strip_inner_shapes
 from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.graph.builder import Builder
-from portable_cam.export.layers.candidates import channel_axis, image_input, layer_axes
+from portable_cam.export.layers.candidates import image_input, layer_axes
+from portable_cam.export.layers.input_layout import channel_axis, declare_axes
+from portable_cam.export.layers.placement import Placement
 from portable_cam.export.methods.cam import cam_end
 from portable_cam.export.methods.registry import uses_relu_rule
 from portable_cam.export.methods.tokens import embeddings
@@ -50,7 +52,8 @@ def build_explanation(
         model: A path, bytes, ``onnx.ModelProto``, ``onnx_ir.Model`` or
             :class:`~portable_cam.export.passes.normalized.NormalizedModel`.
         methods: As in :class:`~portable_cam.export.options.Options`; likewise ``layer``, ``target`` and ``**options``:
-            ``output``, ``profile``, ``relu_policy``, ``saturation``, ``sign``, ``precision``, ``details``, ``words``.
+            ``output``, ``profile``, ``relu_policy``, ``saturation``, ``sign``, ``precision``,
+            ``alignment``, ``axes``, ``details``, ``words``.
         layer: See ``methods``.
         target: See ``methods``.
         targets_per_image: 1 for a graph without a Scan that takes one target per image; None for any number.
@@ -145,6 +148,7 @@ def explanation_model(
     fixed = _has_fixed_batch(normal.graph)
     freed = make_batch_dynamic(normal).modified and fixed
     graph, target = normal.graph, options.explained
+    declare_axes(graph, options.axes)
     types = float_types(graph)
     found = target.tensors(graph, options.output)
     scores = [tensor.value for tensor in found]
@@ -166,6 +170,11 @@ def explanation_model(
         tokens=embeddings(graph) if options.words else {},
         for_kernels=not heads_in_graph,
     )
+    if plan.for_kernels and any([*plan.places, *plan.cam_place]):
+        raise OptionError(
+            "the kernels stretch maps over the image, but this layer does not look at all of it, or "
+            "alignment='field' was asked for: make the maps in the graph"
+        )
     graph.outputs.clear()
     write(plan, targets_per_image)
     graph.outputs.extend(own_outputs)
@@ -192,8 +201,16 @@ def explanation_model(
         preprocessing=preprocessing,
         renamed=renamed or None,
         kernels=_for_kernels(plan) if plan.for_kernels else None,
+        axes=dict(options.axes) if options.axes else None,
+        unseen=_unseen(layer_names, plan.places),
     ).write(normal)
     return normal
+
+
+def _unseen(layers: Sequence[str], where: Sequence[Placement | None]) -> dict[str, float] | None:
+    """The share of the image that each layer did not see; None if all see all of it."""
+    shares = {name: there.unseen for name, there in zip(layers, where, strict=True) if there is not None}
+    return {name: round(share, 6) for name, share in shares.items() if share} or None
 
 
 def _for_kernels(plan: Plan) -> dict[str, Any]:

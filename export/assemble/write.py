@@ -21,7 +21,9 @@ from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.casts import as_float32, as_kernel_float
 from portable_cam.export.graph.shapes import infer_shapes
 from portable_cam.export.graph.values import known_dims
-from portable_cam.export.layers.candidates import channel_axis
+from portable_cam.export.layers.candidates import layer_axes
+from portable_cam.export.layers.input_layout import channel_axis
+from portable_cam.export.layers.placement import Placement, placement
 from portable_cam.export.layers.spatial import SpatialAxes, map_dims, to_map
 from portable_cam.export.methods import profiles
 from portable_cam.export.methods.cam import cam_end, cam_maps, cam_weights
@@ -51,6 +53,8 @@ class Plan:
         tokens: Of each input of token ids its embedding, where tokens are scored.
         for_kernels: The graph stops before the maps.
         maps: The activations of the layers as (N, C, h, w), whatever layout the model has.
+        places: Where the maps of each layer go in the image; None for stretched over it.
+        cam_place: The same of CAM's layer.
     """
 
     graph: ir.Graph
@@ -64,8 +68,13 @@ class Plan:
     tokens: dict[str, ir.Value]
     for_kernels: bool
     maps: list[ir.Value] = field(init=False)
+    places: list[Placement | None] = field(init=False)
+    cam_place: list[Placement | None] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.places, self.cam_place = self._places(self.axes), []
+        if any(method.classifier for method in self.options.computed):
+            self.cam_place = self._places(layer_axes(self.graph, [cam_end(self.target, self.scores).activation]))
         pairs = zip(self.layers, self.axes, strict=True)
         self.maps = [to_map(self.builder, layer, layer, axes) for layer, axes in pairs]
 
@@ -77,6 +86,15 @@ class Plan:
     def batch(self) -> int | ir.SymbolicDim | None:
         """The first dimension of the image."""
         return self.image.shape[0] if self.image.shape is not None else None
+
+    @property
+    def image_size(self) -> list[int | None]:
+        """Height and width of the image, None where they are open."""
+        dims = known_dims(self.image) or [None] * 4
+        return dims[2:] if channel_axis(self.image) == 1 else dims[1:3]
+
+    def _places(self, axes: Sequence[SpatialAxes]) -> list[Placement | None]:
+        return [placement(each, self.image_size, self.options.alignment) for each in axes]
 
     def shown(self, method: Method) -> bool:
         """The method was asked for, and is not only a factor of another."""
@@ -264,14 +282,13 @@ def _heat_maps(plan: Plan, method: Method, signed: list[ir.Value], size: ir.Valu
     if profile == "captum" and len(signed) > 1:
         raise OptionError("the profile captum gives a map per layer: explain one layer at a time")
     raw = signed if profile == "captum" else [b.op("Relu", maps) for maps in signed]
-    final, wide = profiles.heat_map(b, raw, size, profile)
+    final, wide = profiles.heat_map(b, raw, size, profile, plan.cam_place if method.classifier else plan.places)
     if not plan.shown(method):
         return wide
     small = [list(axes.size) for axes in plan.axes]
     if method.classifier:
         small = [(known_dims(cam_end(plan.target, plan.scores).activation) or [None] * 4)[2:]]
-    dims = known_dims(plan.image) or [None] * 4
-    shape = small[0] if profile == "captum" else dims[2:] if channel_axis(plan.image) == 1 else dims[1:3]
+    shape = small[0] if profile == "captum" else plan.image_size
     _emit(plan, format.output_of(method.name), final, shape)
     for i, maps in enumerate(raw):
         layer = None if len(raw) == 1 else str(plan.layers[i].name)

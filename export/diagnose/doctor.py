@@ -17,7 +17,8 @@ from portable_cam.export.diagnose.cost import Cost, estimate
 from portable_cam.export.diagnose.element_types import ElementTypes, element_types
 from portable_cam.export.diagnose.obstacles import Obstacle, find_obstacles, obstacles_with_ways_out
 from portable_cam.export.graph.operators import OPSET
-from portable_cam.export.layers.candidates import candidates, channel_axis, image_input
+from portable_cam.export.layers.candidates import candidates, image_input
+from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.methods.cam import cam_end
 from portable_cam.export.methods.registry import METHODS
 from portable_cam.export.options import Options

@@ -1,6 +1,6 @@
-"""Which layer to explain: the tensors that keep the spatial axes of the image, best first.
+"""Which layer to explain: the tensors that keep the spatial of the image, best first.
 
-Maps (N, C, h, w), maps with the channels last, and the tokens of vision transformers (N, T, C) are all candidates; see
+Maps (N, C, h, w), maps with the channels last, and the tokens of vision transformers (N, T, C) are layers alike; see
 :mod:`portable_cam.export.layers.spatial`.
 """
 
@@ -16,19 +16,21 @@ from portable_cam.errors import InputError, LayerError
 from portable_cam.export.autodiff.backward import depends_on
 from portable_cam.export.autodiff.dequantized import as_run, moves, quantizer_of
 from portable_cam.export.graph.operators import FLOATS
-from portable_cam.export.graph.values import described, dims_of, known_dims, nodes_between, producer_of, reads
+from portable_cam.export.graph.values import known_dims, reads
+from portable_cam.export.layers.axis_rules import AxesOf
 from portable_cam.export.layers.class_tokens import only_prefix
-from portable_cam.export.layers.spatial import KnownAxes, SpatialAxes, guess_axes, is_feature_map, map_of
-from portable_cam.export.layers.trace import trace_axes
+from portable_cam.export.layers.derive import declared_axes, derive, spatial_axes, why_not
+from portable_cam.export.layers.input_layout import channel_axis
+from portable_cam.export.layers.spatial import KnownAxes, SpatialAxes, is_feature_map
 
-#: Operators whose output holds nothing new: the tensor before is listed instead.
+#: Operators whose output says nothing new: the tensor before is listed instead.
 _NOT_A_LAYER = frozenset({"Identity", "Dropout", "Reshape", "Pad", "Cast", "Slice", "Transpose"})
 
 
 @dataclass(frozen=True)
 class Layer:
     """A candidate: the tensor's name, its shape (None where symbolic), the operator that makes it, how many input
-    pixels one of its cells steps over (None if unknown), the reason for its rank, what its axes are (N images, C
+    pixels one of its cells steps over (None if unknown), why it stands where it stands, what its axes are (N images, C
     channels, H rows, W columns, T tokens), and how many rows and columns its map has."""
 
     name: str
@@ -50,24 +52,12 @@ def image_input(graph: ir.Graph) -> ir.Value:
     Raises:
         InputError: There is none, or there are several.
     """
-    images = [value for value in graph.inputs if value.shape is not None and len(value.shape) == 4]
-    if len(images) == 1:
-        return images[0]
-    listing = ", ".join(f"'{v.name}' {described(v)}" for v in graph.inputs)
-    what = "has no image input (four dimensions)" if not images else "has several image inputs"
+    pictures = [value for value in graph.inputs if value.shape is not None and len(value.shape) == 4]
+    if len(pictures) == 1:
+        return pictures[0]
+    listing = ", ".join(f"'{v.name}' {v.dtype}{v.shape if v.shape is not None else '[?]'}" for v in graph.inputs)
+    what = "has no image input (four dimensions)" if not pictures else "has several image inputs"
     raise InputError(f"the model {what}; its inputs are {listing or 'none'}")
-
-
-def channel_axis(image: ir.Value) -> int:
-    """1 for (N, C, H, W), 3 for (N, H, W, C)."""
-    dims = dims_of(image)
-    if (dims[1] in {1, 3, 4}) != (dims[3] in {1, 3, 4}):
-        return 1 if dims[1] in {1, 3, 4} else 3
-    first = next(iter(image.uses()), None)
-    if first is not None and first.node.op_type == "Transpose":
-        perm = first.node.attributes.get_ints("perm", None)
-        return 3 if perm is not None and list(perm) == [0, 3, 1, 2] else 1
-    return 1
 
 
 def candidates(graph: ir.Graph, *scores: ir.Value) -> list[tuple[ir.Value, Layer]]:
@@ -77,57 +67,47 @@ def candidates(graph: ir.Graph, *scores: ir.Value) -> list[tuple[ir.Value, Layer
     path = _path(graph, image, scores)
     known = find_axes(graph)
     found = _ordered(path, known, image, scores)
-    if not found:
-        # nothing whose axes could be traced from the image: what has the shape of a map, then that of tokens
-        found = _ordered(path, _maps_by_shape(graph, path, image), image, scores)
-    if not found:
-        guesses: KnownAxes = {v: g for node in path for v in node.outputs if (g := guess_axes(v, _size(image)))}
-        found = _ordered(path, guesses, image, scores)
     return [(value, _describe(value, spatial, image, why)) for value, spatial, why in found]
 
 
-def _maps_by_shape(graph: ir.Graph, path: Sequence[ir.Node], image: ir.Value) -> KnownAxes:
-    """Everything of rank 4 as (N, C, h, w); behind a question or a caption, whose words may be an axis as well, only
-    what has the image's proportions."""
-    mixed = depends_on(list(graph), [value for value in graph.inputs if value is not image])
-    height, width = _size(image)
-    found: KnownAxes = {}
-    for value in (output for node in path for output in node.outputs):
-        spatial = map_of(value)
-        if spatial is None:
-            continue
-        if value not in mixed or _same_proportions(spatial.size, (height, width)):
-            found[value] = spatial
-    return found
-
-
-def _same_proportions(left: tuple[int | None, int | None], right: tuple[int | None, int | None]) -> bool:
-    sizes = [size for size in (*left, *right) if size is not None]
-    return len(sizes) == 4 and sizes[0] * sizes[3] == sizes[1] * sizes[2]
-
-
 def find_axes(graph: ir.Graph) -> KnownAxes:
-    """The spatial axes of each tensor of a normalised graph, as far as they can be traced from the image."""
+    """Where each tensor of a normalised graph has the rows and columns of its image, as far as the table of rules
+    tells."""
+    return _spatial(_derived(graph))
+
+
+def _derived(graph: ir.Graph) -> AxesOf:
     image = image_input(graph)
-    return trace_axes(graph, image, channel_axis(image))
+    return derive(graph, image, channel_axis(image))
+
+
+def _spatial(derived: AxesOf) -> KnownAxes:
+    found = {value: axes for value, known in derived.items() if (axes := spatial_axes(value, known)) is not None}
+    declared = {value: axes for value in derived if value.producer() and (axes := declared_axes(value)) is not None}
+    return found | declared
 
 
 def layer_axes(graph: ir.Graph, layers: Sequence[ir.Value]) -> list[SpatialAxes]:
-    """The spatial axes of each layer: traced from the image, else (N, C, h, w) for four axes, else guessed.
+    """The spatial axes of each of the layers.
 
     Raises:
-        LayerError: A layer is neither a map of the image nor tokens of it.
+        LayerError: A layer is no map and no tokens of the image; the message says which axes are not known, and which
+            operator lost them.
     """
-    known = find_axes(graph)
-    return [_axes_of_layer(value, known, image_input(graph)) for value in layers]
+    derived = _derived(graph)
+    known = _spatial(derived)
+    return [_axes_of_layer(value, known, derived) for value in layers]
 
 
-def _axes_of_layer(value: ir.Value, known: KnownAxes, image: ir.Value) -> SpatialAxes:
-    spatial = known.get(value) or map_of(value) or guess_axes(value, _size(image))
+def _axes_of_layer(value: ir.Value, known: KnownAxes, derived: AxesOf) -> SpatialAxes:
+    spatial = known.get(value)
     if spatial is None or not is_feature_map(value, replace(spatial, size=(None, None))):
+        dims = known_dims(value)
+        hint = f"; if it is a map, declare its axes: axes={{'{value.name}': 'NCHW'}}" if dims and len(dims) == 4 else ""
         raise LayerError(
             f"layer '{value.name}' has shape {value.shape}: a map needs (N, C, height, width), (N, height, width, C) "
-            "or tokens (N, T, C) whose rows and columns follow from the graph; `portable-cam layers MODEL` lists them"
+            f"or tokens (N, T, C) whose rows and columns the graph tells, but {why_not(value, derived.get(value))}"
+            f"{hint}; `portable-cam layers MODEL` lists them"
         )
     return spatial
 
@@ -135,17 +115,24 @@ def _axes_of_layer(value: ir.Value, known: KnownAxes, image: ir.Value) -> Spatia
 def _path(graph: ir.Graph, image: ir.Value, scores: Sequence[ir.Value]) -> list[ir.Node]:
     """The nodes on a differentiable path from the image to the scores, in the graph's order."""
     nodes = list(graph)
-    return nodes_between(nodes, depends_on(nodes, [image]), scores)
+    affected = depends_on(nodes, [image])
+    wanted = set(scores)
+    path: list[ir.Node] = []
+    for node in reversed(nodes):
+        if any(output in wanted for output in node.outputs) and any(v in affected for v in reads(node)):
+            path.append(node)
+            wanted.update(v for v in reads(node) if v in affected)
+    return path[::-1]
 
 
 def _ordered(
     path: Sequence[ir.Node], known: KnownAxes, image: ir.Value, scores: Sequence[ir.Value]
 ) -> list[tuple[ir.Value, SpatialAxes, str]]:
-    """Feature maps with their spatial axes and the reason for their rank, best first: those that every path passes,
-    the last one first, then those on some paths."""
+    """Feature maps with their spatial and the reason for their rank, best first: from the last one back those that
+    every path passes, then those on some paths."""
     last_use, class_tokens = _last_use(path, known, scores)
-    # every path passes an attention's concatenated queries, keys and values too, but they are no sequence of tokens: a
-    # candidate must have as many channels as the tokens behind it of which only the class token is read
+    # an attention's queries, keys and values side by side are passed by every path too, but are no sequence of tokens:
+    # what comes before the class token's way must have as many channels as what comes on it
     widths = {_channels(v, known[v]) for v in class_tokens if is_feature_map(v, known[v])}
     sole: list[ir.Value] = []
     shared: list[ir.Value] = []
@@ -168,11 +155,11 @@ def _ordered(
 def _last_use(
     path: Sequence[ir.Node], known: KnownAxes, scores: Sequence[ir.Value]
 ) -> tuple[dict[ir.Value, int], list[ir.Value]]:
-    """For each tensor, the last node on the path that reads it; and separately, the last one first, tokens of which
-    only the class token and other prefix tokens are read.
+    """For each tensor, the last node on the path that reads it; and apart from them, from the last one back, tokens of
+    which only the class token and its like are read any more.
 
-    Behind the last attention only the class token is read: the image's tokens are still there, but their gradient is
-    zero.
+    Behind the last attention a class token goes its own way: the tokens of the image are still there, but nothing
+    reads them, and their gradient is zero.
     """
     last_use = dict.fromkeys(scores, len(path))
     passed: dict[ir.Value, None] = {}
@@ -207,21 +194,22 @@ def _is_candidate(value: ir.Value, spatial: SpatialAxes) -> bool:
 
 def _size(image: ir.Value) -> tuple[int | None, int | None]:
     """Height and width of the image."""
-    dims = dims_of(image)
+    dims = known_dims(image)
+    assert dims is not None
     return (dims[2], dims[3]) if channel_axis(image) == 1 else (dims[1], dims[2])
 
 
 def _describe(value: ir.Value, spatial: SpatialAxes, image: ir.Value, why: str) -> Layer:
-    dims, node = dims_of(value), producer_of(value)
+    dims, node = known_dims(value), value.producer()
+    assert dims is not None
+    assert node is not None
     height, rows = _size(image)[0], spatial.size[0]
     stride = None if height is None or rows is None else height / rows
-    if spatial.guess is not None:
-        why = f"{why}; {spatial.guess}"
     return Layer(str(value.name), tuple(dims), _operator(node), stride, why, spatial.layout, spatial.size)
 
 
 def _operator(node: ir.Node) -> str:
-    """The operator that computes a node's result, looking through quantisation and through what only moves elements."""
+    """The operator that computes what a node gives, whether its result is quantised or moved or not."""
     while node.op_type in {"DequantizeLinear", "QuantizeLinear"} or moves(node):
         source = node.inputs[0].producer() if node.inputs[0] is not None else None
         if source is None:
@@ -245,13 +233,13 @@ def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str] | N
     """The tensors to explain: named by tensor or node, or the best candidate.
 
     Raises:
-        LayerError: There is no such tensor or node, it has no spatial axes, or no candidate exists.
+        LayerError: There is no such tensor or node, it has no spatial of a image, or no candidate exists.
     """
     if layer is None:
         found = candidates(graph, score)
         if not found:
             raise LayerError(
-                f"no tensor between the image and the scores '{score.name}' keeps the two spatial axes of the image "
+                f"no tensor between the image and the scores '{score.name}' keeps the two dimensions of a image "
                 "(a height and width above 1, on axes of their own or as tokens): this model has no layer for CAM or "
                 "Grad-CAM"
             )
@@ -267,8 +255,9 @@ def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str] | N
                 f"layer '{name}' is neither a tensor nor a node of the model; `portable-cam layers MODEL` lists the "
                 f"candidates{', near it: ' + ', '.join(close) if close else ''}"
             )
-        known = find_axes(graph)
-        _axes_of_layer(value, known, image_input(graph))
+        derived = _derived(graph)
+        known = _spatial(derived)
+        _axes_of_layer(value, known, derived)
         value = as_run(value)
         if value.dtype not in FLOATS:
             raise LayerError(f"layer '{name}' is of type {value.dtype}, not floating point")

@@ -1,4 +1,4 @@
-"""Which tokens a node reads: where only the class token is read, the gradient of the image's tokens is zero."""
+"""Which tokens a node reads: where only a class token goes on, those of the image have no gradient any more."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnx_ir as ir
 from portable_cam.export.graph.values import constant_of, known_dims
 from portable_cam.export.layers.spatial import KnownAxes, SpatialAxes
 
-#: Operators that compute each element from the same element of their inputs, whatever their attributes.
+#: Operators that compute each place from the same place of their inputs, whatever their attributes.
 _POINTWISE = frozenset(
     """
     Abs Add BatchNormalization Cast Celu Clip Cos Div Dropout Elu Erf Exp Expand Gelu HardSigmoid HardSwish Identity
@@ -19,13 +19,13 @@ _POINTWISE = frozenset(
 
 
 def only_prefix(node: ir.Node, index: int, known: KnownAxes, *, prefix_only: bool) -> bool:
-    """Whether the node reads none of the image's tokens of this input, only those before them.
+    """Whether the node reads of this input no token of the image, only those before them.
 
     Args:
         node: The node.
         index: Which input.
-        known: What :func:`portable_cam.export.layers.trace.trace_axes` found.
-        prefix_only: Whether none of the image's tokens of the node's own outputs is read either.
+        known: What :func:`portable_cam.export.layers.candidates.find_axes` found.
+        prefix_only: Whether of the node's own outputs no token of the image is read either.
     """
     value = node.inputs[index]
     spatial = known.get(value) if value is not None else None

@@ -1,8 +1,7 @@
-"""The spatial axes of a tensor: rows and columns of a map, or one axis of tokens.
+"""Where a tensor keeps the positions of the image: two axes of a map, or one axis of tokens.
 
 A convolution's output has rows and columns on axes of their own; a transformer lays them out along one axis, perhaps
-behind a class token. Which axis is which, and how many rows and columns the tokens came from, is read from the graph:
-:mod:`portable_cam.export.layers.trace` follows the axes from the image through every node.
+behind a class token. Which axis is which follows from the table of rules, :mod:`portable_cam.export.layers.derive`.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from portable_cam.errors import ModelError
 from portable_cam.export.graph.builder import Builder
-from portable_cam.export.graph.values import dims_of, known_dims
+from portable_cam.export.graph.values import known_dims
+from portable_cam.export.layers.axes import Relation
 
 
 @dataclass(frozen=True)
@@ -25,22 +24,26 @@ class SpatialAxes:
         batch: The axis of the images.
         axes: The axes of rows and columns, or the one axis of the tokens.
         size: Rows and columns; None where they are known only at run time.
-        source: A tensor that has rows and columns on axes of their own, and these axes: for run time.
-        prefix: How many tokens precede those of the image (class, distillation, register tokens); -1 where that
+        source: For rows and for columns a tensor that has them on an axis of their own, and which: for run time.
+        prefix: How many tokens stand before those of the image (class, distillation, register tokens); -1 where that
             is not known yet, as behind a class token that was expanded to an open batch.
-        suffix: How many follow them.
-        features: Whether the remaining axis is one of channels; that of an attention's weights has cells or words.
-        guess: Why rows and columns are what they are, where they could not be read from the graph.
+        suffix: How many stand behind them.
+        features: Whether the axes left are channels; what an attention compares two sequences by has cells or words
+            there.
+        relations: Where rows and where columns look at in the image; None where that is not known, as of what a
+            person declared.
+        columns_first: The tokens go down the columns, not along the rows.
     """
 
     batch: int
     axes: tuple[int, ...]
     size: tuple[int | None, int | None]
-    source: tuple[ir.Value, int, int] | None
+    source: tuple[tuple[ir.Value, int], tuple[ir.Value, int]] | None
     prefix: int = 0
     suffix: int = 0
     features: bool = True
-    guess: str | None = None
+    relations: tuple[Relation | None, Relation | None] = (None, None)
+    columns_first: bool = False
 
     @property
     def tokens(self) -> bool:
@@ -54,32 +57,31 @@ class SpatialAxes:
             return None
         return self.prefix + rows * columns + self.suffix
 
+    def token(self, place: int) -> int:
+        """Which of the image's tokens stands at a place of the map, counted along its rows."""
+        rows, columns = self.size
+        if not self.columns_first or rows is None or columns is None:
+            return place
+        return place % columns * rows + place // columns
+
     @property
     def layout(self) -> str:
-        """``NCHW``, ``NHWC``, ``NTC`` or another order of these letters; T is tokens."""
+        """``NCHW``, ``NHWC``, ``NTC`` or another order of these letters; T stands for tokens."""
         letters = {self.batch: "N", **dict(zip(self.axes, "T" if self.tokens else "HW", strict=True))}
         return "".join(letters.get(axis, "C") for axis in range(len(self.axes) + 2))
 
     @property
     def channels(self) -> int:
-        """The axis of the channels, for a tensor that is a feature map (:func:`is_feature_map`)."""
+        """The axis of the channels, of a tensor that :func:`is_feature_map` says yes to."""
         return next(axis for axis in range(len(self.axes) + 2) if axis != self.batch and axis not in self.axes)
 
 
-#: The spatial axes of the tensors that have known ones.
+#: The spatial of tensors, of those that they are known of.
 KnownAxes: TypeAlias = dict[ir.Value, SpatialAxes]
 
 
-def map_of(value: ir.Value) -> SpatialAxes | None:
-    """The spatial axes of (N, C, h, w); None for another rank."""
-    dims = known_dims(value)
-    if dims is None or len(dims) != 4:
-        return None
-    return SpatialAxes(0, (2, 3), (dims[2], dims[3]), (value, 2, 3))
-
-
 def is_feature_map(value: ir.Value, spatial: SpatialAxes | None) -> bool:
-    """Whether the tensor has images, channels and more than one row and column, and no other axes."""
+    """Whether the tensor has nothing but images, channels and more than one row and column of spatial."""
     dims = known_dims(value)
     if spatial is None or dims is None or len(dims) != len(spatial.axes) + 2:
         return False
@@ -87,13 +89,14 @@ def is_feature_map(value: ir.Value, spatial: SpatialAxes | None) -> bool:
 
 
 def map_dims(value: ir.Value, spatial: SpatialAxes) -> list[int | None]:
-    """The dimensions (N, C, h, w) of the tensor as a map."""
-    dims = dims_of(value)
+    """(N, C, h, w) of the tensor brought to a map."""
+    dims = known_dims(value)
+    assert dims is not None
     return [dims[spatial.batch], dims[spatial.channels], *spatial.size]
 
 
 def to_map(b: Builder, value: ir.Value, like: ir.Value, spatial: SpatialAxes) -> ir.Value:
-    """An activation, or its gradient, as a map (N, C, h, w); tokens other than the image's are left out.
+    """An activation, or its gradient, as a map (N, C, h, w); tokens that are none of the image's are left out.
 
     Args:
         b: Writes the nodes.
@@ -109,31 +112,18 @@ def to_map(b: Builder, value: ir.Value, like: ir.Value, spatial: SpatialAxes) ->
         value = b.op("Slice", value, b.ints([spatial.prefix]), b.ints([end]), b.ints(spatial.axes))
     value = b.op("Transpose", value, perm=order)
     if spatial.tokens:
-        rows, columns = spatial.size
-        if rows is not None and columns is not None:
-            value = b.reshape(value, [0, 0, rows, columns])
-        else:
-            if spatial.source is None:
-                raise ModelError(f"how many rows and columns the tokens of '{like.name}' have is not known")
-            source, *axes = spatial.source
-            value = b.op("Reshape", value, b.op("Concat", b.ints([0, 0]), *(b.dim(source, a) for a in axes), axis=0))
+        value = _unflattened(b, value, spatial)
     value.shape = ir.Shape(map_dims(like, spatial))
     return value
 
 
-def guess_axes(value: ir.Value, image_size: tuple[int | None, int | None]) -> SpatialAxes | None:
-    """Rows and columns of (N, T, C) from nothing but T and the image's size: in the proportions of the image, or
-    square if its size is open, after as few other tokens as possible. None if no such numbers exist."""
-    dims = known_dims(value)
-    if dims is None or len(dims) != 3 or dims[1] is None:
-        return None
-    height, width = (size or 1 for size in image_size)
-    for before in (0, 1, 2, 5):  # a class token; a distillation token beside it; four registers beside it
-        count = dims[1] - before
-        rows = round((max(count, 0) * height / width) ** 0.5)
-        if rows < 2 or count % rows or rows * width != count // rows * height:
-            continue
-        behind = f", behind {before} of another kind" if before else ""
-        guess = f"its {count} tokens are taken for {rows} x {count // rows}, the proportions of the image{behind}"
-        return SpatialAxes(0, (1,), (rows, count // rows), None, before, guess=guess)
-    return None
+def _unflattened(b: Builder, value: ir.Value, spatial: SpatialAxes) -> ir.Value:
+    """(N, C, T) -> (N, C, h, w)."""
+    order = (1, 0) if spatial.columns_first else (0, 1)
+    if None in spatial.size:
+        assert spatial.source is not None  # only sizes of the graph's own are open
+        dims = [b.dim(*spatial.source[i]) for i in order]
+        value = b.op("Reshape", value, b.op("Concat", b.ints([0, 0]), *dims, axis=0))
+    else:
+        value = b.reshape(value, [0, 0, *(size for i in order if (size := spatial.size[i]) is not None)])
+    return b.op("Transpose", value, perm=[0, 1, 3, 2]) if spatial.columns_first else value

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import dtype_of, known_dims
+from portable_cam.export.layers.placement import Placement, place
 from portable_cam.export.methods.gradcam import SPACE
 
 Profile: TypeAlias = Literal["paper", "pytorch_grad_cam", "captum"]
@@ -31,9 +32,14 @@ def value_range(b: Builder, maps: ir.Value) -> ir.Value:
     )
 
 
-def upsample(b: Builder, maps: ir.Value, size: ir.Value, mode: str = "linear") -> ir.Value:
+def upsample(
+    b: Builder, maps: ir.Value, size: ir.Value, mode: str = "linear", where: Placement | None = None
+) -> ir.Value:
     """(N, K, h, w) -> (N, K, H, W), bilinear with half-pixel centres (as cv2 INTER_LINEAR and torch with
-    align_corners=False), or nearest (as torch's). ``size`` int64 (2,)."""
+    align_corners=False), or nearest (as torch's); to where the layer looks at, if that is given. ``size`` int64 (2,).
+    """
+    if where is not None:
+        return place(b, maps, where, size, mode)
     sizes = b.op("Concat", b.op("Shape", maps, start=0, end=2), size, axis=0)
     if mode == "nearest":
         return b.op(
@@ -64,22 +70,26 @@ def pgc_scale(b: Builder, maps: ir.Value) -> ir.Value:
     return b.op("Div", shifted, b.op("Add", high, _PGC_EPSILON))
 
 
-def heat_map(b: Builder, raw: Sequence[ir.Value], size: ir.Value, profile: Profile) -> tuple[ir.Value, ir.Value]:
+def heat_map(
+    b: Builder, raw: Sequence[ir.Value], size: ir.Value, profile: Profile, where: Sequence[Placement | None]
+) -> tuple[ir.Value, ir.Value]:
     """The map a person looks at, and the map that Guided Grad-CAM multiplies with, from the low-resolution maps of
     one or several layers (after the profile's ReLU): each (N, K, H, W), for the profile captum the first (N, K, h, w).
+    ``where`` says for each layer where its map goes, None for stretched over the image.
     """
     if profile == "captum":
         positive = b.op("Relu", raw[0])
-        return raw[0], upsample(b, positive, size, "nearest")
+        return raw[0], upsample(b, positive, size, "nearest", where[0])
+    pairs = list(zip(raw, where, strict=True))
     if profile == "pytorch_grad_cam":
-        scaled = [upsample(b, pgc_scale(b, maps), size) for maps in raw]
+        scaled = [upsample(b, pgc_scale(b, maps), size, where=there) for maps, there in pairs]
         final = pgc_scale(b, _mean(b, scaled))
         return final, final
     if len(raw) == 1:
-        wide = upsample(b, raw[0], size)
+        wide = upsample(b, raw[0], size, where=where[0])
         return minmax(b, wide), wide
     # layers differ in scale by orders of magnitude: each has its say only once normalised
-    mean = _mean(b, [minmax(b, upsample(b, maps, size)) for maps in raw])
+    mean = _mean(b, [minmax(b, upsample(b, maps, size, where=there)) for maps, there in pairs])
     return minmax(b, mean), mean
 
 

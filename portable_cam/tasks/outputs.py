@@ -12,7 +12,8 @@ import onnx_ir as ir
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import known_dims
-from portable_cam.export.layers.candidates import channel_axis, image_input
+from portable_cam.export.layers.candidates import image_input
+from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.methods.tokens import embeddings
 from portable_cam.export.passes.normalized import NormalizedModel
 from portable_cam.export.targets import Class, Dense, Target, Tokens

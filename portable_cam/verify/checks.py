@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from portable_cam.errors import Error
 from portable_cam.export.format import ACTIVATIONS, GRADIENTS, SCORES, ExplanationMetadata, output_of
 from portable_cam.export.layers.candidates import layer_axes
+from portable_cam.export.layers.input_layout import declare_axes
 from portable_cam.export.layers.spatial import SpatialAxes
 from portable_cam.export.options import Options
 from portable_cam.export.passes.normalized import NormalizedModel
@@ -219,7 +220,8 @@ def _layer(subject: Subject) -> Check:
 
 
 def _at_layer(subject: Subject, name: str) -> Check:
-    graph = subject.model.graph
+    graph = subject.normal().graph
+    declare_axes(graph, subject.options.axes)
     (axes,) = layer_axes(graph, [ir.convenience.create_value_mapping(graph, include_subgraphs=False)[name]])
     size = float(np.abs(subject.gradients(0)[f"{ACTIVATIONS}{name}"][:1]).max()) or 1.0
     key = f"{GRADIENTS}{name}"
@@ -235,7 +237,7 @@ def _at_layer(subject: Subject, name: str) -> Check:
 def _in_layout(maps: NDArray[np.float64], axes: SpatialAxes) -> NDArray[np.float64]:
     """Maps (1, C, h, w) in a layer's own layout; zero for tokens of another kind."""
     if axes.tokens:
-        flat = maps.reshape(*maps.shape[:2], -1)
+        flat = (maps.swapaxes(2, 3) if axes.columns_first else maps).reshape(*maps.shape[:2], -1)
         maps = np.pad(flat, ((0, 0), (0, 0), (axes.prefix, axes.suffix)))
     order = (axes.batch, axes.channels, *axes.axes)
     return maps.transpose(np.argsort(order))

@@ -17,6 +17,7 @@ from portable_cam.export.assemble.explanation import explanation_model
 from portable_cam.export.format import ExplanationMetadata, raw_output
 from portable_cam.export.graph.values import dtype_of, producer_of
 from portable_cam.export.layers.candidates import layer_axes
+from portable_cam.export.layers.input_layout import declare_axes
 from portable_cam.export.layers.spatial import SpatialAxes
 from portable_cam.export.options import Options
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
@@ -155,7 +156,7 @@ def _peaks(
         raw = next((ours[n] for n in (raw_output("gradcam", name), raw_output("gradcam")) if n in ours), None)
         if raw is None or not raw[0, 0].max() > 0:
             continue
-        nudged, axes = _nudged(model, name, metadata.scores, metadata.options.precision)
+        nudged, axes = _nudged(model, name, metadata)
         session = Session(nudged)
         given = {k: v for k, v in feeds.items() if k != "targets"}
         still = np.zeros([1] * (len(axes.axes) + 2), session.dtype("nudge"))
@@ -182,16 +183,18 @@ def _towards(a: NDArray[Any], axes: SpatialAxes, position: int) -> tuple[NDArray
     flat = maps.reshape(1, maps.shape[1], -1)
     cells = slice(axes.prefix, flat.shape[2] - axes.suffix)
     direction = np.zeros_like(flat)
-    direction[:, :, cells] = flat[:, :, cells][:, :, position : position + 1]
+    cell = axes.token(position)
+    direction[:, :, cells] = flat[:, :, cells][:, :, cell : cell + 1]
     return direction.reshape(maps.shape).transpose(np.argsort(order)), direction[:, :, cells].shape[2]
 
 
-def _nudged(model: NormalizedModel, layer: str, scores: str, precision: str) -> tuple[ir.Model, SpatialAxes]:
+def _nudged(model: NormalizedModel, layer: str, metadata: ExplanationMetadata) -> tuple[ir.Model, SpatialAxes]:
     """The model with ``nudge`` added to a layer for all that read it, and the layer's axes."""
-    normal = _normalized(model, precision)
+    normal = _normalized(model, metadata.options.precision)
     graph = normal.graph
+    declare_axes(graph, metadata.axes)
     values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
-    value, score = values[layer], values[scores]
+    value, score = values[layer], values[metadata.scores]
     (axes,) = layer_axes(graph, [value])
     nudge = ir.Value(name="nudge", type=ir.TensorType(dtype_of(value)), shape=ir.Shape([None] * (len(axes.axes) + 2)))
     readers = list(value.uses())

@@ -14,7 +14,8 @@ from portable_cam.errors import InputError, OptionError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.graph.values import known_dims
-from portable_cam.export.layers.candidates import channel_axis, image_input
+from portable_cam.export.layers.candidates import image_input
+from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Contrast
 from portable_cam.image.geometry import Geometry, Size

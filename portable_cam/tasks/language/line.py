@@ -18,7 +18,8 @@ from portable_cam.explainer import Explainer
 from portable_cam.explanation import Character, Explanation
 from portable_cam.export.diagnose.layers import list_layers
 from portable_cam.export.graph.values import dtype_of, known_dims
-from portable_cam.export.layers.candidates import channel_axis, image_input
+from portable_cam.export.layers.candidates import image_input
+from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.methods.registry import uses_layer
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.export.targets import Tokens

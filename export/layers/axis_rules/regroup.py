@@ -1,0 +1,335 @@
+"""How the digits of axes are dealt out to the axes behind a Reshape, and which digits a table of indices reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from portable_cam.export.layers.axes import (
+    Axis,
+    Digit,
+    Part,
+    Size,
+    Source,
+    holds,
+    lost,
+    merged,
+    part_size,
+    side_by_side,
+    size_of,
+    split_digit,
+    why_lost,
+)
+
+_Lose = Callable[[Size, str], Axis]
+
+
+def regroup(axes: Sequence[Axis], before: Sequence[Size], after: Sequence[Size], lose: _Lose) -> list[Axis]:
+    """The axes of a reshaped tensor.
+
+    Args:
+        axes: Those before.
+        before: Their sizes, a name or None where they are open.
+        after: The sizes behind.
+        lose: Makes an axis that is not known, from its size and why.
+    """
+    if 0 in before or 0 in after:
+        return [lose(size, "nothing is left") for size in after]
+    i, j, end_i, end_j = 0, 0, len(before), len(after)
+    head: list[Axis] = []
+    tail: list[Axis] = []
+    if _same_batch(before, after):
+        head.append(axes[0])
+        i = j = 1
+    while i < end_i and j < end_j and before[i] is not None and before[i] == after[j]:
+        head.append(axes[i])
+        i, j = i + 1, j + 1
+    while i < end_i and j < end_j and before[end_i - 1] is not None and before[end_i - 1] == after[end_j - 1]:
+        end_i, end_j = end_i - 1, end_j - 1
+        tail.append(axes[end_i])
+    digits = list(_as_digits(merged([digit for axis in axes[i:end_i] for digit in _as_digits(axis)])))
+    return [*head, *_deal(digits, after[j:end_j], lose), *reversed(tail)]
+
+
+def _same_batch(before: Sequence[Size], after: Sequence[Size]) -> bool:
+    """An open first axis is the same one if the sizes behind it are as many elements."""
+    if not before or not after or isinstance(before[0], int) or isinstance(after[0], int):
+        return False
+    rest = [*before[1:], *after[1:]]
+    if not all(isinstance(d, int) for d in rest):
+        return before[0] is not None and before[0] == after[0]
+    one, other = (math.prod(d for d in dims[1:] if isinstance(d, int)) for dims in (before, after))
+    return one == other
+
+
+def _as_digits(axis: Axis) -> Part:
+    """An axis as digits, several parts as one that is split as a whole."""
+    if len(axis) == 1:
+        return axis[0]
+    size = size_of(axis)
+    return (Digit(Source("joined", size, parts=axis), size),)
+
+
+def _deal(digits: list[Digit], dims: Sequence[Size], lose: _Lose) -> list[Axis]:
+    """Digits dealt out to axes of these sizes: from the last axis back, then from the first on, and what is left to
+    the axis whose size is open."""
+    left, right = [], []
+    rest = list(dims)
+    digits = [d for d in digits if d.size != 1 or d.kind == "image"]
+    while rest and (taken := _take_inner(digits, rest[-1])) is not None:
+        digits, axis = taken
+        right.append(axis)
+        rest.pop()
+    while rest and (taken := _take_outer(digits, rest[0])) is not None:
+        digits, axis = taken
+        left.append(axis)
+        rest.pop(0)
+    right.reverse()
+    return [*left, *_deal_rest(digits, rest, left + right, lose), *right] if rest else _with_rest(digits, left + right)
+
+
+def _with_rest(digits: list[Digit], axes: list[Axis]) -> list[Axis]:
+    """An axis of one image that no axis took stands before the first."""
+    if digits and axes and all(d.size == 1 for d in digits) and len(axes[0]) == 1:
+        axes = [merged([*digits, *axes[0][0]]), *axes[1:]]
+    return axes
+
+
+def _deal_rest(digits: list[Digit], rest: Sequence[Size], others: Sequence[Axis], lose: _Lose) -> list[Axis]:
+    if len(rest) == 1:
+        return [merged(digits)]
+    if len(rest) == len(digits) and all(
+        d.size == n or not (isinstance(d.size, int) and isinstance(n, int)) for d, n in zip(digits, rest, strict=True)
+    ):
+        return [((digit,),) for digit in digits]
+    sizes = [part_size((digit,)) for digit in digits]
+    if None not in sizes and all(isinstance(n, int) for n in rest):
+        total = math.prod(s for s in sizes if s is not None)
+        if total == math.prod(n for n in rest if isinstance(n, int)):
+            return _cut_joined(digits, [n for n in rest if isinstance(n, int)], total)
+    if (why := why_lost((tuple(digits),))) is not None:
+        return [lost(size, why) for size in rest]
+    what = " x ".join(str(d.size) for d in digits)
+    return [lose(size, f"sizes {what} do not make {' x '.join(map(str, rest))}") for size in rest]
+
+
+def _cut_joined(digits: list[Digit], rest: Sequence[int], total: int) -> list[Axis]:
+    """What does not factor, as rows and columns cut into strips that end within a row, is split as one."""
+    source = Source("joined", total, parts=(tuple(digits),))
+    axes: list[Axis] = []
+    stride = total
+    for size in rest:
+        stride //= size
+        axes.append(((Digit(source, size, stride),),) if size > 1 else ((),))
+    return axes
+
+
+def _take_joined(digits: list[Digit], count: int) -> tuple[list[Digit], Axis] | None:
+    """As :func:`_take_inner` for so many elements that do not end with a digit: of as few as make a multiple of them,
+    split as one."""
+    total = 1
+    for k in range(1, len(digits) + 1):
+        size = digits[-k].size
+        if not isinstance(size, int) or digits[-k].kind == "image":
+            return None
+        total *= size
+        if total % count == 0:
+            source = Source("joined", total, parts=(tuple(digits[-k:]),))
+            outer, inner = split_digit(Digit(source, total), count)
+            return [*digits[:-k], outer], ((inner,),)
+    return None
+
+
+def _take_inner(digits: list[Digit], count: Size) -> tuple[list[Digit], Axis] | None:
+    """The innermost digits of so many elements, and those left; None if they do not factor."""
+    if not isinstance(count, int):
+        return (digits[:-1], ((digits[-1],),)) if count is not None and digits and digits[-1].size == count else None
+    given, wanted = digits, count
+    digits, taken = list(digits), []
+    if count == 1 and digits and digits[-1].kind == "image" and digits[-1].size == 1:
+        return digits[:-1], ((digits[-1],),)
+    while count > 1:
+        if not digits:
+            return None
+        digit = digits.pop()
+        if isinstance(digit.size, int) and count % digit.size == 0:
+            taken.append(digit)
+            count //= digit.size
+        elif not isinstance(digit.size, int) or digit.size % count == 0:
+            outer, inner = split_digit(digit, count)
+            digits.append(outer)
+            taken.append(inner)
+            count = 1
+        else:
+            return _take_joined(given, wanted)
+    return digits, merged(taken[::-1])
+
+
+def _take_outer(digits: list[Digit], count: Size) -> tuple[list[Digit], Axis] | None:
+    if not isinstance(count, int):
+        return (digits[1:], ((digits[0],),)) if count is not None and digits and digits[0].size == count else None
+    digits, taken = list(digits), []
+    if count == 1 and digits and digits[0].kind == "image" and digits[0].size == 1:
+        return digits[1:], ((digits[0],),)
+    while count > 1:
+        if not digits:
+            return None
+        digit = digits.pop(0)
+        if not isinstance(digit.size, int):
+            return None
+        if count % digit.size == 0:
+            taken.append(digit)
+            count //= digit.size
+        elif digit.size % count == 0:
+            outer, inner = split_digit(digit, digit.size // count)
+            taken.append(outer)
+            digits.insert(0, inner)
+            count = 1
+        else:
+            return None
+    return digits, merged(taken)
+
+
+# -- parts of an axis ----------------------------------------------------------------------------------------------
+
+
+def take(axis: Axis, entries: range, lose: _Lose) -> Axis:
+    """The entries of an axis, all of whose parts have known sizes, in this order."""
+    if (why := why_lost(axis)) is not None:
+        return lost(len(entries), why)
+    found: list[Part] = []
+    begin = 0
+    bounds = []
+    for part in axis:
+        size = part_size(part)
+        if size is None:
+            return lose(len(entries), "a part of an axis of open size is cut")
+        bounds.append((part, begin, begin + size))
+        begin += size
+    for part, start, end in bounds if entries.step > 0 else reversed(bounds):
+        inside = [e for e in entries if start <= e < end]
+        if not inside:
+            continue
+        within = range(inside[0] - start, inside[-1] - start + (1 if entries.step > 0 else -1), entries.step)
+        cut = _take_of_part(part, within)
+        if cut is None:
+            return lose(len(entries), "it cuts through rows and columns")
+        found.append(cut)
+    return side_by_side(found) if found else ((),)
+
+
+def _take_of_part(part: Part, entries: range) -> Part | None:
+    size, count, step = part_size(part), len(entries), entries.step
+    if size is None:
+        return None
+    if entries == range(size) or not part:
+        return part
+    if not holds((part,), "image", "position", "unknown"):
+        return (Digit(Source("extra" if holds((part,), "extra") else "channel", count), count),)
+    if len(part) == 1:
+        return _take_of_digit(part[0], entries)
+    if count == size and step == -1:
+        turned = [_take_of_digit(d, range(int(d.size or 1) - 1, -1, -1)) for d in part]
+        return None if None in turned else tuple(d for t in turned if t is not None for d in t)
+    inner = part_size(part[1:]) or 1
+    if step == 1 and entries.start % inner == 0 and count % inner == 0:
+        first = _take_of_part(part[:1], range(entries.start // inner, (entries.start + count) // inner))
+        return None if first is None else (*first, *part[1:])
+    if count == 1 and not any(d.kind == "image" for d in part):
+        return ()
+    return None
+
+
+def _take_of_digit(digit: Digit, entries: range) -> Part | None:
+    count = len(entries)
+    if digit.kind == "position" and digit.whole:
+        relation = digit.relation.through(entries.step, entries.start)
+        return (Digit(Source("position", count, digit.source.spatial, relation), count),)
+    if digit.kind == "joined" and digit.whole:
+        cut = take(digit.source.parts, entries, lambda size, why: ())
+        return cut[0] if len(cut) == 1 else None
+    if digit.kind == "position" and digit.size == digit.source.size and isinstance(digit.size, int):
+        return None
+    if digit.kind == "position" and isinstance(digit.source.size, int) and isinstance(digit.size, int):
+        if digit.stride * digit.size == digit.source.size:  # the outermost one: windows or patches of it
+            relation = digit.relation.through(entries.step, entries.start)
+            return (Digit(Source("position", count, digit.source.spatial, relation), count),)
+        return () if count == 1 else None
+    if digit.kind == "image" and count == 1 and digit.size == 1:
+        return (digit,)
+    return None
+
+
+def permuted(axis: Axis, table: np.ndarray) -> Axis | None:
+    """The axis whose entries a table reads in an order that nested loops over its digits make, as patches and windows
+    cut out by indices are; None if it is no such order of all of them."""
+    size = size_of(axis)
+    if len(axis) != 1 or table.size != size or not np.array_equal(np.sort(table), np.arange(table.size)):
+        return None
+    loops = _loops(table)
+    if loops is None:
+        return None
+    found: list[Digit] = []
+    for count, distance in loops:
+        inner = int(size)
+        for digit in axis[0]:
+            assert isinstance(digit.size, int)
+            outer, inner = inner, inner // digit.size
+            if inner <= distance < outer:
+                stride = distance // inner
+                if distance % inner or digit.size % (stride * count):
+                    return None
+                found.append(Digit(digit.source, count, digit.stride * stride))
+                break
+        else:
+            return None
+    return merged(found)
+
+
+def _loops(table: np.ndarray) -> list[tuple[int, int]] | None:
+    """How often and by how much each loop steps, outer to inner."""
+    found: list[tuple[int, int]] = []
+    rest = table
+    while rest.size > 1:
+        distance = int(rest[1] - rest[0])
+        if distance <= 0:
+            return None
+        breaks = np.nonzero(np.diff(rest) != distance)[0]
+        longest = int(breaks[0]) + 1 if breaks.size else rest.size
+        for count in range(longest, 1, -1):
+            if rest.size % count == 0:
+                rows = rest.reshape(-1, count)
+                if (rows - rows[:, :1] == np.arange(count) * distance).all():
+                    break
+        else:
+            return None
+        found.append((count, distance))
+        rest = rest[::count]
+    return found[::-1]
+
+
+def pick(axis: Axis, table: np.ndarray, lose: _Lose) -> Axis:
+    """The entries that a flat table of indices reads."""
+    count = int(table.size)
+    if count == 0:
+        return lose(0, "nothing is read")
+    steps = np.unique(np.diff(table))
+    if steps.size <= 1 and (count == 1 or steps[0]):
+        step = int(steps[0]) if steps.size else 1
+        first = int(table[0])
+        return take(axis, range(first, first + step * count, step), lose)
+    found = permuted(axis, table)
+    if found is not None:
+        return found
+    if not holds(axis, "image", "position", "unknown"):
+        return ((Digit(Source("channel", count), count),),)
+    starts = [0, *(np.nonzero(np.diff(table) != 1)[0] + 1).tolist(), count]
+    if len(starts) > 64:
+        return lose(count, "its indices follow no order of rows and columns")
+    runs = [take(axis, range(int(table[a]), int(table[b - 1]) + 1), lose) for a, b in pairwise(starts)]
+    if any(holds(run, "unknown") for run in runs):
+        return lose(count, "its indices follow no order of rows and columns")
+    return side_by_side([part for run in runs for part in run])
