@@ -94,7 +94,10 @@ class Options:
         default="stretch",
         metadata=_choice(Alignment, "stretch maps over the image, or field: put them where the layer looks at."),
     )
-    axes: Mapping[str, str] | None = None
+    axes: Mapping[str, str] | None = field(
+        default=None,
+        metadata={"help": "TENSOR=NCHW: what the axes of the image or of a layer are, several times.", "pairs": True},
+    )
     details: bool = False
     words: bool = False
 

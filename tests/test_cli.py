@@ -461,3 +461,12 @@ def test_no_node_counts_as_a_relu_is_a_warning(run: Run, small: Path, photos: Pa
         outcome = run("explain", small, photos / "a.png", "-o", tmp_path / "o", "--methods", "guided_backprop")
     assert outcome.status == 0, outcome.err
     assert "warning: no node counts as a ReLU" in outcome.err
+
+
+def test_axes_are_declared(run: Run, small: Path, photos: Path, tmp_path: Path) -> None:
+    """A wrong declaration is refused by what is wrong with it, a right one is taken."""
+    arguments = ["explain", small, photos / "a.png", "--size", "8x8", "-o", tmp_path, "--no-check"]
+    done = run(*arguments, "--axes", "x=NCHW", "--axes", "r1=NCHW", "--layer", "r1")
+    assert done.status == 0, done.err
+    assert "'NXHW' does not name the axes of 'r1'" in run(*arguments, "--axes", "r1=NXHW").err
+    assert "--axes is NAME=VALUE, not 'r1'" in run(*arguments, "--axes", "r1").err.replace("\n", " ")

@@ -43,7 +43,8 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
         text = known.metadata["help"]
         shown = None if name in _OPEN else known.default
         option = typer.Option(help=text() if callable(text) else text, show_default=str(shown) if shown else False)
-        base: Any = list[str] | None if known.metadata.get("several") else str | None
+        often = known.metadata.get("several") or known.metadata.get("pairs")
+        base: Any = list[str] | None if often else str | None
         kind: Any = Annotated[base, option]
         added.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
     rest = [p.replace(annotation=hints[p.name]) for p in own.parameters.values() if p.name != "options"]
@@ -54,6 +55,9 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
         chosen = {name: given.pop(name) for name in fields}
         if chosen.get("methods") is not None:
             chosen["methods"] = names(chosen["methods"])
+        for name, known in fields.items():
+            if known.metadata.get("pairs") and chosen[name]:
+                chosen[name] = dict(_pair(f"--{name}", text) for text in chosen[name])
         command(**given, options={name: value for name, value in chosen.items() if value is not None})
 
     parameters = [*keyword_only, *added]
@@ -62,8 +66,16 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _pair(option: str, text: str) -> tuple[str, str]:
+    """NAME=VALUE; the name may hold an equals sign."""
+    name, equals, value = text.rpartition("=")
+    if not (name and equals and value):
+        raise typer.BadParameter(f"{option} is NAME=VALUE, not {text!r}")
+    return name, value
+
+
 #: Fields whose default is no word to be shown: chosen by the task, or found in the model.
-_OPEN = frozenset({"methods", "layer", "output"})
+_OPEN = frozenset({"methods", "layer", "output", "axes"})
 
 
 def say(text: str) -> None:

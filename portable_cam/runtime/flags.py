@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from portable_cam.export.format import RANGE
+
 
 def find_flags(values: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[Any]]) -> list[list[tuple[str, ...]]]:
     """For each image and target the flags that :class:`~portable_cam.result.Result` describes.
@@ -28,7 +30,7 @@ def find_flags(values: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[An
         space = tuple(range(2, value.ndim))
         mark("flat", value.min(axis=space) == value.max(axis=space))
     for name, value in values.items():
-        if name.startswith("range."):
+        if name.startswith(RANGE):
             low, high = value[..., 0], value[..., 1]
             mark("flat", low == high)
             mark("all_negative", (high <= 0) & (low < 0))
