@@ -233,7 +233,7 @@ print(json.dumps(sorted({v.kernel for v in chosen})))
     launched = {
         kernel
         for path in (ROOT / "kernels").glob("*.py")
-        for kernel in re.findall(r'run\([\w.]+, "(\w+\.\w+)"', path.read_text(encoding="utf-8"))
+        for kernel in re.findall(r'run\(\s*[\w.]+,\s*"(\w+\.\w+)"', path.read_text(encoding="utf-8"))
     }
     assert set(json.loads(done.stdout)) == launched
     assert len(launched) == 10
