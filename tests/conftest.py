@@ -73,8 +73,10 @@ def _same_numbers(request: pytest.FixtureRequest) -> None:
     """The same random numbers in a test whichever ran before it."""
     random.seed(0)
     np.random.seed(0)
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.default_generator.manual_seed(0)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(0)
     for generator, state in request.config.stash[GENERATORS].get(request.module.__name__, []):
         generator.bit_generator.state = state
 

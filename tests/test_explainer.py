@@ -780,6 +780,7 @@ def test_cuda_is_never_a_silent_cpu_run(small_cnn: onnx.ModelProto) -> None:
 # -- self-check --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_self_check_passes_on_the_bundled_model() -> None:
     proto = build_explanation(assets.model(), ("gradcam", "guided_gradcam"))
     proof = self_check(assets.model(), proto)

@@ -151,6 +151,7 @@ def test_results_stay_when_the_next_come(explainers: Any) -> None:
     compare(results[1].numpy(), theirs(second))
 
 
+@pytest.mark.slow
 def test_from_and_to_torch(explainers: Any) -> None:
     ours, theirs = explainers()
     x = pixels(2)
@@ -227,6 +228,7 @@ def test_flags(explainers: Any) -> None:
     assert "nan" in flags[1][0]
 
 
+@pytest.mark.slow
 def test_float16(explainers: Any, small_cnn: onnx.ModelProto) -> None:
     ours = pcam.Explainer(small_cnn, METHODS, device=Host(heads="kernels", precision="float16", placement="error"))
     theirs = pcam.Explainer(small_cnn, METHODS)

@@ -94,8 +94,10 @@ def test_poison_shows(device: TorchDevice) -> None:
 SHAPES = [
     (2, 2, 5, 7, 7),
     (1, 1, 1, 1, 1),
-    (1, 3, 40, 3, 5),
-    *(pytest.param(*s, marks=pytest.mark.slow) for s in [(2, 1, 130, 1, 9), (1, 1, 9, 17, 19), (1, 2, 32, 4, 4)]),
+    *(
+        pytest.param(*shape, marks=pytest.mark.slow)
+        for shape in [(1, 3, 40, 3, 5), (2, 1, 130, 1, 9), (1, 1, 9, 17, 19), (1, 2, 32, 4, 4)]
+    ),
 ]
 
 

@@ -213,7 +213,9 @@ ENDINGS = {
 }
 
 
-@pytest.mark.parametrize("name", ENDINGS)
+@pytest.mark.parametrize(
+    "name", slow_but(["cls_person_vww96_mobilenetv1_int8_qdq", "cls_squeezenet1.1_int8_qdq"], ENDINGS)
+)
 def test_scores_are_found_and_cut(name: str, zoo: Path) -> None:
     cut, classes = ENDINGS[name]
     path = zoo / "models" / f"{name}.onnx"
