@@ -106,6 +106,19 @@ class Labels:
         return [[_fold(part) for part in name.split(",")] for name in self.names]
 
 
+def text_of(path: Path, what: str, formats: str) -> str:
+    """The text of a file of ``what``, in one of these ``formats``.
+
+    Raises:
+        LabelError: The file cannot be read or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise LabelError(f"cannot read the {what} {path}: {reason}; give a UTF-8 {formats} file") from None
+
+
 def read_labels(path: str | Path) -> Labels:
     """Read names from a file.
 
@@ -117,11 +130,7 @@ def read_labels(path: str | Path) -> Labels:
         LabelError: The file cannot be read or is none of these.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise LabelError(f"cannot read the labels {path}: {reason}; give a UTF-8 text, JSON or CSV file") from None
+    text = text_of(path, "labels", "text, JSON or CSV")
     readers = {".json": _from_json, ".csv": _from_csv}
     names = readers.get(path.suffix.lower(), _from_text)(text, path)
     if not any(names):

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from portable_cam.errors import LabelError
+from portable_cam.tasks.labels import text_of
 
 _STARTS = ("<start>", "<s>", "<bos>", "<sos>", "[CLS]", "[BOS]", "startseq")
 _ENDS = ("<end>", "</s>", "<eos>", "[SEP]", "[EOS]", "endseq", "<|endoftext|>")
@@ -117,11 +118,7 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
         LabelError: The file cannot be read, is none of these, or leaves an id without a word.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise LabelError(f"cannot read the vocabulary {path}: {reason}; give a UTF-8 text or JSON file") from None
+    text = text_of(path, "vocabulary", "text or JSON")
     if path.suffix.lower() == ".json":
         words = _from_json(text, path)
     else:
