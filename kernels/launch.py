@@ -94,11 +94,6 @@ def cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def power_of_two(n: int) -> int:
-    """The least power of two that is not less than ``n``."""
-    return 1 << max(n - 1, 0).bit_length()
-
-
 class TorchDevice:
     """Memory and launches by torch and Triton: on ``cuda`` compiled just in time, on ``cpu`` by Triton's interpreter
     (set ``TRITON_INTERPRET=1`` before Triton is imported)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -113,18 +113,6 @@ def reads(node: ir.Node) -> Iterator[ir.Value]:
         for inner in ir.traversal.RecursiveGraphIterator(graph):
             yield from (value for value in inner.inputs if value is not None)
         yield from graph.outputs
-
-
-def nodes_between(nodes: Sequence[ir.Node], affected: Container[ir.Value], ends: Iterable[ir.Value]) -> list[ir.Node]:
-    """The nodes on a path to one of ``ends`` that read any of the ``affected`` tensors, in the order of ``nodes``."""
-    wanted = set(ends)
-    path: list[ir.Node] = []
-    for node in reversed(nodes):
-        read = [value for value in reads(node) if value in affected]
-        if read and any(output in wanted for output in node.outputs):
-            path.append(node)
-            wanted.update(read)
-    return path[::-1]
 
 
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
