@@ -8,7 +8,6 @@ anything is timed. Writes ``benchmarks/results/onnx_ad.csv``; needs ``pip instal
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import statistics
@@ -26,7 +25,7 @@ import onnx_ad
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from benchmarks.report import ROOT, machine, write_csv, write_table
+from benchmarks.report import ROOT, machine, measure_all, parser_of
 from portable_cam import assets
 from portable_cam.errors import ModelError
 from portable_cam.export import differentiate
@@ -242,29 +241,22 @@ def _without_names(reason: str) -> str:
     return re.sub(r" '[^']*'", "", reason)
 
 
+def describe(row: Row) -> str:
+    """One line for whoever waits."""
+    theirs = row.onnx_ad if row.onnx_ad_multiple is None else f"{row.onnx_ad_multiple:.1f}"
+    return f"{row.model}: onnx-ad {theirs}, portable_cam {row.portable_cam_multiple:.1f}"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=10.0, help="per model")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--csv", type=Path, default=ROOT / "benchmarks" / "results" / "onnx_ad.csv")
-    parser.add_argument("--docs", action="store_true", help="write the table into docs/benchmarks.md")
+    parser = parser_of("onnx_ad", __doc__, 10.0)
     arguments = parser.parse_args()
     paths = [*sorted((ZOO / "models").glob("*.onnx")), Path(assets.model())]
     if len(paths) == 1:
         parser.error(f"no models in {ZOO / 'models'}: set PORTABLE_CAM_ZOO")
     facts = machine(arguments.threads, ("onnx-ad", "onnxruntime", "onnx", "numpy"))
     facts["load"] = f"{os.getloadavg()[0]:.1f}"  # what else the machine was doing
-    rows = []
-    for path in paths:
-        rows.append(measure(path, arguments.seconds, arguments.threads))
-        row = rows[-1]
-        theirs = row.onnx_ad if row.onnx_ad_multiple is None else f"{row.onnx_ad_multiple:.1f}"
-        print(f"{row.model}: onnx-ad {theirs}, portable_cam {row.portable_cam_multiple:.1f}", flush=True)
-    write_csv(rows, facts, arguments.csv)
-    text = table(rows, facts)
-    print(f"\n{text}")
-    if arguments.docs:
-        write_table(text, ROOT / "docs" / "benchmarks.md", "onnx_ad")
+    run = partial(measure, seconds=arguments.seconds, threads=arguments.threads)
+    measure_all(paths, run, describe, table, facts, arguments)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ tells how long the explanation takes to build and how much larger than the model
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from time import perf_counter
 
 import numpy as np
 
-from benchmarks.report import ROOT, machine, write_csv, write_table
+from benchmarks.report import ROOT, machine, measure_all, parser_of
 from portable_cam.export import build_explanation
 from portable_cam.runtime.session import Session
 from portable_cam.verify.bench import alternate, random_feeds, ratio
@@ -90,25 +89,19 @@ def table(rows: Sequence[Row], facts: dict[str, str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=15.0, help="per model")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--csv", type=Path, default=ROOT / "benchmarks" / "results" / "zoo.csv")
-    parser.add_argument("--docs", action="store_true", help="write the table into docs/benchmarks.md")
+    parser = parser_of("zoo", __doc__, 15.0)
     arguments = parser.parse_args()
     paths = sorted((ZOO / "models").glob("cls_*.onnx"))
     if not paths:
         parser.error(f"no classifiers in {ZOO / 'models'}: set PORTABLE_CAM_ZOO")
-    facts = machine(arguments.threads, ("onnxruntime", "onnx", "numpy"))
-    rows = []
-    for path in paths:
-        rows.append(measure(path, arguments.seconds, arguments.threads))
-        print(f"{rows[-1].model}: {rows[-1].of_plain_inference:.2f} times plain inference", flush=True)
-    write_csv(rows, facts, arguments.csv)
-    text = table(rows, facts)
-    print(f"\n{text}")
-    if arguments.docs:
-        write_table(text, ROOT / "docs" / "benchmarks.md", "zoo")
+    measure_all(
+        paths,
+        partial(measure, seconds=arguments.seconds, threads=arguments.threads),
+        lambda row: f"{row.model}: {row.of_plain_inference:.2f} times plain inference",
+        table,
+        machine(arguments.threads, ("onnxruntime", "onnx", "numpy")),
+        arguments,
+    )
 
 
 if __name__ == "__main__":

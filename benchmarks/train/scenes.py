@@ -37,12 +37,6 @@ class Scene:
     masks: NDArray[np.bool_]
     named: tuple[int | None, ...]
 
-    @property
-    def distinct(self) -> bool:
-        """Whether the shapes share neither colour nor shape."""
-        content = [[w for w, n in zip(self.words, self.named, strict=True) if n == i] for i in (0, 1)]
-        return not set(content[0]) & set(content[1])
-
 
 def draw_scene(random: np.random.Generator) -> Scene:
     """A scene drawn at random."""
