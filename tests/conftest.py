@@ -3,8 +3,12 @@ it.
 
 ``pytest`` leaves out the tests marked ``slow``. ``pytest --slow`` runs everything, as CI does; with ``-m``, and in the
 files and tests that are named on the command line, the mark changes nothing.
+
+The whole suite runs in a process for each core, where pytest-xdist is installed; what is named, or asked for with
+``-m``, runs in this one. ``-n`` says otherwise.
 """
 
+import gc
 import os
 import random
 import sys
@@ -17,10 +21,10 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from costs import slow_tests_run
+from costs import runs_whole_suite, slow_tests_run
 
 # the same draws in every run, with --slow more of them; `--hypothesis-profile=search` looks at new ones
-hypothesis.settings.register_profile("few", derandomize=True, deadline=None, max_examples=12)
+hypothesis.settings.register_profile("few", derandomize=True, deadline=None, max_examples=6)
 hypothesis.settings.register_profile("many", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("few")
@@ -29,10 +33,32 @@ hypothesis.settings.load_profile("few")
 GENERATORS = pytest.StashKey[dict[str, list[tuple[np.random.Generator, Any]]]]()
 #: Seconds above which a test should be marked ``slow``.
 SLOW = 5.0
+#: Processes at most: each imports everything and opens models of its own.
+PROCESSES = 8
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """A process for each core, as ``-n auto``, for the whole suite."""
+    if getattr(config.option, "numprocesses", 0) is None and config.option.dist == "no" and runs_whole_suite(config):
+        config.option.numprocesses = "auto"
+        config.option.maxprocesses = config.option.maxprocesses or PROCESSES
+        config.option.dist = "worksteal"  # neighbours stay together, and share what their module has made
+
+
+def pytest_collection_finish() -> None:
+    """The collector of garbage need not look at modules and tests again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """At the end all garbage is garbage again: libraries look for what they leaked."""
+    gc.unfreeze()
 
 
 def pytest_configure(config: pytest.Config) -> None:

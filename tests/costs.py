@@ -1,4 +1,4 @@
-"""Which tests run by default: all but those marked ``slow``."""
+"""Which tests run by default, all but those marked ``slow``, and in how many processes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ def slow_tests_run(config: pytest.Config, path: Path) -> bool:
     """True where the slow tests of a file were asked for: by ``--slow``, by ``-m``, or by naming it or one of them."""
     named = {config.invocation_params.dir / argument.split("::")[0] for argument in config.args}
     return bool(config.option.slow or config.option.markexpr or path in named)
+
+
+def runs_whole_suite(config: pytest.Config) -> bool:
+    """True where the command line names no file or test and does not choose tests by a mark, and this is not one of the
+    processes that such a run has begun."""
+    chosen = config.option.markexpr or config.option.collectonly or hasattr(config, "workerinput")
+    return not chosen and config.args == config.getini("testpaths")
 
 
 def slow_but(kept: Iterable[str], values: Iterable[Any]) -> list[Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from costs import slow_after
 from onnx import TensorProto, helper, numpy_helper
 
 import portable_cam.export.autodiff.backward  # noqa: F401 - registers the rules of gradients
@@ -192,7 +193,7 @@ MODES = [
 ]
 
 
-@pytest.mark.parametrize("size", [(34, 44), (9, 11), (23, 13), (51, 22)])
+@pytest.mark.parametrize("size", slow_after(2, lambda size: "size", [(23, 13), (34, 44), (9, 11), (51, 22)]))
 @pytest.mark.parametrize("kind", ["nearest", "linear", "cubic"])
 @pytest.mark.parametrize("mode", MODES)
 def test_resize(mode: str, kind: str, size: tuple[int, int]) -> None:
@@ -437,6 +438,6 @@ def chain(seed: int) -> Net:
     return net
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", slow_after(12, lambda seed: "chain", range(40)))
 def test_chains(seed: int) -> None:
     check_all(chain(seed))

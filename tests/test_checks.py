@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from costs import slow_but
 
 import portable_cam as pcam
 from portable_cam.export.assemble.explanation import explanation_model
@@ -54,7 +55,7 @@ ALL = dict.fromkeys(("outputs", "score", "layer", "input", "images"), "passed")
 
 @pytest.mark.parametrize("methods", [("gradcam",), ("layercam", "guided_gradcam"), ("cam", "xgradcam")])
 @pytest.mark.parametrize("targets", [(1,), (0, 4)])
-@pytest.mark.parametrize("sign", ["positive", "negative"])
+@pytest.mark.parametrize("sign", slow_but(["positive"], ["positive", "negative"]))
 def test_what_is_right_passes(
     run: Run, small_cnn: onnx.ModelProto, methods: tuple[str, ...], targets: tuple[int, ...], sign: str
 ) -> None:
@@ -62,7 +63,8 @@ def test_what_is_right_passes(
 
 
 @pytest.mark.parametrize(
-    ("tail", "cut"), [("Softmax", "Softmax"), ("Sigmoid", "Sigmoid"), ("LogSoftmax", "LogSoftmax")]
+    ("tail", "cut"),
+    slow_but(["Softmax"], [("Softmax", "Softmax"), ("Sigmoid", "Sigmoid"), ("LogSoftmax", "LogSoftmax")]),
 )
 def test_the_score_behind_a_cut(run: Run, small_cnn: onnx.ModelProto, tail: str, cut: str) -> None:
     """The logit is held against the probability that the original gives."""

@@ -251,7 +251,9 @@ def same(printed: str, comment: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "python.md"], ids=named)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", pytest.param(DOCS / "python.md", marks=pytest.mark.slow)], ids=named
+)
 def test_examples_print_what_they_say(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)

@@ -17,6 +17,7 @@ import matplotlib.text
 import numpy as np
 import onnx.parser
 import pytest
+from costs import slow_but
 from matplotlib.figure import Figure
 from PIL import Image
 from typer.testing import CliRunner
@@ -111,7 +112,7 @@ def test_every_task_gives_the_same(task: str) -> None:
         e["rise"]
 
 
-@pytest.mark.parametrize("task", KINDS)
+@pytest.mark.parametrize("task", slow_but(["classify", "ctc"], KINDS))
 def test_files_and_pages_show_the_same(task: str, tmp_path: Path) -> None:
     e = made(task)
     record = write_explanation(e, tmp_path, "photo")
@@ -152,6 +153,7 @@ def test_an_overlay_is_the_file(tmp_path: Path) -> None:
         e.overlay("cam")
 
 
+@pytest.mark.slow
 def test_several_methods_of_words_are_one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     """One strip for each method below the other, each with its name."""
     written = []
@@ -177,6 +179,7 @@ def test_words_alone_have_a_figure() -> None:
     assert all(word in e._repr_html_() for word in e.words)
 
 
+@pytest.mark.slow
 def test_what_was_not_found_has_a_counterpart(tmp_path: Path) -> None:
     """With the other sign, named ``against`` or ``for`` in every output."""
     for sign, word, other in (("positive", "against", "negative"), ("negative", "for", "positive")):

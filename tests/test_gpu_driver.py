@@ -166,6 +166,7 @@ def test_compiled_ahead(compiled: Path) -> None:
     assert manifest["source"] == cubins.source_hash()
 
 
+@pytest.mark.slow
 def test_the_nearest_architecture(compiled: Path) -> None:
     entry = Cubins(90, compiled)._entry(overlay_variant())
     assert entry is not None

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from costs import slow_but
 
 from portable_cam.errors import InputError, OptionError
 from portable_cam.kernels import cam, guided, moments, of_torch, overlay, reference, upsample
@@ -194,8 +195,8 @@ def test_weighted_sum_refuses(device: TorchDevice) -> None:
 
 SIZES = [
     pytest.param(7, 7, 31, 29, marks=pytest.mark.slow),
-    (1, 1, 5, 3),
-    (4, 3, 4, 3),
+    pytest.param(1, 1, 5, 3, marks=pytest.mark.slow),
+    pytest.param(4, 3, 4, 3, marks=pytest.mark.slow),
     pytest.param(2, 9, 40, 64, marks=pytest.mark.slow),
     (20, 20, 9, 7),
     (1, 8, 1, 1),
@@ -282,7 +283,10 @@ def test_upsample_refuses(device: TorchDevice) -> None:
 
 
 @pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize(("dtype", "size"), [("float32", (15, 13)), ("float16", (3, 48)), ("bfloat16", (1, 5))])
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    slow_but(["float32", "bfloat16"], [("float32", (15, 13)), ("float16", (3, 48)), ("bfloat16", (1, 5))]),
+)
 def test_guided_product(device: TorchDevice, dtype: str, size: tuple[int, int], last: bool) -> None:
     g, maps = normal(2, 2, 3, *size, dtype=dtype), normal(2, 2, 4, 4).abs()
     g_in = g.movedim(2, -1).contiguous() if last else g
@@ -338,7 +342,7 @@ def test_overlay_as_the_report_does(device: TorchDevice) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize(("rows", "length"), [(3, 1), (2, 1000), (1, 5001), (4, 17), (2, 1040)])
+@pytest.mark.parametrize(("rows", "length"), slow_but(["3", "2"], [(3, 1), (2, 1000), (1, 5001), (4, 17), (2, 1040)]))
 def test_row_statistics(device: TorchDevice, rows: int, length: int, dtype: str) -> None:
     x = (normal(rows, length) + 100).to(getattr(torch, dtype))
     close(back(moments.row_statistics(device, put(device, x))), reference.row_statistics(exact(x)), 2e-5)

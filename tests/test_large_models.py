@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from costs import slow_but
 from typer.testing import CliRunner
 
 import portable_cam as pcam
@@ -41,7 +42,7 @@ def large(small_cnn: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.Monkey
     return path
 
 
-@pytest.mark.parametrize("given", ["path", "proto", "ir", "ir of a file"])
+@pytest.mark.parametrize("given", slow_but(["path"], ["path", "proto", "ir", "ir of a file"]))
 def test_the_same_maps(large: Path, small_cnn: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     model = {
         "path": lambda: large,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 import pytest
+from costs import slow_but
 
 import portable_cam as pcam
 from portable_cam import assets
@@ -79,6 +80,7 @@ def test_a_new_method_is_in_figures_and_records(toy: Method) -> None:
     assert explanation.to_dict()["methods"] == ["rms_cam", "cam"]
 
 
+@pytest.mark.slow
 def test_a_new_method_is_in_the_help() -> None:
     code = (
         f"{TOY}\nimport sys\nfrom portable_cam.cli import main\nsys.argv = ['portable-cam', 'export', '--help']\nmain()"
@@ -89,7 +91,7 @@ def test_a_new_method_is_in_the_help() -> None:
 
 
 @pytest.mark.parametrize("method", [m for m in registry.METHODS.values() if m.kernel not in {None, "weights"}], ids=str)
-@pytest.mark.parametrize("sign", ["positive", "negative"])
+@pytest.mark.parametrize("sign", slow_but(["positive"], ["positive", "negative"]))
 def test_maps_are_those_of_the_papers(method: Method, sign: str, small_cnn: onnx.ModelProto) -> None:
     """The graph against the slow, obvious formula in numpy, gradients taken from the graph; at two layers."""
     for layer in ("r1", "c2"):

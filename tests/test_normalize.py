@@ -38,8 +38,8 @@ seg_deeplabv3_mnv2_voc_qdq_logits
 """.split()
 #: Those that run by default: small ones, and one of each form and task.
 QUICK = """
-cls_emotion_minixception_fp32 cls_mnist_cntk_opset8 cls_person_vww96_mobilenetv1_int8_qdq cls_squeezenet1.1_fp16_winml
-cls_squeezenet1.1_int8_qoperator det_fastestdet_coco_352
+cls_emotion_minixception_fp32 cls_mnist_cntk_opset8 cls_person_vww96_mobilenetv1_int8_qdq
+cls_squeezenet1.1_int8_qoperator
 """.split()
 
 

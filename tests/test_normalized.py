@@ -57,12 +57,10 @@ def test_each_command_normalises_the_model_once(
     assert count() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "file"),
-    slow_but(
-        ["segment"],
-        [("detect", "det_yolox_nano_coco_416.onnx"), ("segment", "seg_deeplabv3_mnv2_dm05_voc_fp32_logits.onnx")],
-    ),
+    [("detect", "det_yolox_nano_coco_416.onnx"), ("segment", "seg_deeplabv3_mnv2_dm05_voc_fp32_logits.onnx")],
 )
 def test_each_task_normalises_the_model_once(
     task: str, file: str, count: Callable[[], int], zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from costs import slow_after
 from onnx import parser
 
 import portable_cam as pcam
@@ -88,7 +89,7 @@ def shielded(model: onnx.ModelProto) -> onnx.ModelProto:
     return ir.to_proto(read)
 
 
-@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+@pytest.mark.parametrize("path", slow_after(2, lambda path: "path", PATHS.values()), ids=PATHS)
 def test_what_a_body_reads_does_not_abort_the_process(path: str, tmp_path: Path) -> None:
     model = shielded(reading(path))
     assert started(model, tmp_path) == 0

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from costs import slow_but
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -79,15 +80,18 @@ def test_by_token_ids() -> None:
 
 @pytest.mark.parametrize(
     ("name", "task"),
-    [
-        ("det_fastestdet_coco_352", "detect"),
-        ("det_nanodet_m_coco_416", "detect"),
-        ("det_ultraface_ssd_rfb320", "detect"),
-        ("det_yolox_nano_coco_416", "detect"),
-        ("seg_deeplabv3_mnv2_voc_qdq_argmax", "segment"),
-        ("cls_mnist_cntk_opset8", "classify"),
-        ("cls_text_orientation_ppocr_mobilenetv3", "classify"),
-    ],
+    slow_but(
+        ["det_fastestdet_coco_352", "seg_deeplabv3_mnv2_voc_qdq_argmax", "cls_mnist_cntk_opset8"],
+        [
+            ("det_fastestdet_coco_352", "detect"),
+            ("det_nanodet_m_coco_416", "detect"),
+            ("det_ultraface_ssd_rfb320", "detect"),
+            ("det_yolox_nano_coco_416", "detect"),
+            ("seg_deeplabv3_mnv2_voc_qdq_argmax", "segment"),
+            ("cls_mnist_cntk_opset8", "classify"),
+            ("cls_text_orientation_ppocr_mobilenetv3", "classify"),
+        ],
+    ),
 )
 def test_real_models(zoo: Path, name: str, task: str) -> None:
     assert recognize(zoo / "models" / f"{name}.onnx")[0] == task
@@ -132,7 +136,7 @@ def test_a_task_that_was_named() -> None:
     assert implied_task(["vocabulary"]) is None
 
 
-@pytest.mark.parametrize("kind", UNKNOWN)
+@pytest.mark.parametrize("kind", slow_but(["features", "boxes"], UNKNOWN))
 def test_nothing_is_a_classifier_by_default(kind: str, tmp_path: Path) -> None:
     made, path, photo = model(*UNKNOWN[kind]), tmp_path / "m.onnx", tmp_path / "p.png"
     path.write_bytes(made.SerializeToString())
@@ -173,6 +177,7 @@ def test_explain_without_a_task(zoo: Path, tmp_path: Path) -> None:
     assert "a score per class and pixel" in str(named.exception)
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_caption_imply_the_task(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), "red").save(tmp_path / "scene.png")
     parts = ("--decoder", MODELS / "caption_lstm_decoder.onnx", "--vocabulary", MODELS / "caption_words.txt")

@@ -195,7 +195,7 @@ def one_step(case: Case, act: list[Any], p: dict[str, Any], x: Any, h: Any, c: A
     return (1 - z) * new + z * h, c
 
 
-@pytest.mark.parametrize("case", slow_after(8, lambda case: case.op, CASES), ids=str)
+@pytest.mark.parametrize("case", slow_after(4, lambda case: case.op, CASES), ids=str)
 def test_against_the_definition(case: Case) -> None:
     arrays = inputs_of(case)
     floats = [k for k, v in arrays.items() if v.dtype == np.float32]

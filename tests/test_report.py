@@ -169,6 +169,7 @@ def test_png_is_compressed_lightly(photo: np.ndarray, tmp_path: Path, monkeypatc
     assert (tmp_path / "s.pdf").is_file()
 
 
+@pytest.mark.slow
 def test_no_pyplot() -> None:
     code = "import sys, portable_cam.report.sheet; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -92,7 +92,7 @@ def forms() -> list[Any]:
                 chosen.append("unnamed")
         for form in chosen:
             seen[case.op, form] += 1
-            marks = [pytest.mark.slow] if seen[case.op, form] > (3 if form == "inputs" else 1) else []
+            marks = [pytest.mark.slow] if seen[case.op, form] > (2 if form == "inputs" else 1) else []
             out.append(pytest.param(case, form, id=f"{case}-{form}", marks=marks))
     return out
 

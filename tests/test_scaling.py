@@ -91,6 +91,7 @@ def calls(nodes: int) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_building_is_linear_in_calls() -> None:
     """A cost that is fixed and a share for each node: four times the nodes are at most four times the calls."""
     built(chain(30))  # what is done once in a process is done

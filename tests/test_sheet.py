@@ -212,6 +212,7 @@ def test_what_speaks_against_goes_to_files_of_its_own(tmp_path: Path, drawn: lis
     assert [record_of(one)["sign"] for one in both] == ["positive", "negative"]
 
 
+@pytest.mark.slow
 def test_a_contrast_names_both_and_sets_the_class_off(tmp_path: Path, drawn: list[Figure]) -> None:
     explainer = PhotoExplainer(assets.model(), ("gradcam",), rather_than="coffee mug")
     one = explainer(assets.photo(), "tiger cat")

@@ -164,7 +164,7 @@ CASES = [
 NAMES = [case.name for case in CASES]
 
 
-@pytest.fixture(params=CASES, ids=lambda case: case.name)
+@pytest.fixture(params=CASES, ids=lambda case: case.name, scope="module")
 def case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
@@ -174,16 +174,19 @@ def model_of(case: Case, make_model: Any) -> onnx.ModelProto:
     return make_model(case.body, weights, "double[N,3,8,8] x", case.output)
 
 
-def test_score(case: Case, make_model: Any) -> None:
-    explainer = pcam.Explainer(model_of(case, make_model), ("gradient",), target=case.target)
+@pytest.fixture(scope="module")
+def explainer(case: Case, make_model: Any) -> pcam.Explainer:
+    return pcam.Explainer(model_of(case, make_model), ("gradient",), target=case.target)
+
+
+def test_score(case: Case, explainer: pcam.Explainer) -> None:
     result = explainer(X, case.indices, **case.extra)
     (y,) = result.outputs.values()
     for n, k in np.ndindex(result.scores.shape):
         np.testing.assert_allclose(result.scores[n, k], case.expected(y[n], n, k), rtol=1e-5, atol=1e-6)
 
 
-def test_gradient_is_the_finite_difference(case: Case, make_model: Any) -> None:
-    explainer = pcam.Explainer(model_of(case, make_model), ("gradient",), target=case.target)
+def test_gradient_is_the_finite_difference(case: Case, explainer: pcam.Explainer) -> None:
     direction, step = RANDOM.standard_normal(X.shape), 1e-4
 
     def exact(x: np.ndarray) -> np.ndarray:

@@ -257,7 +257,7 @@ def mask_of(zoo: Path, name: str, inverse: bool) -> np.ndarray:
         ],
     ),
 )
-@pytest.mark.parametrize(("label", "name", "inverse"), MASKED)
+@pytest.mark.parametrize(("label", "name", "inverse"), slow_but(["bird"], MASKED))
 def test_segmentation_lies_in_the_true_mask(zoo: Path, model: str, label: str, name: str, inverse: bool) -> None:
     explained = segmenter(zoo, model)(photo(zoo, f"{name}.bmp"))
     assert explained.labels[0][0] == label
@@ -322,6 +322,7 @@ def test_contrast_of_classes(zoo: Path) -> None:
     assert np.unravel_index(wide.argmax(), wide.shape)[0] < y1
 
 
+@pytest.mark.slow
 def test_sets_of_classes() -> None:
     explainer = PhotoExplainer(assets.model(), sets={"cat": ["tabby", "tiger cat", 285], "cup": ["espresso"]})
     explained = explainer(assets.photo(), "cat,cup")

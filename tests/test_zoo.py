@@ -158,6 +158,7 @@ def test_explains_and_is_right(case: Case, zoo: Path) -> None:
     assert all(values.dtype.kind in "fiu" for values in result.outputs.values())
 
 
+@pytest.mark.slow
 def test_several_targets_at_once(case: Case, zoo: Path) -> None:
     explainer = PhotoExplainer(model_of(case, zoo), ("gradcam",), preprocessing=case.prepare)
     first = explainer(photo_of(case, zoo)).result

@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from costs import slow_but
+from processor import needs_exact_bytes
 
 from portable_cam import assets
 from portable_cam.explainer import Explainer
@@ -97,12 +98,13 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 
-@pytest.fixture(params=slow_but(["squeezenet qdq", "squeezenet qoperator"], CASES))
+@pytest.fixture(params=slow_but(["squeezenet qdq"], CASES))
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
 def test_right_class_and_right_place(case: Case, zoo: Path, models: dict[str, Explanation]) -> None:
+    needs_exact_bytes()
     found = explained(case, zoo, models)
     result = found.result
     assert found.top[0][0] == "bull mastiff"
@@ -119,6 +121,7 @@ def test_right_class_and_right_place(case: Case, zoo: Path, models: dict[str, Ex
 
 
 def test_close_to_the_float_model(case: Case, zoo: Path, models: dict[str, Explanation]) -> None:
+    needs_exact_bytes()
     if not case.float_model:
         pytest.skip("its float model is not in the zoo")
     ours, floats = (explained(case, zoo, models, name).result for name in (case.model, case.float_model))
