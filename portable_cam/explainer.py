@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
-from portable_cam.errors import DeviceError, InputError, ModelError, OptionError, TargetError
-from portable_cam.export.assemble.explanation import explanation_model
+from portable_cam.errors import DeviceError, InputError, TargetError
 from portable_cam.export.format import (
     ACTIVATIONS,
     EXPLAINED,
@@ -30,16 +26,16 @@ from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Target
 from portable_cam.result import Result
 from portable_cam.runtime.flags import find_flags
-from portable_cam.runtime.gpu.options import Common, Cuda
+from portable_cam.runtime.gpu.options import Common
 from portable_cam.runtime.inputs import Inputs
 from portable_cam.runtime.run_batches import Batches
-from portable_cam.runtime.session import Provider, Session
+from portable_cam.runtime.session import Provider
+from portable_cam.runtime.sessions import Sessions
 from portable_cam.verify import check_cache
 from portable_cam.verify.checks import Check, check_explanation
 
 if TYPE_CHECKING:
     from portable_cam.runtime.gpu.pipeline import Pipeline
-    from portable_cam.runtime.gpu.protocol import PipelineDevice
     from portable_cam.runtime.gpu.result import DeviceResult
 
 #: What a relu_policy that found nothing may be exchanged for.
@@ -88,30 +84,23 @@ class Explainer:
         check: bool = False,
         **options: Unpack[Keywords],
     ) -> None:
-        self._model = normalized(model)
-        self._options = Options.of({"methods": methods, "layer": layer, "target": target, **options})
-        self._session_options: dict[str, Any] = {
-            "device": device,
-            "providers": providers,
-            "threads": threads,
-            "optimize": optimize,
-            "time_limit": time_limit,
-        }
-        chosen = Cuda() if device == "cuda" and providers is None else device
-        self._device = chosen if isinstance(chosen, Common) else None
-        self._opened: PipelineDevice | None = None
+        self._sessions = Sessions(
+            normalized(model),
+            Options.of({"methods": methods, "layer": layer, "target": target, **options}),
+            device=device,
+            providers=providers,
+            threads=threads,
+            optimize=optimize,
+            time_limit=time_limit,
+        )
         self._wants_check = check
         #: What the checks of the first explanation found; empty where none was asked for.
         self.checks: tuple[Check, ...] = ()
-        self._sessions: dict[int | None, Session | Pipeline] = {}
-        session, built = self._built_and_started(1)
-        self._sessions[1] = session
-        self._props = dict(built.metadata_props)
-        self._metadata = ExplanationMetadata.read(self._props)
-        self._inputs = Inputs(session, self._metadata)
+        self._metadata = ExplanationMetadata.read(self._sessions.props)
+        self._inputs = Inputs(self._sessions.of(1), self._metadata)
         self._batches = Batches(self._metadata.image, freed=self._metadata.batch == "freed")
         if self._nothing_guided:
-            wider = _WIDER[self._options.relu_policy]
+            wider = _WIDER[self._sessions.options.relu_policy]
             warnings.warn(
                 f"no node counts as a ReLU here, so that guided methods give the plain gradient{wider}", stacklevel=2
             )
@@ -120,7 +109,7 @@ class Explainer:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        return self._options.methods
+        return self._sessions.options.methods
 
     @property
     def layer(self) -> str | list[str]:
@@ -139,7 +128,7 @@ class Explainer:
     @property
     def sign(self) -> str:
         """``positive``, or ``negative`` where the maps show what speaks against a target."""
-        return self._options.sign
+        return self._sessions.options.sign
 
     @property
     def image_name(self) -> str:
@@ -156,22 +145,22 @@ class Explainer:
             notes.append("images run one by one: together they gave other scores, though the graph seemed to allow it")
         if known.widened:
             notes.append(f"the model is {known.widened} and computed in float32, inputs and outputs included")
-        if self._options.precision == "float32":
+        if self._sessions.options.precision == "float32":
             notes.append("computed in float32, inputs and outputs included, whatever types the model is stored in")
         return tuple(notes)
 
     @property
     def metadata(self) -> dict[str, str]:
         """The metadata of the explanation graph, the source model's included."""
-        return dict(self._props)
+        return dict(self._sessions.props)
 
     def input_shape(self, name: str | None = None) -> list[int | str | None]:
         """The shape of an input, by default that of the image; a str or None where it is symbolic."""
-        return list(self._session(1).inputs[name or self.image_name].shape)
+        return list(self._sessions.of(1).inputs[name or self.image_name].shape)
 
     def input_dtype(self) -> str:
         """The element type of the image input as numpy names it."""
-        return self._session(1).dtype(self.image_name).name
+        return self._sessions.of(1).dtype(self.image_name).name
 
     @property
     def input_quantization(self) -> tuple[float, int] | None:
@@ -259,7 +248,7 @@ class Explainer:
         """What runs on the device, its buffers and kernels: :class:`DeviceError` if this explainer runs on the host."""
         from portable_cam.runtime.gpu.pipeline import Pipeline
 
-        session = self._session(targets_per_image)
+        session = self._sessions.of(targets_per_image)
         if not isinstance(session, Pipeline):
             raise DeviceError("this explainer runs on the host: make it with device='cuda' to leave results on the GPU")
         return session
@@ -274,7 +263,7 @@ class Explainer:
         return self._run(feeds | self._inputs.further(extra, asked.shape), asked)
 
     def _run(self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]) -> Result:
-        session = self._session(1 if asked.shape[1] == 1 else None)
+        session = self._sessions.of(1 if asked.shape[1] == 1 else None)
         values = self._batches.run(session, {**feeds, TARGETS: asked})
         if self._wants_check and not self.checks:
             key = check_cache.key_of(self._metadata)
@@ -295,7 +284,7 @@ class Explainer:
         feeds = self._inputs.feeds(x, extra)
         asked = self._inputs.targets(targets, len(feeds[self.image_name]), extra)
         feeds |= self._inputs.further(extra, asked.shape)
-        session = self._session(1 if asked.shape[1] == 1 else None)
+        session = self._sessions.of(1 if asked.shape[1] == 1 else None)
         return self._checked(feeds, self._batches.run(session, {**feeds, TARGETS: asked}))
 
     def _checked(self, feeds: dict[str, NDArray[Any]], values: dict[str, NDArray[Any]]) -> tuple[Check, ...]:
@@ -305,55 +294,9 @@ class Explainer:
             return {name: v[:1] if v.ndim and len(v) == count else v for name, v in arrays.items()}
 
         given = of_first({**feeds, TARGETS: values[EXPLAINED]})
-        return tuple(check_explanation(self._model, self._options, self._metadata, given, of_first(values)))
-
-    def _session(self, targets_per_image: int | None) -> Session | Pipeline:
-        """One target per image has a graph of its own, without the loop over targets."""
-        if targets_per_image not in self._sessions:
-            self._sessions[targets_per_image], _ = self._built_and_started(targets_per_image)
-        return self._sessions[targets_per_image]
-
-    def _built_and_started(self, targets_per_image: int | None) -> tuple[Session | Pipeline, ir.Model]:
-        built = self._built(targets_per_image)
-        try:
-            return self._started(built), built
-        except ModelError:
-            if "float64" not in ExplanationMetadata.read(built.metadata_props).float_types:
-                raise
-            # few float64 kernels exist, and none of convolution on the CPU
-            self._options = replace(self._options, precision="float32")
-            return self._built_and_started(targets_per_image)
-
-    def _built(self, targets_per_image: int | None) -> ir.Model:
-        if self._device is None:
-            return explanation_model(self._model, self._options, targets_per_image=targets_per_image)
-        from portable_cam.export.deploy.cuda import optimize_for_cuda
-        from portable_cam.runtime.gpu.device import open_device
-        from portable_cam.runtime.gpu.pipeline import wants_graph_heads
-
-        if self._opened is None:
-            self._opened = open_device(self._device)
-            if self._device.precision == "float16":
-                from portable_cam.runtime.gpu.float16 import to_float16
-
-                self._model = normalized(to_float16(self._model))
-        in_graph = wants_graph_heads(self._device, self._opened)
-        build = partial(explanation_model, self._model, self._options, targets_per_image=targets_per_image)
-        try:
-            built = build(heads_in_graph=in_graph)
-        except OptionError:
-            if in_graph or self._device.heads == "kernels":
-                raise
-            built = build(heads_in_graph=True)  # kernels stretch a map over the image, and this layer sees a part of it
-        optimize_for_cuda(built.graph)
-        return built
-
-    def _started(self, model: ir.Model) -> Session | Pipeline:
-        if self._device is None or self._opened is None:
-            return Session(model, **self._session_options)
-        from portable_cam.runtime.gpu.pipeline import Pipeline
-
-        return Pipeline(model, self._opened, self._device, details=self._options.details)
+        return tuple(
+            check_explanation(self._sessions.model, self._sessions.options, self._metadata, given, of_first(values))
+        )
 
     def _result(self, values: dict[str, NDArray[Any]]) -> Result:
         maps, raw, outputs = split(values, self._metadata)

@@ -73,13 +73,13 @@ def explain(path: Path) -> None:
     explainer = pcam.Explainer(path, ("gradcam", "guided_backprop"), threads=1, time_limit=5)
     random = np.random.default_rng(0)
     feeds = {}
-    for name, spec in explainer._session(1).inputs.items():
+    for name, spec in explainer._sessions.of(1).inputs.items():
         if name == "targets":
             continue
         shape = [d if isinstance(d, int) else 2 if i == 0 else 8 for i, d in enumerate(spec.shape)]
         if np.prod([float(d) for d in shape]) > _PIXELS:
             return
-        feeds[name] = random.standard_normal(shape).astype(explainer._session(1).dtype(name))
+        feeds[name] = random.standard_normal(shape).astype(explainer._sessions.of(1).dtype(name))
     explainer(feeds)
     explainer(feeds, targets=1)
 
