@@ -185,6 +185,7 @@ def test_pytorch_grad_cam(case: Case) -> None:
         assert np.abs(result[method][0, 0] - case.peer(f"pytorch_grad_cam.{peer}")[0]).max() < 1e-4, method
 
 
+@pytest.mark.slow
 def test_class_discriminative_on_a_real_photo(zoo: Path) -> None:
     """A dog above a cat: each class's map lies on its animal (boxes from the zoo's manifest, x and y in pixels)."""
     arrays = np.load(zoo.parent / "golden" / "lite0__pgc_both__243__Clip_1.npz")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from costs import slow_but
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
@@ -209,7 +210,10 @@ def test_float64_as_it_is(make_model: Any) -> None:
     assert self_check(model, file).passed
 
 
-@pytest.mark.parametrize(("kind", "note"), [("float64", "computed in float32"), ("bfloat16", "the model is bfloat16")])
+@pytest.mark.parametrize(
+    ("kind", "note"),
+    slow_but(["bfloat16"], [("float64", "computed in float32"), ("bfloat16", "the model is bfloat16")]),
+)
 def test_types_without_kernels_are_computed_in_float32(
     kind: str, note: str, make_model: Any, small_cnn: onnx.ModelProto
 ) -> None:

@@ -134,6 +134,7 @@ def test_a_bodys_own_bodies_are_shielded_too() -> None:
     assert [node.op_type for node in branch.node] == ["DequantizeLinear", "Transpose", "Max", "If"]
 
 
+@pytest.mark.slow
 def test_two_targets_of_a_quantised_segmentation(tmp_path: Path) -> None:
     target = Dense("mask")
     explanation = pcam.export.build_explanation(segmentation(), ("layercam", "gradcam"), "d", target)

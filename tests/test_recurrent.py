@@ -321,6 +321,7 @@ def captioner(activation: str = "Relu") -> onnx.ModelProto:
     return model
 
 
+@pytest.mark.slow
 def test_an_explanation_through_an_lstm() -> None:
     """Several targets are explained in one pass: the backward Scan moves into the Scan over the targets."""
     from portable_cam import Explainer

@@ -333,6 +333,7 @@ def test_sets_of_classes() -> None:
     )
 
 
+@pytest.mark.slow
 def test_similarity_to_another_photo() -> None:
     """The scores of the bundled model as embedding: a photo of two things, compared with photos of each alone."""
     prepare = PhotoExplainer(assets.model()).preprocessing

@@ -115,7 +115,7 @@ CASES = {
 
 
 #: Those that run by default: the others are larger, or of a kind with these.
-QUICK = ("squeezenet", "resnet20", "person", "emotion", "mnist")
+QUICK = ("squeezenet", "resnet20", "mnist")
 
 
 @pytest.fixture(params=slow_but(QUICK, CASES))
