@@ -128,6 +128,8 @@ class ExplanationMetadata:
     """Where the graph stops for the kernels: their layers, and CAM's."""
     axes: dict[str, str] | None = None
     """What the axes of tensors were declared to be."""
+    shared: bool | None = None
+    """True where the model gives one row of scores for all images together."""
     unseen: dict[str, float] | None = None
     """The share of the image that a layer did not see, where its map does not cover the image."""
     widened: str | None = None

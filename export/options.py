@@ -38,8 +38,8 @@ class Options:
         methods: Names of :data:`~portable_cam.export.methods.registry.METHODS`.
         layer: A tensor or node by name, a list of them, or None: chosen, and reported in the result.
         target: What is explained; None for :class:`~portable_cam.export.targets.Class`.
-        output: The tensor that holds the scores (for some targets, several), taken as it is: an output, where there
-            are several, or any tensor inside. None: the model's scores, cut before a final softmax or sigmoid.
+        output: The tensor that holds the scores (for some targets, several): an output, where there are several, or
+            any tensor inside. None: the model's scores. Both are cut before a final softmax or sigmoid.
         profile: ``paper``, ``pytorch_grad_cam`` or ``captum``: whose conventions the maps follow (``docs/methods.md``).
         relu_policy: ``relu``, ``relu+clip`` or ``all``: the nodes that guided methods treat as a ReLU.
         saturation: ``pass``: in a quantised model the gradient goes straight through where a range cuts a value off;
@@ -52,6 +52,7 @@ class Options:
             model, it is always ``field`` (``docs/reading.md``).
         axes: What the axes of the image or of layers are, where the operators do not tell: by the tensor's name the
             letters N (images), C (channels), H (rows) and W (columns) in order, as ``{"x": "NHWC"}``.
+        as_is: Explain what ``output`` names as it is: a probability instead of its logit.
         details: Also give the activations (N, C, h, w) and gradients (N, K, C, h, w) of the layers.
         words: Also give a score for each token of an input of token ids (N, T) that a Gather embeds: gradient times
             embedding, (N, K, T).
@@ -66,7 +67,7 @@ class Options:
     )
     target: Target | None = None
     output: str | Sequence[str] | None = field(
-        default=None, metadata={"help": "Tensor that holds the scores, taken as it is."}
+        default=None, metadata={"help": "Tensor that holds the scores; cut before a final softmax or sigmoid."}
     )
     profile: Profile = field(
         default="paper", metadata=_choice(Profile, "paper, pytorch_grad_cam or captum: whose conventions to follow.")
@@ -98,6 +99,9 @@ class Options:
         default=None,
         metadata={"help": "TENSOR=NCHW: what the axes of the image or of a layer are, several times.", "pairs": True},
     )
+    as_is: bool = field(
+        default=False, metadata={"help": "Explain the --output as it is: a probability, not its logit."}
+    )
     details: bool = False
     words: bool = False
 
@@ -105,6 +109,8 @@ class Options:
         object.__setattr__(self, "methods", check_methods(self.methods))
         if not self.methods and not self.words:
             raise OptionError(f"no method was given; the methods are {', '.join(METHODS)}")
+        if self.as_is and self.output is None:
+            raise OptionError("as_is explains the tensor that output names: name one")
         for choice in fields(self):
             allowed, value = choice.metadata.get("allowed"), getattr(self, choice.name)
             if allowed is not None and value not in allowed:
@@ -158,5 +164,6 @@ class Keywords(TypedDict, total=False):
     precision: Precision
     alignment: Alignment
     axes: Mapping[str, str] | None
+    as_is: bool
     details: bool
     words: bool

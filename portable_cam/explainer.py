@@ -25,7 +25,7 @@ from portable_cam.export.options import Keywords, Options
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Target
 from portable_cam.result import Result
-from portable_cam.runtime.flags import find_flags
+from portable_cam.runtime.flags import at_rounding, find_flags
 from portable_cam.runtime.gpu.options import Common
 from portable_cam.runtime.inputs import Inputs
 from portable_cam.runtime.run_batches import Batches
@@ -98,7 +98,9 @@ class Explainer:
         self.checks: tuple[Check, ...] = ()
         self._metadata = ExplanationMetadata.read(self._sessions.props)
         self._inputs = Inputs(self._sessions.of(1), self._metadata)
-        self._batches = Batches(self._metadata.image, freed=self._metadata.batch == "freed")
+        self._batches = Batches(
+            self._metadata.image, freed=self._metadata.batch == "freed", shared=bool(self._metadata.shared)
+        )
         if self._nothing_guided:
             wider = _WIDER[self._sessions.options.relu_policy]
             warnings.warn(
@@ -141,6 +143,8 @@ class Explainer:
             notes.append(f"the score is '{known.scores}', before the final {known.cut}")
         if self._nothing_guided:
             notes.append("no node was guided: the guided maps are the plain gradient")
+        if known.shared and self.input_shape()[0] != 1:
+            notes.append("one score for all images of a batch: each map shows what its image adds to it")
         if self._batches.mixes:
             notes.append("images run one by one: together they gave other scores, though the graph seemed to allow it")
         if known.widened:
@@ -175,6 +179,11 @@ class Explainer:
         return self._metadata.classes
 
     @property
+    def cut(self) -> str | None:
+        """The operator behind the scores that was left out, as ``Softmax``; None if there is none."""
+        return self._metadata.cut
+
+    @property
     def inputs(self) -> dict[str, str]:
         """The further inputs that the target takes, and what each is."""
         return dict(self._metadata.inputs)
@@ -199,6 +208,8 @@ class Explainer:
         feeds = self._inputs.feeds(x, extra)
         count = len(feeds[self.image_name])
         asked = self._inputs.targets(targets, count, extra)
+        if self._metadata.shared and (asked != asked[:1]).any():
+            raise TargetError("all images have one score together here: ask for the same targets of each")
         feeds |= self._inputs.further(extra, asked.shape)
         try:
             return self._run(feeds, asked)
@@ -300,6 +311,11 @@ class Explainer:
 
     def _result(self, values: dict[str, NDArray[Any]]) -> Result:
         maps, raw, outputs = split(values, self._metadata)
+        for method, found in maps.items():
+            if (nothing := at_rounding(values, method)).any():
+                maps[method] = np.where(
+                    nothing.reshape(nothing.shape + (1,) * (found.ndim - 2)), found.dtype.type(0), found
+                )
         first = self._metadata.layer[0] if self._metadata.layer else None
         return Result(
             scores=values[SCORES],

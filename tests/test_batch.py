@@ -35,7 +35,7 @@ def test_three_images_at_once_are_three_single_runs(name: str, freed: bool) -> N
 @pytest.mark.parametrize("shape", [[1, 16], [1, -1], [-1, 16]])
 @pytest.mark.parametrize("allowzero", [0, 1])
 def test_a_reshape_that_keeps_the_batch_is_freed(shape: list[int], allowzero: int) -> None:
-    explainer = Explainer(_reshaped(shape, allowzero), layer="r")
+    explainer = Explainer(_reshaped(shape, allowzero), layer="r", output="y")
     assert explainer.input_shape()[0] != 1
     x = np.random.default_rng(0).standard_normal((3, 4, 2, 2)).astype(np.float32)
     np.testing.assert_allclose(explainer(x, 5).scores[:, 0], np.maximum(x, 0).reshape(3, 16)[:, 5], rtol=1e-6)
@@ -44,7 +44,7 @@ def test_a_reshape_that_keeps_the_batch_is_freed(shape: list[int], allowzero: in
 def test_a_reshape_that_moves_the_batch_is_not() -> None:
     """(4, 4) of one image: of three it would be (12, 4)."""
     tail = "s = ReduceMax<axes = [1], keepdims = 0>(f) y = Unsqueeze(s, first)"
-    explainer = Explainer(_reshaped([4, 4], 1, tail, 4), layer="r")
+    explainer = Explainer(_reshaped([4, 4], 1, tail, 4), layer="r", output="y")
     assert explainer.input_shape()[0] == 1
 
 

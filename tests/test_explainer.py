@@ -475,7 +475,10 @@ def test_output_names_any_tensor(make_model: Any) -> None:
     end = CAM_ENDS["gemm"].replace("y =", "z =") + " y = Softmax(z)"
     model = make_model(STEM + end, cam_weights())
     logits, probabilities = plain(model, X, "z", "y")
-    taken = pcam.Explainer(model, ("gradcam", "gradient"), output="y")
+    cut = pcam.Explainer(model, ("gradcam", "gradient"), output="y")
+    np.testing.assert_allclose(cut(X, [1, 2]).scores[:, 0], logits[[0, 1], [1, 2]], rtol=1e-5)
+    assert cut.notes == ("the score is 'z', before the final Softmax",)
+    taken = pcam.Explainer(model, ("gradcam", "gradient"), output="y", as_is=True)
     result = taken(X, [1, 2])
     np.testing.assert_allclose(result.scores[:, 0], probabilities[[0, 1], [1, 2]], rtol=1e-5)
     assert taken.notes == ()

@@ -33,6 +33,7 @@ from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.passes.precision import float_types, to_float32
 from portable_cam.export.read.weights import save_model, to_proto
 from portable_cam.export.targets import Target
+from portable_cam.export.targets.protocol import scores_of
 
 
 def build_explanation(
@@ -150,7 +151,7 @@ def explanation_model(
     graph, target = normal.graph, options.explained
     declare_axes(graph, options.axes)
     types = float_types(graph)
-    found = target.tensors(graph, options.output)
+    found = scores_of(target, graph, options.output, as_is=options.as_is)
     scores = [tensor.value for tensor in found]
     image = image_input(graph)
     target.count(scores)
@@ -202,6 +203,7 @@ def explanation_model(
         renamed=renamed or None,
         kernels=_for_kernels(plan) if plan.for_kernels else None,
         axes=dict(options.axes) if options.axes else None,
+        shared=target.shared(scores) or None,
         unseen=_unseen(layer_names, plan.places),
     ).write(normal)
     return normal

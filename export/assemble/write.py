@@ -20,7 +20,7 @@ from portable_cam.export.autodiff.loss_scale import loss_scale, scaled_seed, uns
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.casts import as_float32, as_kernel_float
 from portable_cam.export.graph.shapes import infer_shapes
-from portable_cam.export.graph.values import known_dims
+from portable_cam.export.graph.values import dtype_of, known_dims
 from portable_cam.export.layers.candidates import layer_axes
 from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.layers.placement import Placement, placement
@@ -179,6 +179,8 @@ def _per_target(plan: Plan, index: ir.Value, further: Mapping[str, ir.Value]) ->
     plain = [*sources, *plan.tokens.values(), *([plan.image] if "standard" in rules else [])]
     scale = loss_scale(graph, score, [*plain, *([plan.image] if rules else [])])
     seed = scaled_seed(b, score, scale)
+    if plan.target.shared(plan.scores):  # every image has the score of all of them
+        seed = b.op("Div", seed, b.op("Cast", b.op("Squeeze", b.dim(plan.image, 0)), to=int(dtype_of(seed))))
     saturation = plan.options.saturation
     gradients = backward(graph, b, {score: seed}, plain, saturation=saturation) if plain else []
 

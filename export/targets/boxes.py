@@ -15,7 +15,7 @@ from portable_cam.export.graph.values import dtype_of, element_count, known_dims
 from portable_cam.export.layers.pyramid import pyramid
 from portable_cam.export.targets.classes import pick
 from portable_cam.export.targets.protocol import Extra, Target
-from portable_cam.export.targets.scores import Scores, find_scores
+from portable_cam.export.targets.scores import Scores, named_tensor
 
 BoxLayout = Literal["rows", "columns", "grid", "cells"]
 Form = Literal["xyxy", "yxyx", "cxcywh", "cxcywh_log", "ltrb", "gfl"]
@@ -69,7 +69,7 @@ class Boxes(Target):
         if output is not None:
             raise TargetError("a detector's tensors are named in its head, not with output")
         names = dict.fromkeys(c.tensor for c in (*self.classes, *self.objectness, *self.sides))
-        found = [find_scores(graph, name) for name in names]
+        found = [named_tensor(graph, name) for name in names]
         if self.objectness and self.part != "class":
             return found
         cut = {columns.tensor for columns in self.classes}

@@ -11,8 +11,10 @@ import onnx_ir as ir
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import known_dims
-from portable_cam.export.targets.protocol import Extra, Target, vector_size
-from portable_cam.export.targets.scores import Scores
+from portable_cam.export.layers.candidates import image_input
+from portable_cam.export.targets.protocol import Extra, Target, single_output, vector_size
+from portable_cam.export.targets.score_axes import score_axes
+from portable_cam.export.targets.scores import Scores, find_scores
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,17 @@ class Class(Target):
     """The score of one class per image: scores (N, M), or (N, M, 1, 1) as fully convolutional classifiers end.
 
     Classes are independent, so that a multi-label head (a sigmoid per class) is explained like a single-label one.
+    Scores (1, M) of all images together, as of the frames of a clip or the tiles of a slide, are every image's own.
     """
 
     name = "class"
+
+    def tensors(self, graph: ir.Graph, output: str | Sequence[str] | None) -> list[Scores]:
+        return [find_scores(graph, single_output(output), shared=True)]
+
+    def shared(self, scores: Sequence[ir.Value]) -> bool:
+        (value,) = scores
+        return value.graph is not None and score_axes(value.graph, value).is_shared
 
     def count(self, scores: Sequence[ir.Value]) -> int | None:
         (value,) = scores
@@ -32,10 +42,16 @@ class Class(Target):
         (value,) = scores
         dims = known_dims(value)
         if dims is not None and len(dims) == 2:
-            return value
-        flat = b.op("Flatten", value, axis=1)
-        flat.shape = ir.Shape([None, self.count(scores)])
-        return flat
+            flat = value
+        else:
+            flat = b.op("Flatten", value, axis=1)
+            flat.shape = ir.Shape([None, self.count(scores)])
+        if not self.shared(scores):
+            return flat
+        count = b.dim(image_input(b.graph), 0)
+        rows = b.op("Expand", flat, b.op("Concat", count, b.ints([1]), axis=0))
+        rows.shape = ir.Shape([None, self.count(scores)])
+        return rows
 
     def score(self, b: Builder, scores: Sequence[ir.Value], index: ir.Value, extra: Mapping[str, ir.Value]) -> ir.Value:
         return pick(b, self.ranking(b, scores), index)
@@ -102,6 +118,9 @@ class Contrast(Target):
 
     def count(self, scores: Sequence[ir.Value]) -> int | None:
         return self.of.count(scores)
+
+    def shared(self, scores: Sequence[ir.Value]) -> bool:
+        return self.of.shared(scores)
 
     def ranking(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value | None:
         return self.of.ranking(b, scores)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,23 +16,33 @@ from portable_cam.export.graph.values import described, known_dims
 from portable_cam.export.layers.candidates import candidates
 from portable_cam.export.targets.classes import pick
 from portable_cam.export.targets.protocol import Extra, Target, single_output
-from portable_cam.export.targets.scores import Scores, cut_before, find_scores
+from portable_cam.export.targets.score_axes import score_axes
+from portable_cam.export.targets.scores import PASS_THROUGH, Scores, cut_before, find_scores, own_threshold
+
+#: Between a sigmoid per pixel and the output a model may resize: its logits are then smaller than its output.
+_RESIZING = frozenset({"Resize", "Upsample"})
 
 
 @dataclass(frozen=True)
 class Dense(Target):
     """The sum of one class's logits over a part of the image: logits (N, C, h, w) or (N, h, w, C).
 
+    Classes exclude each other where a softmax or ArgMax follows, or nothing: a pixel belongs to the highest. Where a
+    sigmoid follows each is a yes or no of its own: a pixel may belong to several classes, or to none.
+
     Attributes:
-        over: ``predicted``: the pixels that the model itself gives to the class (for a single channel, those above 0).
-            ``mask``: those of ``mask`` float32 (N, K, h, w), at the size of the logits, each pixel with its weight. A
-            region and a single pixel are masks, too.
-        channels: Where the classes are, ``first`` or ``last``; None: by the axis of the ArgMax or softmax behind the
-            logits, else by their shape.
+        over: ``predicted``: the pixels that the model itself gives to the class. ``mask``: those of ``mask`` float32
+            (N, K, h, w), at the size of the logits, each pixel with its weight. A region and a single pixel are masks,
+            too.
+        channels: Where the classes are, ``first`` or ``last``; None: by the axes that the graph tells
+            (:mod:`portable_cam.export.targets.score_axes`), or the axis of the ArgMax or softmax behind the logits.
+        threshold: The probability above which a pixel belongs to a class with a sigmoid of its own; None: the model's
+            own threshold where it has one, else 0.5.
     """
 
     over: Literal["predicted", "mask"] = "predicted"
     channels: Literal["first", "last"] | None = None
+    threshold: float | None = None
 
     name = "dense"
 
@@ -39,8 +50,8 @@ class Dense(Target):
         named = single_output(output)
         if named is not None:
             return [find_scores(graph, named)]
-        found = [cut_before(value) for value in graph.outputs]
-        maps = [s for s in found if s.value.dtype in FLOATS and _is_map(s.value)]
+        found = [cut_before(value, _RESIZING) for value in graph.outputs]
+        maps = [s for s in found if s.value.dtype in FLOATS and _is_map(graph, s.value)]
         if maps and all(s.value is maps[0].value for s in maps):
             return maps[:1]
         listing = ", ".join(f"'{o.name}' {described(o)}" for o in graph.outputs)
@@ -75,26 +86,49 @@ class Dense(Target):
             )
         if self.over not in {"predicted", "mask"}:
             raise TargetError(f"segmentation is explained over predicted or mask, not {self.over!r}")
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise TargetError(f"threshold is a probability between 0 and 1, not {self.threshold}")
         return dims[self.channel_axis(scores[0])]
 
     def channel_axis(self, logits: ir.Value) -> int:
-        """The axis of the classes, 1 or 3."""
+        """The axis of the classes, 1 or 3.
+
+        Raises:
+            TargetError: The graph does not tell.
+        """
         if self.channels is not None:
             return 1 if self.channels == "first" else 3
-        for use in logits.uses():
-            if use.node.op_type in {"ArgMax", "Softmax", "LogSoftmax"}:
-                default = 0 if use.node.op_type == "ArgMax" else -1
-                return 1 if use.node.attributes.get_int("axis", default) % 4 == 1 else 3
+        found = None if logits.graph is None else score_axes(logits.graph, logits).class_axis_of_map
+        if found in {1, 3}:
+            return found
+        for node in _readers(logits):
+            if node.op_type in {"ArgMax", "Softmax", "LogSoftmax"}:
+                default = 0 if node.op_type == "ArgMax" else -1
+                return 1 if node.attributes.get_int("axis", default) % 4 == 1 else 3
         dims = known_dims(logits) or [None] * 4
-        first, last = dims[1], dims[3]
-        return 3 if last is not None and (first is None or last < first) else 1
+        if 1 in {dims[1], dims[3]}:
+            return 1 if dims[1] == 1 else 3
+        raise TargetError(
+            f"'{logits.name}' {described(logits)}: which axis holds the classes is not known. Say so with channels="
+            f"'first' or 'last' (--channels), or declare it: axes={{'{logits.name}': 'NCHW'}}"
+        )
+
+    def independent(self, logits: ir.Value) -> bool:
+        """Whether each class has a sigmoid of its own, or there is but one."""
+        return self.count([logits]) == 1 or any(node.op_type == "Sigmoid" for node in _readers(logits))
+
+    def level(self, logits: ir.Value) -> float:
+        """The logit above which a pixel belongs to a class, where classes are independent."""
+        if self.threshold is not None:
+            return math.log(self.threshold / (1 - self.threshold))
+        return next((level for node in _readers(logits) if (level := own_threshold(node)) is not None), 0.0)
 
     def ranking(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value:
         """How many pixels the model gives to each class."""
         flat = self._flat(b, scores[0])
         classes = self.count(scores)
-        if classes == 1:
-            members = b.op("Greater", flat, 0)
+        if self.independent(scores[0]):
+            members = b.op("Greater", flat, self.level(scores[0]))
         else:
             many = (
                 b.ints(range(classes))
@@ -109,18 +143,19 @@ class Dense(Target):
 
     def score(self, b: Builder, scores: Sequence[ir.Value], index: ir.Value, extra: Mapping[str, ir.Value]) -> ir.Value:
         flat = self._flat(b, scores[0])
-        if self.over == "mask":
-            weights = b.op("Reshape", extra["mask"], b.ints([0, -1, 1]))
-        else:
-            weights = b.op("Unsqueeze", self._predicted(b, flat, index), b.ints([2]))
-        return pick(b, b.op("Squeeze", b.op("MatMul", flat, weights), b.ints([2])), index)
+        if self.over == "predicted" and self.independent(scores[0]):
+            members = b.op("Cast", b.op("Greater", flat, self.level(scores[0])), to=int(ir.DataType.FLOAT))
+            sums = b.op("ReduceSum", b.op("Mul", flat, members), b.ints([2]), keepdims=0)
+            sums.shape = ir.Shape([None, self.count(scores)])
+            return pick(b, sums, index)
+        weights = extra["mask"] if self.over == "mask" else self._predicted(b, flat, index)
+        return pick(
+            b, b.op("Squeeze", b.op("MatMul", flat, b.op("Reshape", weights, b.ints([0, -1, 1]))), b.ints([2])), index
+        )
 
     def _predicted(self, b: Builder, flat: ir.Value, index: ir.Value) -> ir.Value:
-        """(N, pixels): 1 where the model gives a pixel to the class."""
-        if (known_dims(flat) or [None] * 2)[1] == 1:
-            members = b.op("Squeeze", b.op("Greater", flat, 0), b.ints([1]))
-        else:
-            members = b.op("Equal", b.op("ArgMax", flat, axis=1, keepdims=0), b.op("Unsqueeze", index, b.ints([1])))
+        """(N, pixels): 1 where the class is the highest."""
+        members = b.op("Equal", b.op("ArgMax", flat, axis=1, keepdims=0), b.op("Unsqueeze", index, b.ints([1])))
         return b.op("Cast", members, to=int(ir.DataType.FLOAT))
 
     def _flat(self, b: Builder, logits: ir.Value) -> ir.Value:
@@ -135,7 +170,20 @@ class Dense(Target):
         return flat
 
 
-def _is_map(value: ir.Value) -> bool:
-    """Four axes, at most one of them (a single channel) of size 1."""
+def _is_map(graph: ir.Graph, value: ir.Value) -> bool:
+    """Four axes, two of them rows and columns of the image; where that is not known, at most one (a single channel) of
+    size 1."""
     dims = known_dims(value)
-    return dims is not None and len(dims) == 4 and dims[1:].count(1) <= 1
+    if dims is None or len(dims) != 4:
+        return False
+    known = score_axes(graph, value).is_map
+    return dims[1:].count(1) <= 1 if known is None else known
+
+
+def _readers(logits: ir.Value) -> Iterator[ir.Node]:
+    """The nodes that read a tensor, also behind a sigmoid and operators that only rearrange or resize it."""
+    for node, _ in logits.uses():
+        yield node
+        if node.op_type in PASS_THROUGH | _RESIZING | {"Sigmoid"}:
+            for output in node.outputs:
+                yield from _readers(output)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import known_dims
-from portable_cam.export.targets.scores import Scores, find_scores
+from portable_cam.export.targets.scores import Scores, find_scores, named_tensor
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,11 @@ class Target(ABC):
             extra: The further inputs by name, each (N, *dims): those of one target.
         """
 
+    def shared(self, scores: Sequence[ir.Value]) -> bool:
+        """Whether there is one row of scores for all images together, as for the frames of a clip: each image's score
+        is then that one, and its map shows what this image adds to it."""
+        return False
+
     def ranking(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value | None:
         """(N, M): a score for each index, the highest for the top one; None if this target ranks none."""
         return None
@@ -88,6 +93,19 @@ class Target(ABC):
         """This target as JSON values, for the metadata of an explanation."""
         fields: dict[str, Any] = asdict(self) if is_dataclass(self) else {}
         return {"kind": self.name, **fields}
+
+
+def scores_of(
+    target: Target, graph: ir.Graph, output: str | Sequence[str] | None, *, as_is: bool = False
+) -> list[Scores]:
+    """The tensors that hold a target's scores: those that it finds, or with ``as_is`` those that are named, uncut.
+
+    Raises:
+        TargetError: There is no such tensor, or several could be meant.
+    """
+    if output is None or not as_is:
+        return target.tensors(graph, output)
+    return [named_tensor(graph, name) for name in ([output] if isinstance(output, str) else output)]
 
 
 def single_output(output: str | Sequence[str] | None) -> str | None:

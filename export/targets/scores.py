@@ -1,21 +1,26 @@
 """Which tensor holds the scores, and where it is cut before a softmax or sigmoid.
 
 The score explained is the logit: a softmax couples every class to every other and flattens the gradient of a sure
-answer. A model that ends in one is cut before it, and the explanation notes it. For scores that are integers, or are
-quantised before or behind the softmax, their dequantised values are taken.
+answer. A model that ends in one is cut before it, and the explanation notes it; so is one that goes on to decide (the
+best class, the first five, a threshold). For scores that are integers, or are quantised before or behind the softmax,
+their dequantised values are taken.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from portable_cam.errors import TargetError
 from portable_cam.export.autodiff.dequantized import as_run
 from portable_cam.export.graph.operators import FLOATS
-from portable_cam.export.graph.values import described, known_dims
+from portable_cam.export.graph.values import constant_of, described
+from portable_cam.export.targets.score_axes import score_axes
 
 #: Operators that only rearrange or rename what they get: looked through when the end of a model is read.
 PASS_THROUGH = frozenset(
@@ -23,77 +28,135 @@ PASS_THROUGH = frozenset(
     Cast DequantizeLinear Dropout Flatten Identity QuantizeLinear Reshape Squeeze Transpose Unsqueeze
     """.split()
 )
-_CUT = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "Hardmax"})
+#: What turns scores into probabilities.
+SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
+#: What decides by them: which is the best, which are, what is above a threshold.
+_ABOVE = frozenset({"Greater", "GreaterOrEqual"})
+_DECIDING = frozenset({"ArgMax", "Hardmax", "TopK", "Round"}) | _ABOVE
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The tensor that holds the scores; ``output`` is the model's output it belongs to, ``cut`` the operator that it
-    was cut before, or None."""
+    """The tensor that holds the scores.
+
+    Attributes:
+        value: The tensor.
+        output: The model's output that it belongs to.
+        cut: The operator that it was cut before, or None.
+    """
 
     value: ir.Value
     output: str
     cut: str | None
 
 
-def find_scores(graph: ir.Graph, output: str | None = None) -> Scores:
-    """The tensor to explain.
+def find_scores(graph: ir.Graph, output: str | None = None, *, shared: bool = False) -> Scores:
+    """The tensor to explain, cut before a final Softmax, LogSoftmax or Sigmoid, and before what decides behind it.
 
     Args:
-        output: Any tensor of the graph, taken as it is; None to take the model's only vector of scores per image, cut
-            before a final Softmax, LogSoftmax, Sigmoid or ArgMax.
+        output: Any tensor of the graph; None for the model's only vector of scores per image.
+        shared: One vector for all images together will do.
 
     Raises:
-        TargetError: There is no such tensor, it is not floating point, or several outputs could be meant.
+        TargetError: There is no such tensor, it is not floating point, several outputs could be meant, or its rows
+            do not belong to images.
     """
     if output is not None:
-        values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
-        value = values.get(output)
-        if value is None:
-            close = difflib.get_close_matches(output, list(values), n=3)
-            hint = (
-                f"near it: {', '.join(close)}" if close else f"outputs: {', '.join(str(o.name) for o in graph.outputs)}"
-            )
-            raise TargetError(f"output='{output}' is no tensor of the model; {hint}")
-        value = as_run(value)
-        if value.dtype not in FLOATS:
-            raise TargetError(f"output='{output}' is of type {value.dtype}; scores are floating point")
-        return Scores(value, output, None)
+        return cut_if_last(graph, named_tensor(graph, output))
     found = [cut_before(value) for value in graph.outputs]
-    vectors = [s for s in found if s.value.dtype in FLOATS and _is_vector(s.value)]
+    read = {s.value: score_axes(graph, s.value) for s in found if s.value.dtype in FLOATS}
+    vectors = [
+        s for s in found if s.value in read and (read[s.value].is_vector or (shared and read[s.value].is_shared))
+    ]
     if vectors and all(s.value is vectors[0].value for s in vectors):  # logits, and their softmax beside them
         return vectors[0]
-    if len(found) == 1 and found[0].value.dtype in FLOATS and _is_single(found[0].value):  # a yes or no, one sigmoid
+    if len(found) == 1 and found[0].value in read and read[found[0].value].is_single:  # a yes or no, one sigmoid
         return found[0]
     listing = ", ".join(f"'{o.name}' {described(o)}" for o in graph.outputs)
     if not vectors:
+        reasons = [f"'{value.name}' {axes.why_no_vector}" for value, axes in read.items() if axes.why_no_vector]
+        because = f" ({'; '.join(reasons)})" if reasons else ""
         raise TargetError(
-            f"none of the model's outputs is a vector of scores per image: {listing}. Name the tensor that holds the "
-            "scores with `output`; a detector or a segmentation is explained by a target of its own (--task detect, "
-            "--task segment)"
+            f"none of the model's outputs is a vector of scores per image: {listing}{because}. Name the tensor that "
+            "holds the scores with `output`; a detector or a segmentation is explained by a target of its own (--task "
+            "detect, --task segment)"
         )
     raise TargetError(f"several outputs could hold the scores: {listing}. Choose one with `output`")
 
 
-def cut_before(value: ir.Value) -> Scores:
-    """The tensor before a final softmax, sigmoid or ArgMax, looking through operators that only rearrange."""
-    current = value
+def named_tensor(graph: ir.Graph, name: str) -> Scores:
+    """The tensor that a user named, as it is.
+
+    Raises:
+        TargetError: There is no such tensor, or it is not floating point.
+    """
+    values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
+    value = values.get(name)
+    if value is None:
+        close = difflib.get_close_matches(name, list(values), n=3)
+        hint = f"near it: {', '.join(close)}" if close else f"outputs: {', '.join(str(o.name) for o in graph.outputs)}"
+        raise TargetError(f"output='{name}' is no tensor of the model; {hint}")
+    value = as_run(value)
+    if value.dtype not in FLOATS and not _decides(value):
+        raise TargetError(f"output='{name}' is of type {value.dtype}; scores are floating point")
+    return Scores(value, name, None)
+
+
+def cut_if_last(graph: ir.Graph, named: Scores) -> Scores:
+    """A tensor that was named, cut as :func:`cut_before` does if it is the model's answer; a sigmoid inside the model,
+    as a gate's, is left as it is."""
+    reached, pending = set(), [named.value]
+    while pending:
+        value = pending.pop()
+        reached.add(value)
+        readers = [node for node, _ in value.uses()]
+        if not all(node.op_type in PASS_THROUGH | _DECIDING for node in readers):
+            return named
+        pending += [out for node in readers for out in node.outputs if out not in reached]
+    if not reached & set(graph.outputs):
+        return named
+    cut = cut_before(named.value)
+    return Scores(cut.value, named.output, cut.cut) if cut.cut else named
+
+
+def cut_before(value: ir.Value, also_through: Collection[str] = ()) -> Scores:
+    """The tensor before a final softmax or sigmoid, or before what decides where there is none, looking through
+    operators that only rearrange, and those of ``also_through``."""
+    current, best, cut = value, value, None
     while (node := current.producer()) is not None and node.inputs and node.inputs[0] is not None:
-        if node.op_type in _CUT:
-            return Scores(as_run(node.inputs[0]), str(value.name), node.op_type)
-        if node.op_type not in PASS_THROUGH:
+        kind = node.op_type
+        if kind in SQUASHING:
+            return Scores(as_run(node.inputs[0]), str(value.name), kind)
+        if kind in _DECIDING:
+            if kind in _ABOVE and constant_of(node.inputs[1]) is None:  # two tensors are compared
+                break
+            cut, best = cut or kind, node.inputs[0]
+        elif not (kind in PASS_THROUGH or kind in also_through or _is_mask(node)):
             break
         current = node.inputs[0]
-    return Scores(as_run(value), str(value.name), None)
+    return Scores(as_run(best), str(value.name), cut)
 
 
-def _is_vector(value: ir.Value) -> bool:
-    """(N, M), or (N, M, 1, 1) and the like."""
-    dims = known_dims(value)
-    return dims is not None and len(dims) >= 2 and all(d == 1 for d in dims[2:]) and dims[1] != 1
+def own_threshold(node: ir.Node) -> float | None:
+    """The logit above which a node behind a sigmoid says yes: that of a comparison with a number, or of rounding; None
+    for any other node."""
+    limit = constant_of(node.inputs[1]) if node.op_type in _ABOVE else None
+    if node.op_type == "Round":
+        limit = np.array(0.5)
+    if limit is None or limit.size != 1 or not 0 < float(limit.reshape(-1)[0]) < 1:
+        return None
+    level = float(limit.reshape(-1)[0])
+    return math.log(level / (1 - level))
 
 
-def _is_single(value: ir.Value) -> bool:
-    """(N, 1), or (N, 1, 1, 1) and the like."""
-    dims = known_dims(value)
-    return dims is not None and len(dims) >= 2 and all(d == 1 for d in dims[1:])
+def _is_mask(node: ir.Node) -> bool:
+    """Where(condition, 1, 0), the condition's own meaning."""
+    if node.op_type != "Where":
+        return False
+    yes, no = (constant_of(branch) for branch in node.inputs[1:])
+    return yes is not None and no is not None and bool(yes.min() > no.max())
+
+
+def _decides(value: ir.Value) -> bool:
+    """Whether this is a decision, as class numbers or a mask, and the scores are behind it."""
+    return cut_before(value).value.dtype in FLOATS

@@ -15,7 +15,8 @@ from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import described, dtype_of, known_dims
 from portable_cam.export.targets.protocol import Extra, Target, single_output
-from portable_cam.export.targets.scores import Scores, cut_before, find_scores
+from portable_cam.export.targets.score_axes import score_axes
+from portable_cam.export.targets.scores import Scores, cut_before, cut_if_last, named_tensor
 
 Measure: TypeAlias = Literal["log_probability", "logit"]
 _SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
@@ -32,25 +33,28 @@ class Tokens(Target):
 
     Attributes:
         measure: ``log_probability``, whose sum over steps is that of the phrase; or ``logit``, the score as it is.
-        time_axis: 1 for (N, T, V), 0 for (T, N, V).
+        time_axis: 1 for (N, T, V), 0 for (T, N, V); None: by the axes that the graph tells
+            (:mod:`portable_cam.export.targets.score_axes`), 1 where it does not.
     """
 
     measure: Measure = "log_probability"
-    time_axis: int = 1
+    time_axis: int | None = None
 
     name = "tokens"
 
     def __post_init__(self) -> None:
         if self.measure not in get_args(Measure):
             raise TargetError(f"measure is {' or '.join(get_args(Measure))}, not {self.measure!r}")
-        if self.time_axis not in {0, 1}:
+        if self.time_axis not in {0, 1, None}:
             raise TargetError(f"time_axis is 0 or 1, not {self.time_axis!r}")
 
     def tensors(self, graph: ir.Graph, output: str | Sequence[str] | None) -> list[Scores]:
         """The model's only output of three dimensions, before its softmax."""
         name = single_output(output)
         if name is not None:
-            return [find_scores(graph, name)]
+            named = named_tensor(graph, name)
+            cut = self._before_softmax(named.value)
+            return [Scores(cut.value, name, cut.cut) if cut_if_last(graph, named).cut else named]
         found = [self._before_softmax(value) for value in graph.outputs if _is_sequence(value)]
         if len(found) == 1:
             return found
@@ -58,9 +62,16 @@ class Tokens(Target):
         what = "several outputs could hold" if found else "no output holds"
         raise TargetError(f"{what} scores (N, steps, tokens): {listing}. Name the tensor that does with `output`")
 
+    def axis_of_steps(self, value: ir.Value) -> int:
+        """The axis of the steps, 1 or 0."""
+        if self.time_axis is not None:
+            return self.time_axis
+        axes = None if value.graph is None else score_axes(value.graph, value)
+        return 0 if axes is not None and axes.axis("images") == 1 else 1
+
     def inputs(self, scores: Sequence[ir.Value]) -> tuple[Extra, ...]:
         dims = known_dims(scores[0])
-        steps = dims[self.time_axis] if dims is not None else None
+        steps = dims[self.axis_of_steps(scores[0])] if dims is not None else None
         return (
             Extra(
                 "said",
@@ -82,9 +93,9 @@ class Tokens(Target):
 
     def score(self, b: Builder, scores: Sequence[ir.Value], index: ir.Value, extra: Mapping[str, ir.Value]) -> ir.Value:
         (value,) = scores
-        steps = value if self.time_axis == 1 else b.op("Transpose", value, perm=[1, 0, 2])
-        dims = known_dims(value) or [None] * 3
-        steps.shape = ir.Shape([None, dims[self.time_axis], dims[2]])
+        axis, dims = self.axis_of_steps(value), known_dims(value) or [None] * 3
+        steps = value if axis == 1 else b.op("Transpose", value, perm=[1, 0, 2])
+        steps.shape = ir.Shape([None, dims[axis], dims[2]])
         said = extra["said"]
         tokens = b.op("Unsqueeze", b.op("Max", said, 0), b.ints([2]))
         tokens.shape = ir.Shape([None, None, 1])

@@ -21,7 +21,7 @@ err = Console(stderr=True, soft_wrap=True)
 out = Console(soft_wrap=True)
 
 ModelArgument = Annotated[Path, typer.Argument(help="The .onnx file.", show_default=False)]
-OutputOption = Annotated[str | None, typer.Option("--output", help="Tensor that holds the scores, taken as it is.")]
+OutputOption = Annotated[str | None, typer.Option("--output", help="Tensor that holds the scores.")]
 TaskOption = Annotated[
     str | None,
     typer.Option("--task", help="classify, detect, segment, caption, vqa or ctc; by default as the outputs look."),
@@ -42,9 +42,13 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     for name, known in fields.items():
         text = known.metadata["help"]
         shown = None if name in _OPEN else known.default
-        option = typer.Option(help=text() if callable(text) else text, show_default=str(shown) if shown else False)
+        flag = isinstance(known.default, bool)
+        flags = [f"--{name.replace('_', '-')}"] if flag else []  # without a --no- of its own
+        option = typer.Option(
+            *flags, help=text() if callable(text) else text, show_default=str(shown) if shown else False
+        )
         often = known.metadata.get("several") or known.metadata.get("pairs")
-        base: Any = list[str] | None if often else str | None
+        base: Any = list[str] | None if often else bool | None if flag else str | None
         kind: Any = Annotated[base, option]
         added.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
     rest = [p.replace(annotation=hints[p.name]) for p in own.parameters.values() if p.name != "options"]

@@ -71,10 +71,18 @@ def run(
         typer.Option(help="detect: product, class, objectness, left, top, right or bottom.", rich_help_panel=_TASKS),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="detect: the least score of a box.", rich_help_panel=_TASKS)
+        float | None,
+        typer.Option(
+            help="detect: the least score of a box; segment: the least probability, for classes with a sigmoid each.",
+            rich_help_panel=_TASKS,
+        ),
     ] = None,
     decoder: Annotated[
         Path | None, typer.Option(help="caption: the decoder, where MODEL is the encoder.", rich_help_panel=_TASKS)
+    ] = None,
+    blank: Annotated[
+        int | None,
+        typer.Option(help="ctc: the class of the blank, as 0 for the first, -1 for the last.", rich_help_panel=_TASKS),
     ] = None,
     vocabulary: Annotated[
         Path | None,
@@ -122,6 +130,7 @@ def run(
         "mask": mask,
         "decoder": decoder,
         "vocabulary": vocabulary,
+        "blank": blank,
         "question": question,
         "caption": caption,
     }

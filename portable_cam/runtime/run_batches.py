@@ -32,21 +32,22 @@ class Batches:
     Args:
         image: The image input, whose first dimension counts the images.
         freed: The model was made for one image, and its operators prove that more do not mix.
+        shared: All images have one score together.
 
     Attributes:
         mixes: Whether images turned out to mix all the same; None until a batch has shown it. The first batch of more
             than one is checked: its last image must get alone what it got among the others.
     """
 
-    def __init__(self, image: str, *, freed: bool) -> None:
-        self._image, self._freed = image, freed
+    def __init__(self, image: str, *, freed: bool, shared: bool = False) -> None:
+        self._image, self._freed, self._shared = image, freed, shared
         self.mixes: bool | None = None
 
     def run(self, session: Runs, feeds: Arrays) -> Arrays:
         """Every output for all images of the feeds, ``targets`` among them.
 
         Raises:
-            InputError: The model takes another fixed number of images.
+            InputError: The model takes another fixed number of images, or images change each other's scores.
         """
         if LOSS_SCALE not in session.optional:
             return self._once(session, feeds)
@@ -62,7 +63,15 @@ class Batches:
             if not self.mixes:
                 return values
         elif not freed and (not isinstance(fixed, int) or fixed == count):
-            return session.run(feeds)
+            values = session.run(feeds)
+            if self.mixes is None and count > 1 and not self._shared and not isinstance(fixed, int):
+                self.mixes = not _agree(values, session.run(_part(feeds, count - 1)))
+            if self.mixes and count > 1:
+                raise InputError(
+                    "the images of a batch change each other's scores in this model, so that a map would show what its "
+                    "image does to the scores of all of them: explain one image at a time"
+                )
+            return values
         if fixed != 1 and not freed:
             raise InputError(f"the model takes exactly {fixed} images at a time, not {count}")
         parts = [session.run(_part(feeds, i)) for i in range(count)]

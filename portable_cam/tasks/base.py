@@ -20,7 +20,7 @@ from portable_cam.image.geometry import Geometry, ImageArray
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.report.write import ReportWriter
 from portable_cam.result import Result
-from portable_cam.tasks.labels import Labels, parse_targets, read_labels
+from portable_cam.tasks.labels import Labels, labels_in, parse_targets, read_labels
 
 #: What a user asks for: a number or name, several (a list, or text with commas), ``top3``, or None.
 Targets: TypeAlias = str | int | Sequence[int | str] | None
@@ -147,13 +147,16 @@ class LabelledExplainer(TaskExplainer):
         return class_numbers([target], self.labels)[0]
 
     def _known_labels(self, labels: AnyLabels, classes: int | None) -> Labels | None:
-        """The labels as given, else those that a model of this task with so many classes usually has.
+        """The labels as given, else those of the model's metadata, else those that a model of this task with so many
+        classes usually has.
 
         Raises:
             LabelError: They cannot be read, or their number is not that of the classes.
         """
         given = read_labels(labels) if isinstance(labels, str | Path) else labels
-        return given.check(classes) if given else Labels.default(classes, self.task)
+        if given:
+            return given.check(classes)
+        return labels_in(self.explainer.metadata, classes) or Labels.default(classes, self.task)
 
 
 def class_numbers(names: Sequence[int | str], labels: Labels | None) -> tuple[int, ...]:

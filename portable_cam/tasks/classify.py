@@ -62,6 +62,14 @@ class PhotoExplainer(LabelledExplainer):
         self.labels = self._known_labels(labels, self.explainer.classes)
         self._rival = None if rather_than is None else self.number(rather_than)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        known = self.explainer
+        if self.labels is not None or known.cut is not None or known.classes in {None, 1}:
+            return super().notes
+        unsaid = f"that these {known.classes} numbers are scores of classes is assumed: no softmax and no labels say so"
+        return (*super().notes, unsaid)
+
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
         numbers = parse_targets(targets, self.labels)
         rival = {} if self._rival is None else {"rather_than": self._rival}

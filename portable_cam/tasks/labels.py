@@ -138,6 +138,28 @@ def read_labels(path: str | Path) -> Labels:
     return Labels(tuple(name or f"class {i}" for i, name in enumerate(names)), str(path))
 
 
+#: Keys under which exporters write the names of the classes into a file's metadata.
+_KEYS = ("labels", "classes", "class_names", "id2label", "categories", "character")
+
+
+def labels_in(metadata: Mapping[str, str], classes: int | None) -> Labels | None:
+    """The names of the classes in a model's metadata: JSON as a labels file has it, or a name a line or between commas;
+    None where there are none, or not one for each class."""
+    for key in _KEYS:
+        text = metadata.get(key, "").strip()
+        try:
+            names = _from_json(text, Path(key)) if text[:1] in {"[", "{"} else _between(text)
+        except LabelError:
+            continue
+        if classes is not None and len(names) == classes > 1:
+            return Labels(tuple(name or f"class {i}" for i, name in enumerate(names)), f"the metadata '{key}'")
+    return None
+
+
+def _between(text: str) -> list[str]:
+    return [name.strip() for name in (text.splitlines() if "\n" in text else text.split(","))]
+
+
 def _from_text(text: str, path: Path) -> list[str]:
     names = [line.strip() for line in text.splitlines()]
     while names and not names[-1]:

@@ -17,8 +17,10 @@ from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.methods.tokens import embeddings
 from portable_cam.export.passes.normalized import NormalizedModel
 from portable_cam.export.targets import Class, Dense, Target, Tokens
-from portable_cam.export.targets.scores import PASS_THROUGH
+from portable_cam.export.targets.score_axes import score_axes
+from portable_cam.export.targets.scores import PASS_THROUGH, cut_before
 from portable_cam.tasks.detect import find_head
+from portable_cam.tasks.evidence import against_classes
 
 #: The metadata in which PaddleOCR's recognisers carry their characters, one a line.
 CHARACTERS = "character"
@@ -61,18 +63,24 @@ def captioner(model: NormalizedModel, output: str | None) -> Target:
 
 
 def line_reader(model: NormalizedModel, output: str | None) -> Target:
-    """A recogniser of text lines by PaddleOCR's metadata; or by an image as the only input and scores (N, T, V) as the
-    only output, at most one step per column of the image, made by a linear layer or a softmax."""
+    """A recogniser of text lines by PaddleOCR's metadata; or by an image as the only input and scores as the only
+    output, (N, T, V) or (T, N, V), its steps along the columns of the image or of no known place, made by a linear
+    layer or a softmax."""
     graph = model.graph
     image_input(graph)
-    target = _checked(Tokens(), model, output)
+    target = Tokens()
+    _checked(target, model, output)
     if CHARACTERS in model.metadata or output is not None:
         return target
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
     if len(inputs) != 1 or len(graph.outputs) != 1:
         raise TargetError("a recogniser of text lines has one input and one output")
-    steps, width = (known_dims(graph.outputs[0]) or [None, None])[1], _image_size(graph)[1]
-    if (steps is not None and width is not None and steps > width) or not _scores_by_step(graph.outputs[0]):
+    (scores,), width = target.tensors(graph, None), _image_size(graph)[1]
+    axes, axis = score_axes(graph, scores.value), target.axis_of_steps(scores.value)
+    role = axes.roles[axis] if axes.roles is not None else "unknown"
+    steps = (known_dims(scores.value) or [None] * 3)[axis]
+    many = steps is not None and width is not None and steps > width
+    if role in {"rows", "steps", "images", "mixed"} or many or not _scores_by_step(graph.outputs[0]):
         raise TargetError(f"output '{graph.outputs[0].name}' does not hold a score per step and character")
     return target
 
@@ -85,6 +93,8 @@ def possible_tasks(value: ir.Value) -> str:
         return f"{text}: not floating point, so no scores"
     if dims is None:
         return f"{text}: of unknown shape"
+    if (against := against_classes(cut_before(value))) is not None:
+        return f"{text}: no scores of classes, for {against}; an embedding is compared with another image's"
     by_rank = {
         2: "classify, or vqa where token ids go in (a score per class or answer)",
         3: "detect (a row per box, with a head that says what its numbers mean), ctc or caption (a score per step and "
@@ -106,11 +116,13 @@ def _image_size(graph: ir.Graph) -> tuple[int | None, int | None]:
 
 
 def _scores_by_step(value: ir.Value) -> bool:
-    """Whether a softmax or a linear layer makes a tensor, its bias and what only rearranges looked through."""
-    node = value.producer()
+    """Whether a softmax over them or a linear layer of as many outputs makes the last numbers of a tensor, its bias and
+    what only rearranges looked through: coordinates (N, 68, 2) are cut from a linear layer of 136."""
+    node, last = value.producer(), (known_dims(value) or [None])[-1]
     while node is not None:
         if node.op_type in {"Softmax", "LogSoftmax", "MatMul", "Gemm"}:
-            return True
+            made = (known_dims(node.outputs[0]) or [None])[-1]
+            return made is None or last is None or made == last
         if node.op_type == "Add":
             sources = [v for v in node.inputs if v is not None and v.const_value is None]
             if len(sources) != 1:

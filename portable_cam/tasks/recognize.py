@@ -7,9 +7,10 @@ from collections.abc import Collection
 
 from portable_cam.errors import Error, TargetError
 from portable_cam.export.layers.candidates import image_input
-from portable_cam.export.passes.normalized import AnyModel, normalized
+from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.export.targets import Class, Target
 from portable_cam.export.targets.scores import find_scores
+from portable_cam.tasks.evidence import against_classes
 from portable_cam.tasks.outputs import possible_tasks
 from portable_cam.tasks.registry import TASKS, task_named
 
@@ -37,14 +38,22 @@ def recognize(model: AnyModel, task: str | None = None, output: str | None = Non
         find_scores(known.graph, output)
     for name, row in sorted(TASKS.items(), key=lambda item: item[1].general):
         try:
-            return name, row.recognize(known, output)
+            target = row.recognize(known, output)
         except Error:
             continue
+        if row.general and output is None and _speaks_against(target, known):
+            continue
+        return name, target
     listing = "; ".join(map(possible_tasks, known.graph.outputs))
     raise TargetError(
         f"which task this model does is not recognised. By their shapes its outputs could be: {listing}. Name the task "
         "with --task (task= in Python), and the tensor of scores with `output` where several could be meant"
     )
+
+
+def _speaks_against(target: Target, model: NormalizedModel) -> bool:
+    """Whether these are no scores of classes, whatever their shape."""
+    return any(against_classes(scores) is not None for scores in target.tensors(model.graph, None))
 
 
 def implied_task(options: Collection[str]) -> str | None:

@@ -16,6 +16,7 @@ from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Contrast, Dense
+from portable_cam.export.targets.protocol import scores_of
 from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
 from portable_cam.result import Result
@@ -47,6 +48,8 @@ class SegmentExplainer(LabelledExplainer):
         methods: As for :class:`~portable_cam.explainer.Explainer`; None for LayerCAM, which did best: ``docs/tasks.md``
             has the figures.
         channels: Where the classes are in the logits, ``first`` or ``last``; None: found.
+        threshold: The probability above which a pixel belongs to a class that has a sigmoid of its own; None: the
+            model's own where it has one, else 0.5.
         most: At most so many classes, the largest first.
         labels: Labels, or a file of them; Pascal VOC's names where there are 21 classes.
         preprocessing: As for :class:`~portable_cam.tasks.classify.PhotoExplainer`.
@@ -59,7 +62,7 @@ class SegmentExplainer(LabelledExplainer):
 
     task = "segment"
     default_methods = ("layercam",)
-    takes = frozenset({"labels", "rather_than", "channels", "most"})
+    takes = frozenset({"labels", "rather_than", "channels", "threshold", "most"})
     asks = frozenset({"mask", "region", "pixel"})
 
     def __init__(
@@ -68,6 +71,7 @@ class SegmentExplainer(LabelledExplainer):
         methods: Sequence[str] | None = None,
         *,
         channels: str | None = None,
+        threshold: float | None = None,
         most: int = 6,
         labels: AnyLabels = None,
         preprocessing: AnyPreprocessing = None,
@@ -77,9 +81,11 @@ class SegmentExplainer(LabelledExplainer):
         model = normalized(model)
         methods = self.default_methods if methods is None else methods
         graph = model.graph
-        dense = Dense("mask", channels)  # type: ignore[arg-type]
-        (scores,) = dense.tensors(graph, options.get("output"))
+        dense = Dense("mask", channels, threshold)  # type: ignore[arg-type]
+        (scores,) = scores_of(dense, graph, options.get("output"), as_is=options.get("as_is", False))
         self._first = dense.channel_axis(scores.value) == 1
+        #: The logit above which a pixel belongs to a class; None where the highest class has it.
+        self._level = dense.level(scores.value) if dense.independent(scores.value) else None
         self._image = str(image_input(graph).name)
         self._most = most
         options["target"] = dense if rather_than is None else Contrast(dense)
@@ -142,14 +148,25 @@ class SegmentExplainer(LabelledExplainer):
         """Classes over given pixels; if none is named, that which the model sees on most of them."""
         if isinstance(asked, list):
             return [_Part(class_in_range(label, len(logits)), weights) for label in asked]
-        votes = np.bincount(_winner(logits).ravel(), weights.ravel(), minlength=len(logits))
+        votes = (self._masks(logits) * weights).sum(axis=(1, 2))
         most = 1 if asked is None else -asked
-        return [_Part(int(label), weights) for label in np.argsort(-votes)[:most] if votes[label] > 0]
+        chosen = [int(label) for label in np.argsort(-votes, kind="stable")[:most] if votes[label] > 0]
+        if not chosen:
+            raise InputError("the model gives no pixel there to a class: name a class to see why it was missed")
+        return [_Part(label, weights) for label in chosen]
+
+    def _masks(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """(C, h, w): which pixels the model gives to each class; several may have one where classes are independent."""
+        if self._level is not None:
+            above: NDArray[np.bool_] = logits > np.float32(self._level)
+            return above
+        highest: NDArray[np.bool_] = logits.argmax(axis=0) == np.arange(len(logits))[:, None, None]
+        return highest
 
     def _predicted(self, logits: NDArray[np.float32], asked: list[int] | int | None) -> list[_Part]:
         """Classes over the pixels that the model gives to them; one without any over its best pixel."""
-        winner = _winner(logits)
-        area = np.bincount(winner.ravel(), minlength=len(logits))[: len(logits)] / winner.size
+        masks = self._masks(logits)
+        area = masks.mean(axis=(1, 2))
         if isinstance(asked, list):
             labels = [class_in_range(label, len(logits)) for label in asked]
         else:
@@ -158,7 +175,7 @@ class SegmentExplainer(LabelledExplainer):
             labels = labels[: self._most if asked is None else -asked]
             if not labels:
                 raise InputError("the model sees nothing but background here: name a class to see why it was missed")
-        return [self._own(logits, winner == label, label) for label in labels]
+        return [self._own(logits, masks[label], label) for label in labels]
 
     def _own(self, logits: NDArray[np.float32], mask: NDArray[np.bool_], label: int) -> _Part:
         found = bool(mask.any())
@@ -182,8 +199,3 @@ def _centre(weights: NDArray[np.float32], size: Size) -> tuple[float, float]:
     weight = weights[rows, columns]
     y, x = np.average(rows + 0.5, weights=weight), np.average(columns + 0.5, weights=weight)
     return float(x * size[1] / weights.shape[1]), float(y * size[0] / weights.shape[0])
-
-
-def _winner(logits: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The class of each pixel; for a single channel 0 where it is above 0, else 1, which is no class."""
-    return np.where(logits[0] > 0, 0, 1) if len(logits) == 1 else logits.argmax(axis=0)

@@ -21,6 +21,7 @@ from portable_cam.export.methods.registry import METHODS
 from portable_cam.export.options import Options
 from portable_cam.export.passes.normalized import NormalizedModel
 from portable_cam.export.passes.precision import to_float32
+from portable_cam.export.targets.protocol import scores_of
 from portable_cam.runtime.session import Session
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
@@ -168,7 +169,7 @@ def scored_model(model: ir.Model, options: Options, layers: Sequence[str]) -> ir
         graph.insert_after(producer, add)
         graph.inputs.append(nudge)
     target = options.explained
-    scores = [found.value for found in target.tensors(graph, options.output)]
+    scores = [found.value for found in scores_of(target, graph, options.output, as_is=options.as_is)]
     index = ir.Value(name=_INDEX, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([None]))
     extras = {
         extra.name: ir.Value(name=extra.name, type=ir.TensorType(extra.dtype), shape=ir.Shape([None, *extra.dims]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ class LineExplainer(TaskExplainer):
         vocabulary: The characters by class, the blank left out or not, or a file of them, one a line; None to read them
             from the model's metadata, where PaddleOCR writes them.
         layer: As for the same; None for the last one whose cells are no higher than a sixth of the line.
-        blank: The class of the blank.
+        blank: The class of the blank, negative from the end; None: the first where PaddleOCR's metadata says so, else
+            the first or last, whichever more frames of the first image have.
         preprocessing: A :class:`Preprocessing`, or a mapping of ``resolve``'s options. Where the model leaves the width
             open, each line keeps its aspect.
         threads: CPU threads within an operator.
@@ -78,7 +80,7 @@ class LineExplainer(TaskExplainer):
         *,
         vocabulary: Sequence[str] | str | Path | None = None,
         layer: str | Sequence[str] | None = None,
-        blank: int = 0,
+        blank: int | None = None,
         preprocessing: AnyPreprocessing = None,
         threads: int | None = None,
         **options: Any,
@@ -90,16 +92,33 @@ class LineExplainer(TaskExplainer):
         if classes is None:
             listing = ", ".join(f"'{v.name}' {v.dtype}{v.shape}" for v in normal.graph.outputs)
             raise ModelError(f"a model that reads text has one output (N, frames, characters); its outputs: {listing}")
-        self.blank, self._output = blank, str(scores[0].name)
-        self.characters = _characters(vocabulary, normal.metadata, classes, blank)
+        self._output = str(scores[0].name)
+        self._images_axis = 1 - Tokens().axis_of_steps(scores[0])
+        self._blank_is_open = blank is None and (vocabulary is not None or CHARACTERS not in normal.metadata)
+        self._own_notes: tuple[str, ...] = ()
+        self._with_blank = partial(_characters, vocabulary, normal.metadata, classes)
+        self.blank, self.characters = self._with_blank(blank or 0)
         self._image = image_input(normal.graph)
         self.preprocessing = self._prepare(normal, preprocessing, normal.metadata)
         chosen = layer if layer is not None or not uses_layer(methods) else self._layer(normal)
         self.explainer = Explainer(normal, methods, chosen, Tokens(), threads=threads, **options)
         self._session = Session(normal.copy(), threads=threads)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*super().notes, *self._own_notes)
+
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
-        scores = self._session.run({str(self._image.name): photo.x}, [self._output])[self._output][0]
+        scores = self._session.run({str(self._image.name): photo.x}, [self._output])[self._output]
+        scores = scores.take(0, axis=self._images_axis)
+        if self._blank_is_open:
+            best = scores.argmax(axis=1)
+            last = scores.shape[1] - 1
+            self.blank, self.characters = self._with_blank(last if (best == last).sum() > (best == 0).sum() else 0)
+            self._blank_is_open = False
+            self._own_notes = (
+                f"the blank is taken to be class {self.blank}, which most frames have; --blank says otherwise",
+            )
         read = self.read(scores)
         if not read:
             raise TargetError("no character was read here: is this one line of text, upright and cut out?")
@@ -174,8 +193,8 @@ class LineExplainer(TaskExplainer):
 
 def _characters(
     given: Sequence[str] | str | Path | None, metadata: Mapping[str, str], classes: int, blank: int
-) -> list[str]:
-    """A character for each class, the blank's an empty string."""
+) -> tuple[int, list[str]]:
+    """The class of the blank, and a character for each class, the blank's an empty string."""
     if isinstance(given, str | Path):
         known, source = list(read_vocabulary(given).words), str(given)
     elif given is not None:
@@ -185,8 +204,9 @@ def _characters(
         known = known[:-1] if known[-1] == "" else known
     else:
         raise LabelError("which characters the model reads is not known: give a file, one character a line")
-    if not 0 <= blank < classes:
+    if not -classes <= blank < classes:
         raise LabelError(f"the blank cannot be class {blank}: the model has {classes}")
+    blank %= classes
     missing = classes - len(known)
     if missing == 2:  # PaddleOCR adds a space at the end
         known.append(" ")
@@ -196,4 +216,4 @@ def _characters(
         known[blank] = ""
     else:
         raise LabelError(f"{source} has {len(known)} characters, but the model {classes} classes with the blank")
-    return known
+    return blank, known
