@@ -23,6 +23,7 @@ from portable_cam.export.format import (
 from portable_cam.export.methods.registry import uses_relu_rule
 from portable_cam.export.options import Keywords, Options
 from portable_cam.export.passes.normalized import AnyModel, normalized
+from portable_cam.export.read.description import Description
 from portable_cam.export.targets import Target
 from portable_cam.result import Result
 from portable_cam.runtime.flags import at_rounding, find_flags
@@ -84,9 +85,11 @@ class Explainer:
         check: bool = False,
         **options: Unpack[Keywords],
     ) -> None:
+        known = normalized(model)
+        given = {"methods": methods, "layer": layer, "target": target, **options}
         self._sessions = Sessions(
-            normalized(model),
-            Options.of({"methods": methods, "layer": layer, "target": target, **options}),
+            known,
+            Options.of(known.described(given)),
             device=device,
             providers=providers,
             threads=threads,
@@ -177,6 +180,11 @@ class Explainer:
     def classes(self) -> int | None:
         """How many classes the scores have; None if known only at run time."""
         return self._metadata.classes
+
+    @property
+    def description(self) -> Description:
+        """What the JSON beside the model, or its metadata, says of it."""
+        return self._sessions.model.description
 
     @property
     def cut(self) -> str | None:

@@ -77,7 +77,8 @@ def build_explanation(
         OptionError, LayerError, TargetError, InputError, ModelError: What was asked for does not fit the model, or the
             explanation is larger than one protobuf can be: see :func:`save_explanation`.
     """
-    chosen = Options.of({"methods": methods, "layer": layer, "target": target, **options})
+    model = normalized(model)
+    chosen = Options.of(model.described({"methods": methods, "layer": layer, "target": target, **options}))
     built = explanation_model(
         model, chosen, targets_per_image=targets_per_image, heads_in_graph=heads_in_graph, preprocessing=preprocessing
     )
@@ -116,7 +117,8 @@ def save_explanation(
     Raises:
         OptionError, LayerError, TargetError, InputError, ModelError: What was asked for does not fit the model.
     """
-    chosen = Options.of({"methods": methods, "layer": layer, "target": target, **options})
+    model = normalized(model)
+    chosen = Options.of(model.described({"methods": methods, "layer": layer, "target": target, **options}))
     built = explanation_model(model, chosen, targets_per_image=targets_per_image, preprocessing=preprocessing)
     strip_inner_shapes(built)
     return save_model(built, Path(path))

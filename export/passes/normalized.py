@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import onnx_ir as ir
 
 from portable_cam.export.passes.normalize import normalize
+from portable_cam.export.read.description import Description
 from portable_cam.export.read.load import ModelLike, fingerprint, load, untied
 
 
@@ -47,6 +49,20 @@ class NormalizedModel:
     def path(self) -> Path | None:
         """The file that the model was read from, if it was."""
         return Path(self.source) if isinstance(self.source, str | Path) else None
+
+    @cached_property
+    def description(self) -> Description:
+        """What the JSON beside the model, or its metadata, says of it.
+
+        Raises:
+            OptionError: It cannot be read, or is not what its schema asks for.
+        """
+        return Description.of(self.path, self.metadata)
+
+    def described(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of an explanation that are given, and those that the description says where one is None or not
+        given."""
+        return {**self.description.options, **{name: value for name, value in given.items() if value is not None}}
 
     @cached_property
     def sha256(self) -> str:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from portable_cam.cli.common import JsonOption, ModelArgument, OutputOption, TaskOption, new_table, out, print_json
+from portable_cam.cli.common import (
+    JsonOption,
+    ModelArgument,
+    OutputOption,
+    TaskOption,
+    new_table,
+    note,
+    out,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from portable_cam.export import DoctorReport
@@ -17,13 +26,21 @@ if TYPE_CHECKING:
 
 
 def run(
-    model: ModelArgument, output: OutputOption = None, task: TaskOption = None, as_json: JsonOption = False
+    model: ModelArgument,
+    output: OutputOption = None,
+    task: TaskOption = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Draft MODEL.explain.json: what was derived, to be read and corrected.")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Can it be explained, what will it cost (an estimate), and if not, which nodes stand in the way and what to do.
     Exit status 1 if no method works."""
     from portable_cam.errors import Error
     from portable_cam.export import doctor as examine
     from portable_cam.export.passes.normalized import normalized
+    from portable_cam.export.read.description import description_path
+    from portable_cam.tasks.draft import draft, write_description
     from portable_cam.tasks.recognize import recognize
 
     known = normalized(model)
@@ -50,6 +67,9 @@ def run(
         ):
             table.add_row(key, escape(value))
         out.print(table)
+    if write:
+        write_description(draft(known, found, output), path := description_path(model))
+        note(f"written to {path}: read it, and correct what is wrong")
     if not report.explainable:
         raise typer.Exit(1)
 

@@ -139,11 +139,12 @@ def run(
     if chosen is None:
         chosen = implied_task([name for name, value in own.items() if value is not None])
         chosen = chosen or recognize(known, None, options.get("output"))[0]
-        note(f"task: {chosen} (recognised; --task overrides)")
-    made, asked = own_options(chosen, own, _spelled)
+        how = f"as {known.description.source} says" if chosen == known.description.task else "recognised"
+        note(f"task: {chosen} ({how}; --task overrides)")
+    made, asked = own_options(chosen, own, _spelled, known.description.task_options)
     explainer: Any = task_named(chosen).explainer()(  # type: ignore[call-arg]
         known,
-        options.pop("methods", None),
+        options.pop("methods", None) or known.description.methods,
         device=device,
         check=check,
         preprocessing={name: value for name, value in preprocessing.items() if value is not None},

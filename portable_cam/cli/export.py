@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,23 +26,28 @@ def run(
     from portable_cam.export.deploy.strip_shapes import strip_inner_shapes
     from portable_cam.export.options import Options
     from portable_cam.export.passes.normalized import normalized
+    from portable_cam.export.read.description import METADATA_KEY, description_path
     from portable_cam.export.read.weights import save_model
+    from portable_cam.tasks.draft import draft, write_description
     from portable_cam.tasks.preprocessing import known_preprocessing
     from portable_cam.tasks.recognize import recognize
     from portable_cam.verify.selfcheck import record, self_check
 
     known = normalized(model)
     target = recognize(known, task, options.get("output"))[1]
-    chosen = Options.of({**options, "target": target})
+    chosen = Options.of(known.described({**options, "target": target}))
     built = explanation_model(
         known, chosen, targets_per_image=1 if single_target else None, preprocessing=known_preprocessing(known)
     )
     strip_inner_shapes(built)
+    content = draft(known, task, options.get("output"))
+    built.metadata_props[METADATA_KEY] = json.dumps(content)
     if check:
         proof = self_check(known, built, options.get("output"), target)
         record(built, proof)
         note(f"self-check: {proof.describe()}")
     written = save_model(built, target_file)
+    write_description(content, description_path(target_file))
     files, size = " and ".join(map(str, written)), sum(file.stat().st_size for file in written) / 1e6
     inputs, outputs = (", ".join(str(v.name) for v in side) for side in (built.graph.inputs, built.graph.outputs))
     say(f"{files}: {size:.1f} MB, inputs {inputs}, outputs {outputs}")

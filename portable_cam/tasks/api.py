@@ -32,8 +32,8 @@ def explain(
         methods: As for :class:`~portable_cam.explainer.Explainer`; None for those that do best for the task.
         targets: What is explained, in the task's own terms: class numbers and labels, ``"top3"``, words of a caption;
             None for what the model finds.
-        task: ``classify``, ``detect``, ``segment``, ``caption``, ``vqa`` or ``ctc``; None: recognised by the model's
-            inputs and outputs, which ``notes`` then says.
+        task: ``classify``, ``detect``, ``segment``, ``caption``, ``vqa`` or ``ctc``; None: what the model's description
+            says, else recognised by its inputs and outputs, which ``notes`` then says.
         preprocessing: A preset's name, a :class:`~portable_cam.image.preprocess.Preprocessing`, or options of
             :func:`~portable_cam.image.resolve.resolve`.
         **options: Those of the task (``labels``, ``region``, ``vocabulary``, ``question`` ...; see its explainer), and
@@ -45,13 +45,19 @@ def explain(
         Error: Another subclass, for what else does not fit.
     """
     known = normalized(model)
-    chosen = task or implied_task(options) or recognize(known, None, options.get("output"))[0]
+    said = known.description.task
+    chosen = task or implied_task(options) or said or recognize(known, None, options.get("output"))[0]
     kind = task_named(chosen).explainer()
     of_tasks = {name for row in TASKS.values() for name in row.explainer().takes | row.explainer().asks}
-    own, asked = own_options(chosen, {name: value for name, value in options.items() if name in of_tasks})
+    own, asked = own_options(
+        chosen,
+        {name: value for name, value in options.items() if name in of_tasks},
+        described=known.description.task_options,
+    )
     general = {name: value for name, value in options.items() if name not in of_tasks}
+    methods = known.description.methods if methods is None else methods
     explainer: Any = kind(known, methods, preprocessing=preprocessing, **own, **general)  # type: ignore[call-arg]
     explanation: Explanation = explainer(image, targets, **asked)
-    if task is not None:
+    if task is not None or said is not None:
         return explanation
     return replace(explanation, notes=(*explanation.notes, f"task recognised: {chosen}"))

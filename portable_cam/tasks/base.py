@@ -20,13 +20,13 @@ from portable_cam.image.geometry import Geometry, ImageArray
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.report.write import ReportWriter
 from portable_cam.result import Result
-from portable_cam.tasks.labels import Labels, labels_in, parse_targets, read_labels
+from portable_cam.tasks.labels import Labels, as_labels, labels_in, parse_targets
 
 #: What a user asks for: a number or name, several (a list, or text with commas), ``top3``, or None.
 Targets: TypeAlias = str | int | Sequence[int | str] | None
 #: A preprocessing, a preset's name, options of :func:`~portable_cam.image.resolve.resolve`, or None.
 AnyPreprocessing: TypeAlias = Preprocessing | str | Mapping[str, Any] | None
-AnyLabels: TypeAlias = Labels | str | Path | None
+AnyLabels: TypeAlias = Labels | str | Path | Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -147,13 +147,14 @@ class LabelledExplainer(TaskExplainer):
         return class_numbers([target], self.labels)[0]
 
     def _known_labels(self, labels: AnyLabels, classes: int | None) -> Labels | None:
-        """The labels as given, else those of the model's metadata, else those that a model of this task with so many
-        classes usually has.
+        """The labels as given, else those of the model's description or metadata, else those that a model of this task
+        with so many classes usually has.
 
         Raises:
             LabelError: They cannot be read, or their number is not that of the classes.
         """
-        given = read_labels(labels) if isinstance(labels, str | Path) else labels
+        said = self.explainer.description.task_options.get("labels")
+        given = as_labels(labels) or as_labels(said, "the model's description")
         if given:
             return given.check(classes)
         return labels_in(self.explainer.metadata, classes) or Labels.default(classes, self.task)

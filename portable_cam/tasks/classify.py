@@ -15,7 +15,7 @@ from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Class, ClassSet, Contrast
 from portable_cam.result import Result
 from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_numbers
-from portable_cam.tasks.labels import Labels, parse_targets, read_labels
+from portable_cam.tasks.labels import Labels, as_labels, parse_targets
 from portable_cam.tasks.preprocessing import preprocessing_of
 
 
@@ -50,7 +50,7 @@ class PhotoExplainer(LabelledExplainer):
         **options: Any,
     ) -> None:
         if sets:
-            known = labels if labels is None or isinstance(labels, Labels) else read_labels(labels)
+            known = as_labels(labels)
             members = tuple(class_numbers(names, known or Labels.default(1000)) for names in sets.values())
             options["target"] = ClassSet(members)
             labels = Labels(tuple(sets), "the sets of classes")

@@ -138,6 +138,17 @@ def read_labels(path: str | Path) -> Labels:
     return Labels(tuple(name or f"class {i}" for i, name in enumerate(names)), str(path))
 
 
+def as_labels(given: Labels | str | Path | Sequence[str] | None, source: str = "the labels") -> Labels | None:
+    """Labels as they are, from a file, or from a list of names.
+
+    Raises:
+        LabelError: The file cannot be read, or holds none.
+    """
+    if given is None or isinstance(given, Labels):
+        return given
+    return read_labels(given) if isinstance(given, str | Path) else Labels(tuple(given), source)
+
+
 #: Keys under which exporters write the names of the classes into a file's metadata.
 _KEYS = ("labels", "classes", "class_names", "id2label", "categories", "character")
 

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from portable_cam.explainer import Explainer
 from portable_cam.export.autodiff.dequantized import input_quantization
 from portable_cam.export.graph.values import dtype_of, known_dims
 from portable_cam.export.layers.candidates import image_input
-from portable_cam.export.passes.normalized import AnyModel, normalized
+from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.resolve import METADATA_KEY, resolve
 from portable_cam.image.sidecar import find_sidecar
@@ -30,8 +33,7 @@ def preprocessing_of(
     if isinstance(wanted, Preprocessing):
         return wanted
     options = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
-    path = normalized(model).path
-    sidecar = None if path is None else find_sidecar(path)
+    sidecar = beside(normalized(model))
     silent = sidecar is None and METADATA_KEY not in explainer.metadata
     # quantised inputs have another scale than the family's photos
     if usual is not None and silent and explainer.input_dtype().startswith("float"):
@@ -50,10 +52,21 @@ def known_preprocessing(model: AnyModel) -> str | None:
     """The preprocessing in a JSON file beside a model, as JSON for an explanation file's metadata; None if there is no
     such file."""
     model = normalized(model)
-    sidecar = None if model.path is None else find_sidecar(model.path)
-    if sidecar is None:
-        return None
+    return None if beside(model) is None else json.dumps(expected_preprocessing(model).to_json())
+
+
+def expected_preprocessing(model: NormalizedModel) -> Preprocessing:
+    """How a photo becomes the model's input, as far as its files say; the rest is guessed, and named as such."""
     image = image_input(model.graph)
-    own = input_quantization(image)
-    known = resolve(known_dims(image) or [], dtype_of(image).numpy(), sidecar=sidecar, own_quantization=own)
-    return json.dumps(known.to_json())
+    return resolve(
+        known_dims(image) or [],
+        dtype_of(image).numpy(),
+        sidecar=beside(model),
+        metadata=model.metadata,
+        own_quantization=input_quantization(image),
+    )
+
+
+def beside(model: NormalizedModel) -> Path | Mapping[str, Any] | None:
+    """What the model's description says of its input, else the JSON file beside it that says it."""
+    return model.description.preprocessing or (None if model.path is None else find_sidecar(model.path))

@@ -20,7 +20,8 @@ def recognize(model: AnyModel, task: str | None = None, output: str | None = Non
 
     Args:
         model: The model.
-        task: A name from :data:`~portable_cam.tasks.registry.TASKS`; None: by the model's inputs and outputs.
+        task: A name from :data:`~portable_cam.tasks.registry.TASKS`; None: what the model's description says, else by
+            its inputs and outputs.
         output: The tensor that holds the scores, if the user named it.
 
     Raises:
@@ -29,6 +30,8 @@ def recognize(model: AnyModel, task: str | None = None, output: str | None = Non
         ModelError, InputError: The model cannot be read, or has no image input.
     """
     known = normalized(model)
+    task = task or known.description.task
+    output = output or known.described({}).get("output")
     if task == "classify":
         return task, Class()
     if task is not None:

@@ -66,7 +66,7 @@ def task_named(name: str) -> Task:
 
 
 def own_options(
-    task: str, given: Mapping[str, Any], spell: Callable[[str], str] = str
+    task: str, given: Mapping[str, Any], spell: Callable[[str], str] = str, described: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of single tasks, divided into those of the constructor and those of a call.
 
@@ -74,12 +74,14 @@ def own_options(
         task: The task they are given to.
         given: By name; None where an option is not given.
         spell: How an option is called in messages.
+        described: What the model's description says, for those that the task takes and that are not given.
 
     Raises:
         OptionError: The task needs another option, or does not take one of these.
     """
     kind = task_named(task).explainer()
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = {name: value for name, value in (described or {}).items() if name in kind.takes | kind.asks}
+    chosen |= {name: value for name, value in given.items() if value is not None}
     for name in kind.needs:
         if name not in chosen:
             raise OptionError(f"the task {task} needs {spell(name)}")

@@ -79,6 +79,7 @@ class SegmentExplainer(LabelledExplainer):
         **options: Any,
     ) -> None:
         model = normalized(model)
+        options = model.described(options)
         methods = self.default_methods if methods is None else methods
         graph = model.graph
         dense = Dense("mask", channels, threshold)  # type: ignore[arg-type]

@@ -27,13 +27,13 @@ from portable_cam.export.targets import Tokens
 from portable_cam.image.geometry import ImageArray
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.resolve import resolve
-from portable_cam.image.sidecar import find_sidecar
 from portable_cam.runtime.session import Session
 from portable_cam.tasks.base import AnyPreprocessing, Photo, Targets, TaskExplainer
 from portable_cam.tasks.language.caption import details_of
 from portable_cam.tasks.language.spans import WHOLE, find_spans, parse_phrases
 from portable_cam.tasks.language.vocabulary import read_vocabulary
 from portable_cam.tasks.outputs import CHARACTERS
+from portable_cam.tasks.preprocessing import beside
 
 #: The preprocessing of PaddleOCR's models where nothing else is given: 48 pixels high, BGR, -1 to 1.
 PADDLE = {"color": "bgr", "scale": 1 / 127.5, "mean": 1.0, "std": 1.0, "resize": "stretch"}
@@ -161,7 +161,7 @@ class LineExplainer(TaskExplainer):
         if isinstance(wanted, Preprocessing):
             return wanted
         options: dict[str, Any] = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
-        sidecar = None if model.path is None else find_sidecar(model.path)
+        sidecar = beside(model)
         dims = known_dims(self._image) or []
         if sidecar is None and CHARACTERS in metadata:
             sizes = dims[2:] if channel_axis(self._image) == 1 else dims[1:3]
