@@ -706,7 +706,7 @@ def test_doctor_names_the_operator_without_a_rule(make_model: Any, where: str) -
         pcam.Explainer(model, ("gradient",))
     if where == "before":  # the layers behind it can be explained
         assert report.methods["gradcam"] == "yes"
-        assert pcam.Explainer(model)(X).scores.shape == (2, 1)
+        assert pcam.Explainer(model)(X[:1]).scores.shape == (1, 1)  # its region is one of the first image
     else:
         assert "without a rule" in report.methods["gradcam"]
         assert not report.explainable

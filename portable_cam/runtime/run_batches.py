@@ -85,5 +85,6 @@ def _part(feeds: Arrays, i: int) -> Arrays:
 def _agree(together: Arrays, alone: Arrays) -> bool:
     """Whether the last image's scores are those of the image alone, within one step of a quantised model."""
     ours, theirs = together["scores"][-1:].astype(np.float64), alone["scores"].astype(np.float64)
-    step = 0.02 * float(np.abs(theirs).max(initial=0)) + 1e-6
+    finite = np.where(np.isfinite(theirs), theirs, 0)
+    step = 0.02 * float(np.abs(finite).max(initial=0)) + 1e-6
     return bool(np.allclose(ours, theirs, rtol=0, atol=step, equal_nan=True))
