@@ -38,6 +38,15 @@ UNKNOWN = {
     "features": ("s = Reshape(x, rows) t = Tanh(s) y = Mul(t, t)", "float[N,48,64] y"),
     "more rows than columns": ("s = Reshape(x, long) m = MatMul(s, w) y = Add(m, b)", "float[N,1024,3] y"),
     "two vectors": ("p = GlobalAveragePool(x) y = Flatten(p) z = Neg(y)", "float[N,3] y, float[N,3] z"),
+    "patches of a grid": (
+        "p = Conv<kernel_shape=[8, 8], strides=[8, 8]>(x, patch) s = Reshape(p, grid) "
+        "t = Transpose<perm=[0, 2, 1]>(s) m = MatMul(t, w) y = Add(m, b)",
+        "float[N,16,3] y",
+    ),
+    "landmarks": (
+        "p = GlobalAveragePool(x) f = Flatten(p) m = MatMul(f, many) y = Reshape(m, pairs)",
+        "float[N,6,2] y",
+    ),
     "five axes": ("y = Unsqueeze(x, two)", "float[N,3,1,16,64] y"),
 }
 
@@ -50,6 +59,10 @@ def model(body: str, y: str, inputs: str = "float[N,3,16,64] x") -> onnx.ModelPr
         "b": np.ones(3, np.float32),
         "k": np.eye(3, dtype=np.float32)[:, :, None, None],
         "rows": np.array([0, 48, 64]),
+        "patch": np.ones((3, 3, 8, 8), np.float32),
+        "grid": np.array([0, 3, 16]),
+        "many": np.ones((3, 12), np.float32),
+        "pairs": np.array([0, 6, 2]),
         "long": np.array([0, 1024, 3]),
         "table": np.eye(3, dtype=np.float32),
     }

@@ -97,6 +97,13 @@ class SegmentExplainer(LabelledExplainer):
         self._rival = None if rather_than is None else self.number(rather_than)
         self._raw = raw_session(model, [str(scores.value.name)], **session_options(options))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if self.labels is not None or self.explainer.cut is not None:
+            return super().notes
+        unsaid = "that the maps put out are scores of classes is assumed: no softmax, sigmoid or labels say so"
+        return (*super().notes, unsaid)
+
     def logits(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """(C, h, w) for one prepared photo."""
         (values,) = self._raw.run({self._image: x}).values()
