@@ -212,3 +212,30 @@ def test_checks_are_kept_by_model_and_options(
     monkeypatch.setenv("PORTABLE_CAM_CACHE", "")
     pcam.Explainer(small_cnn, check=True)(X)
     assert len(calls) == 4
+
+
+def _in_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with every float in float16."""
+    half = onnx.ModelProto.FromString(model.SerializeToString())
+    for weight in half.graph.initializer:
+        if weight.data_type == onnx.TensorProto.FLOAT:
+            array = onnx.numpy_helper.to_array(weight).astype(np.float16)
+            weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+    for value in (*half.graph.input, *half.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    return half
+
+
+def test_half_precision_is_held_against_differences_in_float32(
+    run: Run, small_cnn: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = _in_half(small_cnn), X.astype(np.float16)
+    assert verdicts(run(model, x=x)) == ALL
+    entry = RULES["Gemm"]
+
+    def wrong(v: Any) -> Any:
+        return [None if g is None else v.b.op("Mul", g, 1.3) for g in entry.rule(v)]
+
+    monkeypatch.setitem(RULES, "Gemm", replace(entry, rule=wrong))
+    spoiled = verdicts(run(model, x=x))
+    assert spoiled["input"] == spoiled["layer"] == "FAILED"

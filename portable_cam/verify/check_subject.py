@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -46,6 +47,14 @@ class Subject:
         self.quantized = any(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear"} for node in model.graph)
         self._sessions: dict[str, Session] = {}
         self._gradients: dict[int, dict[str, NDArray[Any]]] = {}
+
+    @cached_property
+    def exact(self) -> Subject:
+        """Itself; of a model in half precision the same in float32, whose scores have digits enough for differences."""
+        if not self.half:
+            return self
+        feeds = {name: v.astype(np.float32) if v.dtype == np.float16 else v for name, v in self.feeds.items()}
+        return Subject(self.model, replace(self.options, precision="float32"), self.metadata, feeds, self.values)
 
     @property
     def image(self) -> NDArray[Any]:

@@ -186,9 +186,7 @@ def _derivatives(analytic: Sequence[float], score: Callable[[int, float], float]
 
 def _no_differences(subject: Subject) -> str | None:
     """Why central differences say nothing here, if so."""
-    if subject.quantized:
-        return "a quantised model is a staircase, whose gradient differences do not show"
-    return "half precision has too few digits for differences" if subject.half else None
+    return "a quantised model is a staircase, whose gradient differences do not show" if subject.quantized else None
 
 
 def _input(subject: Subject) -> Check:
@@ -204,7 +202,7 @@ def _input(subject: Subject) -> Check:
     directions = [_direction(gradient) for gradient in found]
 
     def score(k: int, step: float) -> float:
-        return subject.score(k, x + step * size * directions[k])
+        return subject.exact.score(k, x + step * size * directions[k])
 
     return _derivatives([float((g * d).sum()) * size for g, d in zip(found, directions, strict=True)], score)
 
@@ -229,7 +227,7 @@ def _at_layer(subject: Subject, name: str) -> Check:
     directions = [_direction(gradient) for gradient in found]
 
     def score(k: int, step: float) -> float:
-        return subject.score(k, nudges={name: step * size * _in_layout(directions[k], axes)})
+        return subject.exact.score(k, nudges={name: step * size * _in_layout(directions[k], axes)})
 
     return _derivatives([float((g * d).sum()) * size for g, d in zip(found, directions, strict=True)], score)
 
