@@ -73,10 +73,11 @@ def candidates(graph: ir.Graph, *scores: ir.Value) -> list[tuple[ir.Value, Layer
 def find_axes(graph: ir.Graph) -> KnownAxes:
     """Where each tensor of a normalised graph has the rows and columns of its image, as far as the table of rules
     tells."""
-    return _spatial(_derived(graph))
+    return _spatial(derived_axes(graph))
 
 
-def _derived(graph: ir.Graph) -> AxesOf:
+def derived_axes(graph: ir.Graph) -> AxesOf:
+    """What is known of the axes of each tensor of a normalised graph that varies with its inputs."""
     image = image_input(graph)
     return derive(graph, image, channel_axis(image))
 
@@ -94,7 +95,7 @@ def layer_axes(graph: ir.Graph, layers: Sequence[ir.Value]) -> list[SpatialAxes]
         LayerError: A layer is no map and no tokens of the image; the message says which axes are not known, and which
             operator lost them.
     """
-    derived = _derived(graph)
+    derived = derived_axes(graph)
     known = _spatial(derived)
     return [_axes_of_layer(value, known, derived) for value in layers]
 
@@ -255,7 +256,7 @@ def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str] | N
                 f"layer '{name}' is neither a tensor nor a node of the model; `portable-cam layers MODEL` lists the "
                 f"candidates{', near it: ' + ', '.join(close) if close else ''}"
             )
-        derived = _derived(graph)
+        derived = derived_axes(graph)
         known = _spatial(derived)
         _axes_of_layer(value, known, derived)
         value = as_run(value)
