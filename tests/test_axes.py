@@ -19,9 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import portable_cam.export.autodiff.backward  # noqa: F401 - registers the rules of gradients
 from portable_cam.export.autodiff.registry import NO_GRADIENT, RULES
-from portable_cam.export.layers.axes import Relation
 from portable_cam.export.layers.axis_rules import AXIS_RULES
 from portable_cam.export.layers.candidates import find_axes
+from portable_cam.export.layers.relation import Relation
 from portable_cam.export.layers.spatial import SpatialAxes, is_feature_map
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.runtime.session import Session

@@ -14,11 +14,12 @@ import onnx_ir as ir
 from portable_cam.errors import LayerError
 from portable_cam.export.diagnose.declared import declared_model
 from portable_cam.export.graph.values import known_dims, reads
-from portable_cam.export.layers.axes import Axis, Digit, Known, Relation, digits_of, size_of, why_lost
+from portable_cam.export.layers.axes import Axis, Digit, Known, digits_of, size_of, why_lost
 from portable_cam.export.layers.axis_rules import AxesOf
 from portable_cam.export.layers.candidates import derived_axes, image_input
 from portable_cam.export.layers.derive import declared_axes, spatial_axes, why_not
 from portable_cam.export.layers.placement import placement
+from portable_cam.export.layers.relation import Relation
 from portable_cam.export.layers.spatial import is_feature_map
 from portable_cam.export.passes.normalized import AnyModel
 

@@ -12,7 +12,6 @@ from portable_cam.export.layers.axes import (
     Axis,
     Digit,
     Part,
-    Size,
     Source,
     holds,
     lost,
@@ -23,6 +22,7 @@ from portable_cam.export.layers.axes import (
     split_digit,
     why_lost,
 )
+from portable_cam.export.layers.relation import Size
 
 _Lose = Callable[[Size, str], Axis]
 

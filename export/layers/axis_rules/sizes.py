@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.graph.values import constant_of
-from portable_cam.export.layers.axes import Known, Size, scaled, size_of
+from portable_cam.export.layers.axes import Known, scaled, size_of
+from portable_cam.export.layers.relation import Size
 
 _DEPTH = 64  # operators between a size and what it is computed from
 _LONGEST = 4096

@@ -15,7 +15,6 @@ from portable_cam.export.layers.axes import (
     Digit,
     Known,
     Part,
-    Size,
     Source,
     axis_of,
     channels,
@@ -26,6 +25,7 @@ from portable_cam.export.layers.axes import (
     why_lost,
 )
 from portable_cam.export.layers.axis_rules.at import At, Lost, rule, spatial_of
+from portable_cam.export.layers.relation import Size
 
 
 @dataclass(frozen=True)
