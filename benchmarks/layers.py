@@ -46,9 +46,9 @@ TIMM = """
     tnt_s_legacy_patch16_224 nest_tiny pit_ti_224 visformer_tiny volo_d1_224 mvitv2_tiny davit_tiny focalnet_tiny_srf
     gcvit_xxtiny maxvit_tiny_rw_224 coatnet_nano_rw_224 mobilevit_xxs mobilevitv2_050 edgenext_xx_small
     efficientformer_l1 efficientformerv2_s0 efficientvit_b0 efficientvit_m0 fastvit_t8 tiny_vit_5m_224 poolformer_s12
-    mixer_s32_224 gmlp_ti16_224 resmlp_12_224 sequencer2d_s botnet26t_256 halonet26t lambda_resnet26t samvit_base_patch16_224
-    coat_tiny resnet18 densenet121 inception_v3 vgg11 efficientnet_b0 mobilenetv3_small_100 regnetx_002 convnext_atto
-    repvit_m0_9
+    mixer_s32_224 gmlp_ti16_224 resmlp_12_224 sequencer2d_s botnet26t_256 halonet26t lambda_resnet26t
+    samvit_base_patch16_224 coat_tiny resnet18 densenet121 inception_v3 vgg11 efficientnet_b0 mobilenetv3_small_100 regnetx_002
+    convnext_atto repvit_m0_9
 """.split()
 #: Smaller than the original, for the sake of time: of a kind of block that is repeated, so many.
 _DEPTH = """
@@ -127,7 +127,8 @@ def modules_with(module: torch.nn.Module, x: torch.Tensor, value: NDArray[Any], 
         def hook(_module: Any, _inputs: Any, output: Any) -> None:
             given = output.detach().numpy() if isinstance(output, torch.Tensor) else np.zeros(0)
             flat = np.sort(given, axis=None)
-            found += [(float(np.abs(flat - w).max() / np.abs(w).max()), name) for w in wanted if w.size == flat.size]
+            differ = [float(np.abs(flat - w).max() / np.abs(w).max()) for w in wanted if w.size == flat.size]
+            found.extend((difference, name) for difference in differ)
 
         return hook
 
