@@ -371,6 +371,99 @@ def test_attention_is_no_map() -> None:
     assert is_feature_map(*known[tokens])
 
 
+# -- sizes that the graph computes itself ----------------------------------------------------------------------------
+
+
+def size(net: Net, value: str, axis: int) -> str:
+    """A size as a number, as torch's older exporter writes it; shape inference does not follow it."""
+    return net.add("Gather", net.add("Shape", value), net.constant(axis), axis=0)
+
+
+def torch_pads(net: Net, *amounts: str) -> str:
+    """Pads from the last axis inwards, front and back, as torch has them, in ONNX's order."""
+    one = net.constant([1])
+    given = net.add("Concat", *(net.add("Reshape", amount, one) for amount in amounts), axis=0)
+    none = net.add("ConstantOfShape", net.constant([8 - len(amounts)]), value=numpy_helper.from_array(np.array([0])))
+    pairs = net.add("Reshape", net.add("Concat", given, none, axis=0), net.constant([-1, 2]))
+    ends = net.constant([-1]), net.constant([-(2**63) + 1]), net.constant([0]), net.constant([-1])
+    turned = net.add("Transpose", net.add("Slice", pairs, *ends), perm=[1, 0])
+    return net.add("Cast", net.add("Reshape", turned, net.constant([-1])), to=TensorProto.INT64)
+
+
+def test_pads_by_a_remainder() -> None:
+    """Up to a multiple of the window, as Swin pads before it cuts windows."""
+    for shape in ((3, 17, 22), (3, 16, 20), (3, 19, 24)):
+        net = Net(shape=shape)
+        x = net.add("Conv", "x", net.weight(4, 3, 1, 1))
+        four, zero = net.constant(4), net.constant(0)
+        missing = [net.add("Mod", net.add("Sub", four, net.add("Mod", size(net, x, a), four)), four) for a in (3, 2)]
+        padded = net.add("Pad", x, torch_pads(net, zero, missing[0], zero, missing[1]))
+        net.add("Conv", padded, net.weight(4, 4, 4, 4), strides=[4, 4])
+        check_all(net, padded, net.last)
+        assert probe(net)[net.last][0].size == (-(-shape[1] // 4), -(-shape[2] // 4))
+
+
+def test_pads_by_a_quotient_of_floats() -> None:
+    """As much as keeps ceil(size / stride), half of it in front, as TensorFlow's networks have it."""
+    for shape in ((3, 17, 22), (3, 18, 25), (3, 21, 24)):
+        net = Net(shape=shape)
+        x = net.add("Conv", "x", net.weight(4, 3, 1, 1))
+        amounts = []
+        for axis in (3, 2):
+            n = net.add("Cast", size(net, x, axis), to=TensorProto.FLOAT)
+            count = net.add("Ceil", net.add("Div", n, net.constant(2.0, np.float32)))
+            reach = net.add("Mul", net.add("Sub", count, net.constant(1.0, np.float32)), net.constant(2.0, np.float32))
+            total = net.add("Sub", net.add("Add", reach, net.constant(3.0, np.float32)), n)
+            total = net.add("Cast", net.add("Clip", total, net.constant(0.0, np.float32)), to=TensorProto.INT64)
+            half = net.add("Div", total, net.constant(2))
+            amounts += [half, net.add("Sub", total, half)]
+        padded = net.add("Pad", x, torch_pads(net, *amounts))
+        net.add("Conv", padded, net.weight(4, 4, 3, 3), strides=[2, 2])
+        check_all(net, padded, net.last)
+        assert probe(net)[net.last][0].size == (-(-shape[1] // 2), -(-shape[2] // 2))
+
+
+def test_patches_by_computed_indices() -> None:
+    """torch's unfold in the older exporter: indices of a Range and the steps within a patch."""
+    net = Net(shape=(3, 16, 24))
+    x = net.add("Conv", "x", net.weight(4, 3, 1, 1))
+    zero, four, three = net.constant(0), net.constant(4), net.constant(3)
+    steps = net.add("Unsqueeze", net.constant([0, 1, 2, 3]), net.constant([1]))
+    cut = x
+    for axis in (2, 4):
+        end = net.add("Sub", size(net, x, axis if axis == 2 else 3), three)
+        starts = net.add("Unsqueeze", net.add("Range", zero, end, four), net.constant([0]))
+        cut = net.add("Gather", cut, net.add("Add", starts, steps), axis=axis)
+    turned = net.add("Transpose", cut, perm=[0, 3, 5, 1, 2, 4])  # (N, 4, 6, C, 4, 4)
+    net.add("Reshape", turned, net.constant([0, 24, 64]))
+    check_all(net)
+    assert probe(net)[net.last][0].size == (4, 6)
+
+
+def test_split_of_channels_behind_open_sizes() -> None:
+    """Queries, keys and values of different widths, whose shapes nothing infers."""
+    net = Net(shape=(3, 16, 24))
+    conv = net.add("Conv", "x", net.weight(12, 3, 4, 4), strides=[4, 4])
+    count = net.add("Reshape", net.add("Mul", size(net, conv, 2), size(net, conv, 3)), net.constant([1]))
+    images = net.add("Shape", conv, end=1)
+
+    def shape(*rest: int) -> str:
+        return net.add("Concat", images, count, net.constant(rest), axis=0)
+
+    flat = net.add("Reshape", conv, net.add("Concat", images, net.constant([12]), count, axis=0))
+    tokens = net.add("Transpose", flat, perm=[0, 2, 1])
+    parts = net.add("Split", net.add("Reshape", tokens, shape(2, -1)), net.constant([1, 1, 4]), outputs=3, axis=3)
+    queries, values = (net.add("Transpose", name, perm=[0, 2, 1, 3]) for name in (parts, f"{parts}.2"))
+    keys = net.add("Transpose", f"{parts}.1", perm=[0, 2, 3, 1])
+    shares = net.add("Softmax", net.add("MatMul", queries, keys))
+    mixed = net.add("Transpose", net.add("MatMul", shares, values), perm=[0, 2, 1, 3])
+    back = net.add("MatMul", net.add("Reshape", mixed, shape(8)), net.weight(8, 12))
+    net.add("Add", tokens, back)
+    found = probe(net)
+    assert found[net.last][0].size == (4, 6)
+    assert shares not in found or not found[shares][0].features
+
+
 # -- chains --------------------------------------------------------------------------------------------------------
 
 

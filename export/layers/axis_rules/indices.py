@@ -9,7 +9,7 @@ from portable_cam.export.layers.axes import ONE, Axis, Known, Source, axis_of, c
 from portable_cam.export.layers.axis_rules.at import At, rule, spatial_of
 from portable_cam.export.layers.axis_rules.join import made_of_all
 from portable_cam.export.layers.axis_rules.regroup import pick, regroup
-from portable_cam.export.layers.axis_rules.sizes import named_sizes
+from portable_cam.export.layers.axis_rules.sizes import computed_array, named_sizes
 
 
 @rule("Gather")
@@ -19,6 +19,8 @@ def gather(at: At) -> Known:
     data, index, rank = at.axes(0), at.axes(1), len(at.dims(0))
     axis = at.int_attr("axis", 0) % max(rank, 1)
     indices = constant_of(at.node.inputs[1])
+    if indices is None:
+        indices = computed_array(at.node.inputs[1], at.known)
     size = at.dims(0)[axis] if rank else None
     if data is None:  # rows of a constant table
         rest = [channels(size) for size in at.dims(0)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 
 from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.graph.values import constant_of
-from portable_cam.export.layers.axes import Known, scaled, size_of
+from portable_cam.export.layers.axes import Known, size_of
+from portable_cam.export.layers.axis_rules.arithmetic import equal, minus, numeric, over, plus, times
 from portable_cam.export.layers.relation import Size
 
 _DEPTH = 64  # operators between a size and what it is computed from
@@ -53,7 +53,7 @@ def _expanded(value: ir.Value, known: Mapping[ir.Value, Known], dims: list[Size]
     if have is None:
         return dims
     if node.op_type == "Tile":
-        return [_times(size, count) for size, count in zip(have, wanted, strict=True)]
+        return [times(size, count) for size, count in zip(have, wanted, strict=True)]
     rank = max(len(have), len(wanted))
     missing: list[Size] = [1] * rank
     mine, new = ([*missing[len(sizes) :], *sizes] for sizes in (have, wanted))
@@ -68,6 +68,14 @@ def computed_sizes(value: ir.Value | None, known: Mapping[ir.Value, Known]) -> l
         return None
     sizes = found.reshape(-1).tolist()
     return None if any(isinstance(size, float) for size in sizes) else sizes
+
+
+def computed_array(value: ir.Value | None, known: Mapping[ir.Value, Known]) -> NDArray[np.int64] | None:
+    """A small integer tensor that is constant or computed from sizes that are known; None if it is not."""
+    found = _Walk(known).content(value)
+    if found is None or _ints(found) is None:
+        return None
+    return found.astype(np.int64)
 
 
 #: The content of a small tensor: numbers (a float only of a float tensor), names of open sizes, None for what is not
@@ -222,6 +230,15 @@ def _filled(node: ir.Node, walk: _Walk) -> _Content | None:
     return _objects([value] * math.prod(length), length)
 
 
+def _range(node: ir.Node, walk: _Walk) -> _Content | None:
+    found = _inputs(node, walk)
+    ends = None if found is None else [content.reshape(-1).tolist()[0] for content in found]
+    if ends is None or not all(isinstance(n, int) for n in ends) or not ends[2]:
+        return None
+    numbers = range(*ends)
+    return None if len(numbers) > _LONGEST else _objects(list(numbers), (len(numbers),))
+
+
 def _each(of: Callable[..., Any], *contents: _Content) -> _Content | None:
     """A function of the entries of arrays, broadcast to each other."""
     try:
@@ -247,36 +264,6 @@ def _numbers(of: Callable[..., Any]) -> _Computed:
     return _entries(lambda *n: of(*n) if all(isinstance(m, int | float) for m in n) else None)
 
 
-def _numeric(a: Any, b: Any) -> bool:
-    return isinstance(a, int | float) and isinstance(b, int | float)
-
-
-def _times(a: Any, b: Any) -> Any:
-    if _numeric(a, b):
-        return a * b
-    if isinstance(a, int | float):
-        a, b = b, a
-    return scaled(a, Fraction(b)) if isinstance(b, int) and b > 0 else None
-
-
-def _over(a: Any, b: Any) -> Any:
-    if _numeric(a, b):
-        if not b:
-            return None
-        if isinstance(a, float) or isinstance(b, float):
-            return a / b
-        return a // b if a >= 0 and b > 0 else int(a / b)
-    return scaled(a, Fraction(1, b)) if isinstance(b, int) and b > 0 and not isinstance(a, float) else None
-
-
-def _plus(a: Any, b: Any) -> Any:
-    return a + b if _numeric(a, b) else a if b == 0 else b if a == 0 else None
-
-
-def _minus(a: Any, b: Any) -> Any:
-    return a - b if _numeric(a, b) else a if b == 0 else None
-
-
 def _modulo(node: ir.Node, walk: _Walk) -> _Content | None:
     if node.attributes.get_int("fmod", 0):
         return _numbers(lambda a, b: math.fmod(a, b) if b else None)(node, walk)
@@ -289,14 +276,8 @@ def _clip(node: ir.Node, walk: _Walk) -> _Content | None:
     for of, (given, limit) in zip((max, min), bounds, strict=False):
         if given and found is not None:
             at = of
-            found = None if limit is None else _each(lambda a, b: at(a, b) if _numeric(a, b) else None, found, limit)  # noqa: B023
+            found = None if limit is None else _each(lambda a, b: at(a, b) if numeric(a, b) else None, found, limit)  # noqa: B023
     return found
-
-
-def _equal(a: Any, b: Any) -> Any:
-    if isinstance(a, str) or isinstance(b, str):  # an open size is no -1 or 0
-        return int(a == b) if a == b or isinstance(a, int) or isinstance(b, int) else None
-    return None if a is None or b is None else int(a == b)
 
 
 _COMPUTED: dict[str, _Computed] = {
@@ -306,17 +287,18 @@ _COMPUTED: dict[str, _Computed] = {
     "Slice": _slice,
     "Where": _where,
     "ConstantOfShape": _filled,
+    "Range": _range,
     "Reshape": _reshape,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze,
     "Cast": _cast,
-    "Mul": _entries(_times),
-    "Div": _entries(_over),
-    "Add": _entries(_plus),
-    "Sub": _entries(_minus),
+    "Mul": _entries(times),
+    "Div": _entries(over),
+    "Add": _entries(plus),
+    "Sub": _entries(minus),
     "Mod": _modulo,
-    "Equal": _entries(_equal),
+    "Equal": _entries(equal),
     "Less": _numbers(lambda a, b: int(a < b)),
     "Greater": _numbers(lambda a, b: int(a > b)),
     "Min": _numbers(min),
