@@ -62,7 +62,6 @@ _STAGES = """
 FEWER: dict[str, dict[str, Any]] = {
     **{name: {"depth": 3} for name in _DEPTH},
     **{name: {"depths": (2, 2, 2, 2)} for name in _STAGES},
-    **{name: {"num_blocks": 3} for name in ("mixer_s32_224", "gmlp_ti16_224", "resmlp_12_224")},
     "vit_small_patch14_reg4_dinov2": {"depth": 3, "img_size": 224},
     "samvit_base_patch16_224": {"depth": 3, "global_attn_indexes": (2,)},
 }
@@ -94,7 +93,7 @@ def exported(module: torch.nn.Module, x: torch.Tensor, exporter: str) -> onnx.Mo
         (x,),
         buffer,
         dynamo=False,
-        opset_version=17,
+        opset_version=18,
         input_names=["x"],
         output_names=["y"],
         dynamic_axes={"x": {0: "N"}, "y": {0: "N"}},

@@ -65,8 +65,8 @@ def candidates(graph: ir.Graph, *scores: ir.Value) -> list[tuple[ir.Value, Layer
     on only some of the paths."""
     image = image_input(graph)
     path = _path(graph, image, scores)
-    known = find_axes(graph)
-    found = _ordered(path, known, image, scores)
+    derived = derived_axes(graph)
+    found = _ordered(path, derived, image, scores)
     return [(value, _describe(value, spatial, image, why)) for value, spatial, why in found]
 
 
@@ -127,11 +127,12 @@ def _path(graph: ir.Graph, image: ir.Value, scores: Sequence[ir.Value]) -> list[
 
 
 def _ordered(
-    path: Sequence[ir.Node], known: KnownAxes, image: ir.Value, scores: Sequence[ir.Value]
+    path: Sequence[ir.Node], derived: AxesOf, image: ir.Value, scores: Sequence[ir.Value]
 ) -> list[tuple[ir.Value, SpatialAxes, str]]:
     """Feature maps with their spatial and the reason for their rank, best first: from the last one back those that
     every path passes, then those on some paths."""
-    last_use, class_tokens = _last_use(path, known, scores)
+    known = _spatial(derived)
+    last_use, class_tokens = _last_use(path, known, derived, scores)
     # an attention's queries, keys and values side by side are passed by every path too, but are no sequence of tokens:
     # what comes before the class token's way must have as many channels as what comes on it
     widths = {_channels(v, known[v]) for v in class_tokens if is_feature_map(v, known[v])}
@@ -154,7 +155,7 @@ def _ordered(
 
 
 def _last_use(
-    path: Sequence[ir.Node], known: KnownAxes, scores: Sequence[ir.Value]
+    path: Sequence[ir.Node], known: KnownAxes, derived: AxesOf, scores: Sequence[ir.Value]
 ) -> tuple[dict[ir.Value, int], list[ir.Value]]:
     """For each tensor, the last node on the path that reads it; and apart from them, from the last one back, tokens of
     which only the class token and its like are read any more.
@@ -172,7 +173,7 @@ def _last_use(
         inputs = list(node.inputs)
         for value in reads(node):
             positions = [k for k, given in enumerate(inputs) if given is value]
-            if positions and all(only_prefix(node, k, known, prefix_only=prefix_only) for k in positions):
+            if positions and all(only_prefix(node, k, known, derived, prefix_only=prefix_only) for k in positions):
                 passed.setdefault(value)
             else:
                 last_use.setdefault(value, i)
@@ -267,7 +268,7 @@ def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str] | N
                 f"layer '{name}' does not lead to the scores '{score.name}' in a differentiable way: choose one that "
                 "does, `portable-cam layers MODEL` lists them"
             )
-        if value in _last_use(_path(graph, image_input(graph), [score]), known, [score])[1]:
+        if value in _last_use(_path(graph, image_input(graph), [score]), known, derived, [score])[1]:
             raise LayerError(
                 f"of the tokens of layer '{name}' the scores '{score.name}' read only those before the image's (the "
                 "class token): its map would be zero everywhere. Choose a layer before the last attention, as "
