@@ -19,6 +19,7 @@ from portable_cam.export.diagnose.declared import declared_model
 from portable_cam.export.diagnose.element_types import ElementTypes, element_types
 from portable_cam.export.diagnose.obstacles import Obstacle, find_obstacles, obstacles_with_ways_out
 from portable_cam.export.graph.operators import OPSET
+from portable_cam.export.layers.branches import default_layers
 from portable_cam.export.layers.candidates import candidates, image_input
 from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.methods.cam import cam_end
@@ -114,7 +115,7 @@ def doctor(
     chosen: list[ir.Value] = []
     if image is not None and scores:
         layers = [value for value, _ in candidates(graph, *scores)]
-        chosen = target.layers(graph, scores) or layers[:1]
+        chosen = target.layers(graph, scores) or (default_layers(graph, *scores) if layers else [])
         obstacles = obstacles_with_ways_out(graph, image, scores, layers)
     methods = _methods(graph, image, target, scores, chosen, obstacles, problems)
     methods = _tried(source, output, target, methods)

@@ -231,21 +231,12 @@ def layer_names(layer: str | Sequence[str]) -> list[str]:
     return [layer] if isinstance(layer, str) else list(layer)
 
 
-def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str] | None) -> list[ir.Value]:
-    """The tensors to explain: named by tensor or node, or the best candidate.
+def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str]) -> list[ir.Value]:
+    """The tensors to explain, named by tensor or node.
 
     Raises:
-        LayerError: There is no such tensor or node, it has no spatial of a image, or no candidate exists.
+        LayerError: There is no such tensor or node, or it has no rows and columns of the image.
     """
-    if layer is None:
-        found = candidates(graph, score)
-        if not found:
-            raise LayerError(
-                f"no tensor between the image and the scores '{score.name}' keeps the two dimensions of a image "
-                "(a height and width above 1, on axes of their own or as tokens): this model has no layer for CAM or "
-                "Grad-CAM"
-            )
-        return [found[0][0]]
     values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
     by_node = {node.name: node.outputs[0] for node in graph if node.name}
     chosen = []
