@@ -12,6 +12,7 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
+import portable_cam as pcam
 from portable_cam.cli import app
 from portable_cam.errors import InputError, LayerError
 from portable_cam.export import AxisTrace, doctor, list_layers, trace_axes
@@ -100,6 +101,36 @@ def test_what_is_lost_names_its_operator(make_model: Any, body: str, tensor: str
     assert verdict in trace.verdict
     unknown = [step.operator for step in trace.steps if any(f.kind == "unknown" for f in step.axes or ())]
     assert unknown[0] == lost_by
+
+
+REGIONS = {
+    "RoiAlign": "r = RoiAlign<output_height = 4, output_width = 6>(c, boxes, which)",
+    "GridSample": "r = GridSample(c, grid)",
+    "of a crop of the regions": (
+        "q = RoiAlign<output_height = 8, output_width = 8>(c, boxes, which) r = Conv<strides = [2, 2]>(q, small)"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REGIONS)
+def test_regions_that_another_tensor_says_are_refused(make_model: Any, name: str) -> None:
+    """Where a region lies is known at run time alone: the error names the operator, and the default is before it."""
+    more = {
+        "boxes": np.array([[2, 3, 12, 14], [0, 0, 8, 8]], np.float32),
+        "which": np.array([0, 0], np.int64),
+        "grid": RANDOM.uniform(-1, 1, (1, 4, 6, 2)).astype(np.float32),
+        "small": RANDOM.standard_normal((6, 6, 2, 2)).astype(np.float32),
+    }
+    body = f"p = Conv<strides = [1, 1]>(x, patch) c = Relu(p) {REGIONS[name]} a = Relu(r) "
+    body += "g = ReduceMean<keepdims = 0>(a, places) y = Gemm(g, w)"
+    weights = {**WEIGHTS, **more, "places": np.array([2, 3], np.int64)}
+    made = make_model(body, weights, "float[1,3,16,24] x", "float[N,6] y", 20)
+    operator = name if name in {"RoiAlign", "GridSample"} else "RoiAlign"
+    for layer in ("r", "a"):
+        with pytest.raises(LayerError, match=rf"layer '{layer}' .* not known behind {operator} .*declare its axes"):
+            pcam.Explainer(made, layer=layer)
+    assert list_layers(made)[0].name == "c"
+    assert pcam.Explainer(made).layer == "c"
 
 
 def test_names(make_model: Any) -> None:
