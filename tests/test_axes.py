@@ -464,6 +464,31 @@ def test_split_of_channels_behind_open_sizes() -> None:
     assert shares not in found or not found[shares][0].features
 
 
+def test_places_of_patches_in_the_batch() -> None:
+    """MobileViT: for each place within a patch a sequence of patches of its own, the batch open."""
+    net = Net(shape=(3, 16, 24))
+    conv = net.add("Conv", "x", net.weight(5, 3, 2, 2), strides=[2, 2])  # (N, 5, 8, 12)
+    images = net.add("Gather", net.add("Shape", conv), net.constant(0), axis=0)
+
+    def shape(factor: int, *rest: int) -> str:
+        count = net.add("Mul", images, net.constant(factor))
+        one = net.constant([1])
+        return net.add("Concat", net.add("Reshape", count, one), net.constant(rest), axis=0)
+
+    rows = net.add("Transpose", net.add("Reshape", conv, shape(5 * 4, 2, 6, 2)), perm=[0, 2, 1, 3])
+    places = net.add("Transpose", net.add("Reshape", rows, shape(1, 5, 24, 4)), perm=[0, 3, 2, 1])
+    tokens = net.add("Reshape", places, shape(4, 24, -1))
+    shares = net.add("Softmax", net.add("MatMul", tokens, net.add("Transpose", tokens, perm=[0, 2, 1])))
+    mixed = net.add("MatMul", net.add("MatMul", shares, tokens), net.weight(5, 5))
+    places = net.add("Transpose", net.add("Reshape", mixed, shape(1, 4, 24, 5)), perm=[0, 3, 2, 1])
+    rows = net.add("Transpose", net.add("Reshape", places, shape(5 * 4, 6, 2, 2)), perm=[0, 2, 1, 3])
+    net.add("Reshape", rows, shape(1, 5, 8, 12))
+    found = probe(net)
+    assert found[net.last][0].features
+    assert [(r.step, r.offset) for r in found[net.last][0].relations if r is not None] == [(2, 0.5), (2, 0.5)]
+    assert not {tokens, shares, mixed} & found.keys()
+
+
 # -- chains --------------------------------------------------------------------------------------------------------
 
 
