@@ -12,6 +12,7 @@ import argparse
 import csv
 import io
 import multiprocessing
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +53,7 @@ TIMM = """
 """.split()
 #: Smaller than the original, for the sake of time: of a kind of block that is repeated, so many.
 _DEPTH = """
-    vit_base_patch16_siglip_224 beit_base_patch16_224 naflexvit_base_patch16_gap vit_small_patch32_224 convit_tiny
+    vit_base_patch16_siglip_224 beit_base_patch16_224 naflexvit_base_patch16_gap vit_small_patch32_224
     vit_relpos_small_patch16_224 deit3_small_patch16_224 eva02_tiny_patch14_224 cait_xxs24_224 xcit_nano_12_p16_224
     tnt_s_legacy_patch16_224 vit_tiny_r_s16_p8_224 deit_tiny_distilled_patch16_224
 """.split()
@@ -62,6 +63,7 @@ _STAGES = """
 FEWER: dict[str, dict[str, Any]] = {
     **{name: {"depth": 3} for name in _DEPTH},
     **{name: {"depths": (2, 2, 2, 2)} for name in _STAGES},
+    "convit_tiny": {"depth": 3, "local_up_to_layer": 2},
     "vit_small_patch14_reg4_dinov2": {"depth": 3, "img_size": 224},
     "samvit_base_patch16_224": {"depth": 3, "global_attn_indexes": (2,)},
 }
@@ -151,7 +153,8 @@ def examine(name: str, exporter: str, keep: Path | None = None) -> dict[str, str
             warnings.simplefilter("ignore")
             model = kept(module, x, name, exporter, keep)
     except Exception as error:  # torch's own, of any kind
-        return row | {"error": f"not exported: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"}
+        line = re.sub("\x1b[^m]*m", "", (str(error).splitlines() or [""])[0])
+        return row | {"error": f"not exported: {type(error).__name__}: {line[:120]}"}
     try:
         known = normalized(model)
         found = candidates(known.graph, find_scores(known.graph, None).value)

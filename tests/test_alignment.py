@@ -130,8 +130,8 @@ def test_the_picture_of_a_map_of_the_layers_size(make_model: Any, tmp_path: Path
     model = bright(make_model, BEFORE[name][0])
     drawn = {}
     for profile in ("paper", "captum"):
-        explained = pcam.explain(model, tmp_path / "spot.png", ("gradcam",), 0, task="classify", profile=profile,
-                                 preprocessing={"scale": 255.0})  # fmt: skip
+        given: dict[str, Any] = {"profile": profile, "preprocessing": {"scale": 255.0}}
+        explained = pcam.explain(model, tmp_path / "spot.png", ("gradcam",), 0, task="classify", **given)
         drawn[profile] = np.asarray(explained.overlay("gradcam", 0), np.float64)
     assert explained.result["gradcam"].shape != (1, 1, SIZE, SIZE)
     assert np.abs(drawn["captum"] - drawn["paper"]).max() <= 2

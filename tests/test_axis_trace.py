@@ -50,9 +50,8 @@ def test_a_map(make_model: Any) -> None:
     assert operators(trace) == ["input", "Slice", "Conv", "Relu"]
     assert [step.tensor for step in trace.steps] == ["x", "v", "c", "r"]
     assert trace.steps[1].describe()[2:] == ["rows 12 at i + 2, 1 wide", "columns 16 at i + 3, 1 wide"]
-    assert trace.steps[3].describe() == [
-        "images 1", "channels 6", "rows 3 at 4 i + 3.5, 4 wide", "columns 4 at 4 i + 4.5, 4 wide",
-    ]  # fmt: skip
+    wanted = ["images 1", "channels 6", "rows 3 at 4 i + 3.5, 4 wide", "columns 4 at 4 i + 4.5, 4 wide"]
+    assert trace.steps[3].describe() == wanted
     assert trace.layer
     assert trace.verdict.startswith("a layer: NCHW, 3 x 4 cells, placed where it looks at; 33% of the image unseen")
 
@@ -94,8 +93,8 @@ def test_tokens_and_another_branch(make_model: Any) -> None:
     ],
 )
 def test_what_is_lost_names_its_operator(make_model: Any, body: str, tensor: str, lost_by: str, verdict: str) -> None:
-    made = make_model(body + "g = GlobalAveragePool(r) f = Flatten(g) y = Gemm(f, w)", WEIGHTS, opset=20,
-                      x="float[1,3,16,24] x", y="float[N,6] y")  # fmt: skip
+    head = "g = GlobalAveragePool(r) f = Flatten(g) y = Gemm(f, w)"
+    made = make_model(body + head, WEIGHTS, "float[1,3,16,24] x", "float[N,6] y", 20)
     trace = trace_axes(made, tensor)
     assert not trace.layer
     assert verdict in trace.verdict
