@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from PIL import Image
 from costs import slow_but
+from PIL import Image
 
 import portable_cam as pcam
 from portable_cam.errors import InputError, LayerError, OptionError
