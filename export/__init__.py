@@ -8,6 +8,7 @@ from portable_cam.export.assemble.differentiate import differentiate
 from portable_cam.export.assemble.explanation import build_explanation, save_explanation
 from portable_cam.export.compose.link import link
 from portable_cam.export.compose.unroll import unroll
+from portable_cam.export.diagnose.axis_trace import AxisTrace, trace_axes
 from portable_cam.export.diagnose.doctor import DoctorReport, doctor
 from portable_cam.export.diagnose.layers import list_layers
 from portable_cam.export.diagnose.obstacles import Obstacle
@@ -20,6 +21,7 @@ from portable_cam.export.read.from_torch import from_torch
 __all__ = [
     "METHODS",
     "OPSET",
+    "AxisTrace",
     "DoctorReport",
     "Layer",
     "Obstacle",
@@ -31,5 +33,6 @@ __all__ = [
     "list_layers",
     "normalize",
     "save_explanation",
+    "trace_axes",
     "unroll",
 ]

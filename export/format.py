@@ -132,6 +132,9 @@ class ExplanationMetadata:
     """True where the model gives one row of scores for all images together."""
     unseen: dict[str, float] | None = None
     """The share of the image that a layer did not see, where its map does not cover the image."""
+    placed: dict[str, Any] | None = None
+    """Of low-resolution maps that are not to be stretched over the image, by the names of ``raw``: for rows and for
+    columns step and offset (cell i is centred at pixel step i + offset), or None where they are."""
     widened: str | None = None
     """The type that the model had where it is always computed in float32 (written by ``normalize``)."""
 

@@ -343,5 +343,6 @@ class Explainer:
                 if name.startswith(TOKEN_ATTRIBUTION)
             },
             channel_axis=self._metadata.channel_axis,
+            placed=dict(self._metadata.placed or {}),
             checks=self.checks,
         )

@@ -71,6 +71,9 @@ class Result(ByMethod[NDArray[np.float32]]):
     embedding."""
     channel_axis: int = 1
     """Of the input: 1 for (N, C, H, W), 3 for (N, H, W, C)."""
+    placed: dict[str, Any] = field(default_factory=dict)
+    """Of the maps in ``raw`` that do not cover the image, by name: for rows and for columns step and offset (cell i is
+    centred at pixel step i + offset of the image), or None where they are stretched over it."""
     checks: tuple[Any, ...] = ()
     """The :class:`~portable_cam.verify.checks.Check` of the first explanation with this model and these options; empty
     where none was asked for."""

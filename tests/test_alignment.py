@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from costs import slow_but
+from PIL import Image
 
 import portable_cam as pcam
 from portable_cam.errors import InputError, LayerError, OptionError
 from portable_cam.export import build_explanation, list_layers
-from portable_cam.export.layers.axes import Relation
 from portable_cam.export.layers.placement import Along, weights_of
+from portable_cam.export.layers.relation import Relation
 
 SIZE = 64
 NODES = (
@@ -119,6 +121,20 @@ def test_guided_gradcam_multiplies_with_the_map_where_it_lies(make_model: Any) -
         result = pcam.Explainer(model, methods, profile=profile, threads=1)(spot(40, 36), 0)  # type: ignore[arg-type]
         found = centre(np.abs(result["guided_gradcam"][0, 0, 0]))
         assert np.hypot(found[0] - 40, found[1] - 36) < 3
+
+
+@pytest.mark.parametrize("name", ["none", "crop", "flip", "turn", "sky"])
+def test_the_picture_of_a_map_of_the_layers_size(make_model: Any, tmp_path: Path, name: str) -> None:
+    """The profile captum leaves the map as large as the layer: it is drawn where that of the other profiles lies."""
+    Image.fromarray((spot(40, 36)[0, 0] * 255).astype(np.uint8)).save(tmp_path / "spot.png")
+    model = bright(make_model, BEFORE[name][0])
+    drawn = {}
+    for profile in ("paper", "captum"):
+        given: dict[str, Any] = {"profile": profile, "preprocessing": {"scale": 255.0}}
+        explained = pcam.explain(model, tmp_path / "spot.png", ("gradcam",), 0, task="classify", **given)
+        drawn[profile] = np.asarray(explained.overlay("gradcam", 0), np.float64)
+    assert explained.result["gradcam"].shape != (1, 1, SIZE, SIZE)
+    assert np.abs(drawn["captum"] - drawn["paper"]).max() <= 2
 
 
 def test_field_puts_a_cell_where_its_receptive_field_is_centred(make_model: Any) -> None:

@@ -19,9 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import portable_cam.export.autodiff.backward  # noqa: F401 - registers the rules of gradients
 from portable_cam.export.autodiff.registry import NO_GRADIENT, RULES
-from portable_cam.export.layers.axes import Relation
 from portable_cam.export.layers.axis_rules import AXIS_RULES
 from portable_cam.export.layers.candidates import find_axes
+from portable_cam.export.layers.relation import Relation
 from portable_cam.export.layers.spatial import SpatialAxes, is_feature_map
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.runtime.session import Session
@@ -369,6 +369,124 @@ def test_attention_is_no_map() -> None:
         assert name not in known or not is_feature_map(*known[name])
     assert is_feature_map(*known[out])
     assert is_feature_map(*known[tokens])
+
+
+# -- sizes that the graph computes itself ----------------------------------------------------------------------------
+
+
+def size(net: Net, value: str, axis: int) -> str:
+    """A size as a number, as torch's older exporter writes it; shape inference does not follow it."""
+    return net.add("Gather", net.add("Shape", value), net.constant(axis), axis=0)
+
+
+def torch_pads(net: Net, *amounts: str) -> str:
+    """Pads from the last axis inwards, front and back, as torch has them, in ONNX's order."""
+    one = net.constant([1])
+    given = net.add("Concat", *(net.add("Reshape", amount, one) for amount in amounts), axis=0)
+    none = net.add("ConstantOfShape", net.constant([8 - len(amounts)]), value=numpy_helper.from_array(np.array([0])))
+    pairs = net.add("Reshape", net.add("Concat", given, none, axis=0), net.constant([-1, 2]))
+    ends = net.constant([-1]), net.constant([-(2**63) + 1]), net.constant([0]), net.constant([-1])
+    turned = net.add("Transpose", net.add("Slice", pairs, *ends), perm=[1, 0])
+    return net.add("Cast", net.add("Reshape", turned, net.constant([-1])), to=TensorProto.INT64)
+
+
+def test_pads_by_a_remainder() -> None:
+    """Up to a multiple of the window, as Swin pads before it cuts windows."""
+    for shape in ((3, 17, 22), (3, 16, 20), (3, 19, 24)):
+        net = Net(shape=shape)
+        x = net.add("Conv", "x", net.weight(4, 3, 1, 1))
+        four, zero = net.constant(4), net.constant(0)
+        missing = [net.add("Mod", net.add("Sub", four, net.add("Mod", size(net, x, a), four)), four) for a in (3, 2)]
+        padded = net.add("Pad", x, torch_pads(net, zero, missing[0], zero, missing[1]))
+        net.add("Conv", padded, net.weight(4, 4, 4, 4), strides=[4, 4])
+        check_all(net, padded, net.last)
+        assert probe(net)[net.last][0].size == (-(-shape[1] // 4), -(-shape[2] // 4))
+
+
+def test_pads_by_a_quotient_of_floats() -> None:
+    """As much as keeps ceil(size / stride), half of it in front, as TensorFlow's networks have it."""
+    for shape in ((3, 17, 22), (3, 18, 25), (3, 21, 24)):
+        net = Net(shape=shape)
+        x = net.add("Conv", "x", net.weight(4, 3, 1, 1))
+        amounts = []
+        for axis in (3, 2):
+            n = net.add("Cast", size(net, x, axis), to=TensorProto.FLOAT)
+            count = net.add("Ceil", net.add("Div", n, net.constant(2.0, np.float32)))
+            reach = net.add("Mul", net.add("Sub", count, net.constant(1.0, np.float32)), net.constant(2.0, np.float32))
+            total = net.add("Sub", net.add("Add", reach, net.constant(3.0, np.float32)), n)
+            total = net.add("Cast", net.add("Clip", total, net.constant(0.0, np.float32)), to=TensorProto.INT64)
+            half = net.add("Div", total, net.constant(2))
+            amounts += [half, net.add("Sub", total, half)]
+        padded = net.add("Pad", x, torch_pads(net, *amounts))
+        net.add("Conv", padded, net.weight(4, 4, 3, 3), strides=[2, 2])
+        check_all(net, padded, net.last)
+        assert probe(net)[net.last][0].size == (-(-shape[1] // 2), -(-shape[2] // 2))
+
+
+def test_patches_by_computed_indices() -> None:
+    """torch's unfold in the older exporter: indices of a Range and the steps within a patch."""
+    net = Net(shape=(3, 16, 24))
+    x = net.add("Conv", "x", net.weight(4, 3, 1, 1))
+    zero, four, three = net.constant(0), net.constant(4), net.constant(3)
+    steps = net.add("Unsqueeze", net.constant([0, 1, 2, 3]), net.constant([1]))
+    cut = x
+    for axis in (2, 4):
+        end = net.add("Sub", size(net, x, axis if axis == 2 else 3), three)
+        starts = net.add("Unsqueeze", net.add("Range", zero, end, four), net.constant([0]))
+        cut = net.add("Gather", cut, net.add("Add", starts, steps), axis=axis)
+    turned = net.add("Transpose", cut, perm=[0, 3, 5, 1, 2, 4])  # (N, 4, 6, C, 4, 4)
+    net.add("Reshape", turned, net.constant([0, 24, 64]))
+    check_all(net)
+    assert probe(net)[net.last][0].size == (4, 6)
+
+
+def test_split_of_channels_behind_open_sizes() -> None:
+    """Queries, keys and values of different widths, whose shapes nothing infers."""
+    net = Net(shape=(3, 16, 24))
+    conv = net.add("Conv", "x", net.weight(12, 3, 4, 4), strides=[4, 4])
+    count = net.add("Reshape", net.add("Mul", size(net, conv, 2), size(net, conv, 3)), net.constant([1]))
+    images = net.add("Shape", conv, end=1)
+
+    def shape(*rest: int) -> str:
+        return net.add("Concat", images, count, net.constant(rest), axis=0)
+
+    flat = net.add("Reshape", conv, net.add("Concat", images, net.constant([12]), count, axis=0))
+    tokens = net.add("Transpose", flat, perm=[0, 2, 1])
+    parts = net.add("Split", net.add("Reshape", tokens, shape(2, -1)), net.constant([1, 1, 4]), outputs=3, axis=3)
+    queries, values = (net.add("Transpose", name, perm=[0, 2, 1, 3]) for name in (parts, f"{parts}.2"))
+    keys = net.add("Transpose", f"{parts}.1", perm=[0, 2, 3, 1])
+    shares = net.add("Softmax", net.add("MatMul", queries, keys))
+    mixed = net.add("Transpose", net.add("MatMul", shares, values), perm=[0, 2, 1, 3])
+    back = net.add("MatMul", net.add("Reshape", mixed, shape(8)), net.weight(8, 12))
+    net.add("Add", tokens, back)
+    found = probe(net)
+    assert found[net.last][0].size == (4, 6)
+    assert shares not in found or not found[shares][0].features
+
+
+def test_places_of_patches_in_the_batch() -> None:
+    """MobileViT: for each place within a patch a sequence of patches of its own, the batch open."""
+    net = Net(shape=(3, 16, 24))
+    conv = net.add("Conv", "x", net.weight(5, 3, 2, 2), strides=[2, 2])  # (N, 5, 8, 12)
+    images = net.add("Gather", net.add("Shape", conv), net.constant(0), axis=0)
+
+    def shape(factor: int, *rest: int) -> str:
+        count = net.add("Mul", images, net.constant(factor))
+        one = net.constant([1])
+        return net.add("Concat", net.add("Reshape", count, one), net.constant(rest), axis=0)
+
+    rows = net.add("Transpose", net.add("Reshape", conv, shape(5 * 4, 2, 6, 2)), perm=[0, 2, 1, 3])
+    places = net.add("Transpose", net.add("Reshape", rows, shape(1, 5, 24, 4)), perm=[0, 3, 2, 1])
+    tokens = net.add("Reshape", places, shape(4, 24, -1))
+    shares = net.add("Softmax", net.add("MatMul", tokens, net.add("Transpose", tokens, perm=[0, 2, 1])))
+    mixed = net.add("MatMul", net.add("MatMul", shares, tokens), net.weight(5, 5))
+    places = net.add("Transpose", net.add("Reshape", mixed, shape(1, 4, 24, 5)), perm=[0, 3, 2, 1])
+    rows = net.add("Transpose", net.add("Reshape", places, shape(5 * 4, 6, 2, 2)), perm=[0, 2, 1, 3])
+    net.add("Reshape", rows, shape(1, 5, 8, 12))
+    found = probe(net)
+    assert found[net.last][0].features
+    assert [(r.step, r.offset) for r in found[net.last][0].relations if r is not None] == [(2, 0.5), (2, 0.5)]
+    assert not {tokens, shares, mixed} & found.keys()
 
 
 # -- chains --------------------------------------------------------------------------------------------------------

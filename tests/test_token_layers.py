@@ -110,6 +110,20 @@ def test_class_token(make_model: Any) -> None:
         pcam.Explainer(model, layer="out")
 
 
+def test_class_token_cut_out_by_a_computed_size(make_model: Any) -> None:
+    """As many as were put before the patches: nothing behind the attention reads the patches here either."""
+    head = """
+        count = Shape<start = 1, end = 2>(many) front = Slice(out, begin, count, axis)
+        last = LayerNormalization(front, scale) c = ReduceMean<axes = [1], keepdims = 0>(last) y = Gemm(c, w)
+    """
+    given = weights(ones=np.array([1, 6], np.int64), begin=np.array([0]), scale=np.ones(6, np.float32))
+    model = make_model(PATCH + CLASS_TOKEN + ATTENTION + head, given, INPUT)
+    assert list_layers(model)[0].name == "n"
+    result = pcam.Explainer(model, details=True, threads=1)(X, 0)
+    assert result.gradients is not None
+    assert np.abs(result.gradients).max() > 0
+
+
 def test_class_token_and_mean(make_model: Any) -> None:
     """Where the head reads the patches too, the last layer is the last tensor."""
     head = "c = ReduceMean<axes = [1], keepdims = 0>(out) y = Gemm(c, w)"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from portable_cam.errors import LayerError
+from portable_cam.export.layers.branches import default_layers
 from portable_cam.export.layers.candidates import find_layers, layer_names
 from portable_cam.export.methods.cam import cam_end
 from portable_cam.export.methods.registry import METHODS, uses_layer
@@ -27,7 +28,7 @@ def choose_layers(graph: ir.Graph, scores: Sequence[ir.Value], options: Options)
             raise LayerError(f"CAM explains the layer before the global average pool, '{cam_layer[0].name}'")
         return cam_layer
     if options.layer is None:
-        return options.explained.layers(graph, scores) or find_layers(graph, scores[0], None)
+        return options.explained.layers(graph, scores) or default_layers(graph, scores[0])
     names = layer_names(options.layer)
     if len(scores) == 1 or not names:
         return find_layers(graph, scores[0], names)

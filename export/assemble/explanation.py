@@ -207,6 +207,7 @@ def explanation_model(
         axes=dict(options.axes) if options.axes else None,
         shared=target.shared(scores) or None,
         unseen=_unseen(layer_names, plan.places),
+        placed=_placed(plan),
     ).write(normal)
     return normal
 
@@ -215,6 +216,19 @@ def _unseen(layers: Sequence[str], where: Sequence[Placement | None]) -> dict[st
     """The share of the image that each layer did not see; None if all see all of it."""
     shares = {name: there.unseen for name, there in zip(layers, where, strict=True) if there is not None}
     return {name: round(share, 6) for name, share in shares.items() if share} or None
+
+
+def _placed(plan: Plan) -> dict[str, list[list[float] | None]] | None:
+    """Where the cells of the low-resolution maps lie, of those that are not stretched over the image."""
+    found = {}
+    for method in plan.options.computed:
+        where = plan.cam_place if method.classifier else plan.places if method.uses_layer else []
+        for there, layer in zip(where, plan.layers if len(where) > 1 else [None], strict=True) if where else ():
+            if there is not None and plan.shown(method):
+                name = method.name if layer is None else f"{method.name}.{layer.name}"
+                both = [along.relation for along in (there.rows, there.columns)]
+                found[name] = [None if r is None else [r.step, r.offset] for r in both]
+    return found or None
 
 
 def _for_kernels(plan: Plan) -> dict[str, Any]:

@@ -282,7 +282,8 @@ def _heat_maps(plan: Plan, method: Method, signed: list[ir.Value], size: ir.Valu
     """Write the outputs of one method of maps; returns the map that a product multiplies with."""
     b, profile = plan.builder, plan.options.profile
     if profile == "captum" and len(signed) > 1:
-        raise OptionError("the profile captum gives a map per layer: explain one layer at a time")
+        names = ", ".join(str(layer.name) for layer in plan.layers)
+        raise OptionError(f"the profile captum gives a map per layer, not one of {names}: explain one layer at a time")
     raw = signed if profile == "captum" else [b.op("Relu", maps) for maps in signed]
     final, wide = profiles.heat_map(b, raw, size, profile, plan.cam_place if method.classifier else plan.places)
     if not plan.shown(method):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
@@ -14,16 +15,18 @@ from portable_cam.export.autodiff.backward import depends_on
 from portable_cam.export.autodiff.quantized_ranges import dropped_activations
 from portable_cam.export.autodiff.relu_policy import ReluPolicy, guided_nodes
 from portable_cam.export.diagnose.cost import Cost, estimate
+from portable_cam.export.diagnose.declared import declared_model
 from portable_cam.export.diagnose.element_types import ElementTypes, element_types
 from portable_cam.export.diagnose.obstacles import Obstacle, find_obstacles, obstacles_with_ways_out
 from portable_cam.export.graph.operators import OPSET
+from portable_cam.export.layers.branches import default_layers
 from portable_cam.export.layers.candidates import candidates, image_input
 from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.methods.cam import cam_end
 from portable_cam.export.methods.registry import METHODS
 from portable_cam.export.options import Options
 from portable_cam.export.passes.dynamic_batch import make_batch_dynamic
-from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
+from portable_cam.export.passes.normalized import AnyModel, NormalizedModel
 from portable_cam.export.targets import Class, Target
 
 
@@ -69,18 +72,21 @@ class DoctorReport:
         return {**asdict(self), "explainable": self.explainable}
 
 
-def doctor(model: AnyModel, output: str | None = None, target: Target | None = None) -> DoctorReport:
+def doctor(
+    model: AnyModel, output: str | None = None, target: Target | None = None, axes: Mapping[str, str] | None = None
+) -> DoctorReport:
     """Examine a model, before anything is run or written.
 
     Args:
         model: The model.
         output: The tensor that holds the scores, if it is to be another than the model's own.
         target: What would be explained; None for a class.
+        axes: What a person declares of axes, as ``{"x": "NHWC"}``.
 
     Raises:
         ModelError: The file cannot be read at all.
     """
-    source = normalized(model)
+    source = declared_model(model, axes)
     original, normal = source.original(), source.copy()
     opset = original.opset_imports.get("", 0)
     graph = normal.graph
@@ -109,7 +115,7 @@ def doctor(model: AnyModel, output: str | None = None, target: Target | None = N
     chosen: list[ir.Value] = []
     if image is not None and scores:
         layers = [value for value, _ in candidates(graph, *scores)]
-        chosen = target.layers(graph, scores) or layers[:1]
+        chosen = target.layers(graph, scores) or (default_layers(graph, *scores) if layers else [])
         obstacles = obstacles_with_ways_out(graph, image, scores, layers)
     methods = _methods(graph, image, target, scores, chosen, obstacles, problems)
     methods = _tried(source, output, target, methods)

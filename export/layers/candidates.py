@@ -65,18 +65,19 @@ def candidates(graph: ir.Graph, *scores: ir.Value) -> list[tuple[ir.Value, Layer
     on only some of the paths."""
     image = image_input(graph)
     path = _path(graph, image, scores)
-    known = find_axes(graph)
-    found = _ordered(path, known, image, scores)
+    derived = derived_axes(graph)
+    found = _ordered(path, derived, image, scores)
     return [(value, _describe(value, spatial, image, why)) for value, spatial, why in found]
 
 
 def find_axes(graph: ir.Graph) -> KnownAxes:
     """Where each tensor of a normalised graph has the rows and columns of its image, as far as the table of rules
     tells."""
-    return _spatial(_derived(graph))
+    return _spatial(derived_axes(graph))
 
 
-def _derived(graph: ir.Graph) -> AxesOf:
+def derived_axes(graph: ir.Graph) -> AxesOf:
+    """What is known of the axes of each tensor of a normalised graph that varies with its inputs."""
     image = image_input(graph)
     return derive(graph, image, channel_axis(image))
 
@@ -94,7 +95,7 @@ def layer_axes(graph: ir.Graph, layers: Sequence[ir.Value]) -> list[SpatialAxes]
         LayerError: A layer is no map and no tokens of the image; the message says which axes are not known, and which
             operator lost them.
     """
-    derived = _derived(graph)
+    derived = derived_axes(graph)
     known = _spatial(derived)
     return [_axes_of_layer(value, known, derived) for value in layers]
 
@@ -126,11 +127,12 @@ def _path(graph: ir.Graph, image: ir.Value, scores: Sequence[ir.Value]) -> list[
 
 
 def _ordered(
-    path: Sequence[ir.Node], known: KnownAxes, image: ir.Value, scores: Sequence[ir.Value]
+    path: Sequence[ir.Node], derived: AxesOf, image: ir.Value, scores: Sequence[ir.Value]
 ) -> list[tuple[ir.Value, SpatialAxes, str]]:
     """Feature maps with their spatial and the reason for their rank, best first: from the last one back those that
     every path passes, then those on some paths."""
-    last_use, class_tokens = _last_use(path, known, scores)
+    known = _spatial(derived)
+    last_use, class_tokens = _last_use(path, known, derived, scores)
     # an attention's queries, keys and values side by side are passed by every path too, but are no sequence of tokens:
     # what comes before the class token's way must have as many channels as what comes on it
     widths = {_channels(v, known[v]) for v in class_tokens if is_feature_map(v, known[v])}
@@ -153,7 +155,7 @@ def _ordered(
 
 
 def _last_use(
-    path: Sequence[ir.Node], known: KnownAxes, scores: Sequence[ir.Value]
+    path: Sequence[ir.Node], known: KnownAxes, derived: AxesOf, scores: Sequence[ir.Value]
 ) -> tuple[dict[ir.Value, int], list[ir.Value]]:
     """For each tensor, the last node on the path that reads it; and apart from them, from the last one back, tokens of
     which only the class token and its like are read any more.
@@ -171,7 +173,7 @@ def _last_use(
         inputs = list(node.inputs)
         for value in reads(node):
             positions = [k for k, given in enumerate(inputs) if given is value]
-            if positions and all(only_prefix(node, k, known, prefix_only=prefix_only) for k in positions):
+            if positions and all(only_prefix(node, k, known, derived, prefix_only=prefix_only) for k in positions):
                 passed.setdefault(value)
             else:
                 last_use.setdefault(value, i)
@@ -229,21 +231,12 @@ def layer_names(layer: str | Sequence[str]) -> list[str]:
     return [layer] if isinstance(layer, str) else list(layer)
 
 
-def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str] | None) -> list[ir.Value]:
-    """The tensors to explain: named by tensor or node, or the best candidate.
+def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str]) -> list[ir.Value]:
+    """The tensors to explain, named by tensor or node.
 
     Raises:
-        LayerError: There is no such tensor or node, it has no spatial of a image, or no candidate exists.
+        LayerError: There is no such tensor or node, or it has no rows and columns of the image.
     """
-    if layer is None:
-        found = candidates(graph, score)
-        if not found:
-            raise LayerError(
-                f"no tensor between the image and the scores '{score.name}' keeps the two dimensions of a image "
-                "(a height and width above 1, on axes of their own or as tokens): this model has no layer for CAM or "
-                "Grad-CAM"
-            )
-        return [found[0][0]]
     values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
     by_node = {node.name: node.outputs[0] for node in graph if node.name}
     chosen = []
@@ -255,7 +248,7 @@ def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str] | N
                 f"layer '{name}' is neither a tensor nor a node of the model; `portable-cam layers MODEL` lists the "
                 f"candidates{', near it: ' + ', '.join(close) if close else ''}"
             )
-        derived = _derived(graph)
+        derived = derived_axes(graph)
         known = _spatial(derived)
         _axes_of_layer(value, known, derived)
         value = as_run(value)
@@ -266,7 +259,7 @@ def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str] | N
                 f"layer '{name}' does not lead to the scores '{score.name}' in a differentiable way: choose one that "
                 "does, `portable-cam layers MODEL` lists them"
             )
-        if value in _last_use(_path(graph, image_input(graph), [score]), known, [score])[1]:
+        if value in _last_use(_path(graph, image_input(graph), [score]), known, derived, [score])[1]:
             raise LayerError(
                 f"of the tokens of layer '{name}' the scores '{score.name}' read only those before the image's (the "
                 "class token): its map would be zero everywhere. Choose a layer before the last attention, as "

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from portable_cam.export.graph.values import constant_of, known_dims
+from portable_cam.export.graph.values import known_dims
+from portable_cam.export.layers.axis_rules import AxesOf
+from portable_cam.export.layers.axis_rules.sizes import computed_array
 from portable_cam.export.layers.spatial import KnownAxes, SpatialAxes
 
 #: Operators that compute each place from the same place of their inputs, whatever their attributes.
@@ -18,13 +20,14 @@ _POINTWISE = frozenset(
 )
 
 
-def only_prefix(node: ir.Node, index: int, known: KnownAxes, *, prefix_only: bool) -> bool:
+def only_prefix(node: ir.Node, index: int, known: KnownAxes, derived: AxesOf, *, prefix_only: bool) -> bool:
     """Whether the node reads of this input no token of the image, only those before them.
 
     Args:
         node: The node.
         index: Which input.
         known: What :func:`portable_cam.export.layers.candidates.find_axes` found.
+        derived: What is known of all axes, for the sizes that the graph computes.
         prefix_only: Whether of the node's own outputs no token of the image is read either.
     """
     value = node.inputs[index]
@@ -35,7 +38,7 @@ def only_prefix(node: ir.Node, index: int, known: KnownAxes, *, prefix_only: boo
         return False
     (axis,) = spatial.axes
     if index == 0 and node.op_type in {"Gather", "Slice"}:
-        read = tokens_read(node, spatial)
+        read = tokens_read(node, spatial, derived)
         if read is not None and read[1] <= spatial.prefix:
             return True
     if not prefix_only:
@@ -55,7 +58,7 @@ def only_prefix(node: ir.Node, index: int, known: KnownAxes, *, prefix_only: boo
     return False
 
 
-def tokens_read(node: ir.Node, spatial: SpatialAxes) -> tuple[int, int] | None:
+def tokens_read(node: ir.Node, spatial: SpatialAxes, derived: AxesOf) -> tuple[int, int] | None:
     """The first token that a Gather or Slice reads, and the one behind the last; None if it is not known."""
     (axis,) = spatial.axes
     dims = known_dims(node.inputs[0])
@@ -63,15 +66,18 @@ def tokens_read(node: ir.Node, spatial: SpatialAxes) -> tuple[int, int] | None:
         return None
     count = spatial.count if dims[axis] is None else dims[axis]
     if node.op_type == "Gather":
-        indices = constant_of(node.inputs[1])
+        indices = computed_array(node.inputs[1], derived)
         if indices is None or node.attributes.get_int("axis", 0) % len(dims) != axis or not indices.size:
             return None
         first, last = int(indices.min()), int(indices.max())
         return (first, last + 1) if first >= 0 else None
-    starts, ends = constant_of(node.inputs[1]), constant_of(node.inputs[2])
-    given = constant_of(node.inputs[3]) if len(node.inputs) > 3 else None
-    steps = constant_of(node.inputs[4]) if len(node.inputs) > 4 else None
-    if starts is None or ends is None or (steps is not None and (steps != 1).any()):
+    starts, ends, given, steps = (
+        computed_array(node.inputs[i], derived) if i < len(node.inputs) else None for i in range(1, 5)
+    )
+    not_told = [
+        i for i in (3, 4) if i < len(node.inputs) and node.inputs[i] is not None and (given, steps)[i - 3] is None
+    ]
+    if starts is None or ends is None or not_told or (steps is not None and (steps != 1).any()):
         return None
     axes = [int(a) % len(dims) for a in (np.arange(starts.size) if given is None else given.reshape(-1))]
     if axis not in axes:

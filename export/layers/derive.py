@@ -10,7 +10,6 @@ from portable_cam.export.layers.axes import (
     Known,
     Part,
     Position,
-    Relation,
     Source,
     axis_of,
     digits_of,
@@ -22,6 +21,7 @@ from portable_cam.export.layers.axes import (
 from portable_cam.export.layers.axis_rules import AxesOf, follow
 from portable_cam.export.layers.axis_rules.at import at_origin
 from portable_cam.export.layers.axis_rules.sizes import named_sizes
+from portable_cam.export.layers.relation import Relation
 from portable_cam.export.layers.spatial import SpatialAxes
 
 #: Under this key of ``ir.Value.meta`` stands what a person declared of the axes.

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from portable_cam.export.graph.builder import Builder
-from portable_cam.export.layers.axes import Relation
+from portable_cam.export.layers.relation import Relation
 from portable_cam.export.layers.spatial import SpatialAxes
 
 Alignment: TypeAlias = Literal["stretch", "field"]

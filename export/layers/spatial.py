@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import known_dims
-from portable_cam.export.layers.axes import Relation
+from portable_cam.export.layers.relation import Relation
 
 
 @dataclass(frozen=True)

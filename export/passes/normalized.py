@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -72,6 +73,13 @@ class NormalizedModel:
     def copy(self) -> ir.Model:
         """A copy to write nodes into; the weights are shared."""
         return untied(self._model.clone())
+
+    def changed(self, change: Callable[[ir.Graph], None]) -> NormalizedModel:
+        """This model with something done to a copy of its graph, as what a person declared of its axes."""
+        other = copy.copy(self)
+        other._model = self.copy()
+        change(other.graph)
+        return other
 
     def original(self) -> ir.Model:
         """The model as it was before normalisation, read again."""

@@ -7,7 +7,7 @@ import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -27,6 +27,10 @@ TaskOption = Annotated[
     typer.Option("--task", help="classify, detect, segment, caption, vqa or ctc; by default as the outputs look."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
+AxesOption = Annotated[
+    list[str] | None,
+    typer.Option("--axes", help="TENSOR=NCHW: what the axes of the image or of a layer are, several times."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable stdout.")]
 
 
@@ -61,7 +65,7 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
             chosen["methods"] = names(chosen["methods"])
         for name, known in fields.items():
             if known.metadata.get("pairs") and chosen[name]:
-                chosen[name] = dict(_pair(f"--{name}", text) for text in chosen[name])
+                chosen[name] = pairs(f"--{name}", chosen[name])
         command(**given, options={name: value for name, value in chosen.items() if value is not None})
 
     parameters = [*keyword_only, *added]
@@ -70,8 +74,13 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
+    """NAME=VALUE, several times."""
+    return dict(_pair(option, text) for text in given or ())
+
+
 def _pair(option: str, text: str) -> tuple[str, str]:
-    """NAME=VALUE; the name may hold an equals sign."""
+    """The name may hold an equals sign."""
     name, equals, value = text.rpartition("=")
     if not (name and equals and value):
         raise typer.BadParameter(f"{option} is NAME=VALUE, not {text!r}")

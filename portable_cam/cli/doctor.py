@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from portable_cam.cli.common import (
+    AxesOption,
     JsonOption,
     ModelArgument,
     OutputOption,
@@ -17,12 +18,15 @@ from portable_cam.cli.common import (
     new_table,
     note,
     out,
+    pairs,
     print_json,
+    say,
 )
 
 if TYPE_CHECKING:
     from portable_cam.export import DoctorReport
     from portable_cam.export.diagnose.cost import Cost
+    from portable_cam.export.passes.normalized import NormalizedModel
 
 
 def run(
@@ -32,18 +36,25 @@ def run(
     write: Annotated[
         bool, typer.Option("--write", help="Draft MODEL.explain.json: what was derived, to be read and corrected.")
     ] = False,
+    axes: AxesOption = None,
+    why: Annotated[
+        str | None, typer.Option("--why", help="A tensor: how its axes were derived, operator by operator.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Can it be explained, what will it cost (an estimate), and if not, which nodes stand in the way and what to do.
     Exit status 1 if no method works."""
     from portable_cam.errors import Error
     from portable_cam.export import doctor as examine
-    from portable_cam.export.passes.normalized import normalized
+    from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.export.read.description import description_path
     from portable_cam.tasks.draft import draft, write_description
     from portable_cam.tasks.recognize import recognize
 
-    known = normalized(model)
+    known = declared_model(model, pairs("--axes", axes))
+    if why is not None:
+        _print_trace(known, why, as_json)
+        return
     found, target, problem = task, None, ""
     try:
         found, target = recognize(known, task, output)
@@ -72,6 +83,24 @@ def run(
         note(f"written to {path}: read it, and correct what is wrong")
     if not report.explainable:
         raise typer.Exit(1)
+
+
+def _print_trace(model: NormalizedModel, tensor: str, as_json: bool) -> None:
+    """How the axes of a tensor were derived."""
+    from portable_cam.export import trace_axes
+
+    trace = trace_axes(model, tensor)
+    if as_json:
+        print_json(trace.to_dict())
+        return
+    table = new_table("tensor", "operator", "shape", "axes")
+    for before, step in zip([None, *trace.steps], trace.steps, strict=False):
+        shape = "?" if step.shape is None else " x ".join("?" if d is None else str(d) for d in step.shape)
+        lines = ["as before"] if before is not None and step.axes == before.axes else step.describe()
+        others = f"\nwith {', '.join(step.others)}" if step.others else ""
+        table.add_row(*map(escape, (step.tensor, step.operator + others, shape, "\n".join(lines))))
+    out.print(table)
+    say(f"{tensor}: {trace.verdict}")
 
 
 def _model(report: DoctorReport) -> Iterator[tuple[str, str]]:

@@ -101,7 +101,7 @@ def run(
     options: dict[str, Any],
 ) -> None:
     """Explain photos: writes maps, prints a line for each class, box or region explained."""
-    from portable_cam.export.passes.normalized import normalized
+    from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.image.decode import expand_images
     from portable_cam.report.write import check_formats, unique_stems, write_explanation
     from portable_cam.tasks.recognize import implied_task, recognize
@@ -134,7 +134,7 @@ def run(
         "question": question,
         "caption": caption,
     }
-    known = normalized(model)
+    known = declared_model(model, options.get("axes"))
     chosen = task
     if chosen is None:
         chosen = implied_task([name for name, value in own.items() if value is not None])

@@ -24,8 +24,8 @@ def run(
     """The portable explainer: one ONNX file that any ONNX Runtime runs. Exit status 1 if it fails its own check."""
     from portable_cam.export.assemble.explanation import explanation_model
     from portable_cam.export.deploy.strip_shapes import strip_inner_shapes
+    from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.export.options import Options
-    from portable_cam.export.passes.normalized import normalized
     from portable_cam.export.read.description import METADATA_KEY, description_path
     from portable_cam.export.read.weights import save_model
     from portable_cam.tasks.draft import draft, write_description
@@ -33,7 +33,7 @@ def run(
     from portable_cam.tasks.recognize import recognize
     from portable_cam.verify.selfcheck import record, self_check
 
-    known = normalized(model)
+    known = declared_model(model, options.get("axes"))
     target = recognize(known, task, options.get("output"))[1]
     chosen = Options.of(known.described({**options, "target": target}))
     built = explanation_model(

@@ -8,13 +8,24 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from portable_cam.cli.common import JsonOption, ModelArgument, OutputOption, TaskOption, new_table, print_json, say
+from portable_cam.cli.common import (
+    AxesOption,
+    JsonOption,
+    ModelArgument,
+    OutputOption,
+    TaskOption,
+    new_table,
+    pairs,
+    print_json,
+    say,
+)
 
 
 def run(
     model: ModelArgument,
     output: OutputOption = None,
     task: TaskOption = None,
+    axes: AxesOption = None,
     every: Annotated[bool, typer.Option("--all", help="All of them, not the first ten.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -22,10 +33,10 @@ def run(
     from dataclasses import asdict
 
     from portable_cam.export import list_layers
-    from portable_cam.export.passes.normalized import normalized
+    from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.tasks.recognize import recognize
 
-    known = normalized(model)
+    known = declared_model(model, pairs("--axes", axes))
     found = list_layers(known, output, recognize(known, task, output)[1])
     if as_json:
         print_json([asdict(layer) for layer in found])

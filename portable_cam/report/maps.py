@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from portable_cam.errors import OptionError
 from portable_cam.explanation import Explanation
+from portable_cam.export.layers.placement import Along, weights_of
+from portable_cam.export.layers.relation import Relation
 from portable_cam.image.colormap import overlay, signed_image
-from portable_cam.image.geometry import ImageArray
+from portable_cam.image.geometry import ImageArray, Size
 from portable_cam.image.marks import Mark
-from portable_cam.image.upsample import to_unit_range, upsample_bilinear
+from portable_cam.image.upsample import to_unit_range
 from portable_cam.report.annotate import draw
 from portable_cam.report.wording import title_of
 from portable_cam.result import Result
@@ -87,13 +91,25 @@ def map_image(explanation: Explanation, maps: ShownMaps, k: int, *, whole_photo:
         return signed_image(values, layout, explanation.color)  # type: ignore[arg-type]
     size = explanation.view.shape[0], explanation.view.shape[1]
     if values.shape != size:  # a profile that leaves the map at the layer's size
-        values = to_unit_range(upsample_bilinear(np.maximum(values, 0), size)).astype(np.float32)
+        values = to_unit_range(_on_image(np.maximum(values, 0), size, maps)).astype(np.float32)
     mark = explanation.marks[k] if explanation.marks else None
     before: list[Mark | None] = [None] * k  # a mark's colour is that of its index, as in the sheet's photo
     if not whole_photo:
         return draw(overlay(explanation.view, values), [*before, mark])
     laid = overlay(explanation.image, explanation.geometry.on_photo(values))
     return laid if mark is None else draw(laid, [*before, mark.on_photo(explanation.geometry)])
+
+
+def _on_image(values: NDArray[Any], size: Size, maps: ShownMaps) -> NDArray[np.float64]:
+    """A map of the layer's size where the layer looks at; zero where it looks at nothing."""
+    placed = maps.result.placed.get(maps.method, (None, None))
+    weights = []
+    for cells, pixels, given in zip(values.shape, size, placed, strict=True):
+        along = Along(None if given is None else Relation(given[0], given[1], abs(given[0])), cells, pixels).index()
+        assert along is not None  # both sizes are known
+        weights.append(weights_of(along, cells, pixels))
+    wide: NDArray[np.float64] = weights[0] @ values.astype(np.float64) @ weights[1].T
+    return wide
 
 
 def marked_view(explanation: Explanation) -> ImageArray:

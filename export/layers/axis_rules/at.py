@@ -11,8 +11,9 @@ import onnx_ir as ir
 from portable_cam.export.graph.attributes import NodeView
 from portable_cam.export.graph.operators import key_of
 from portable_cam.export.graph.values import constant_of
-from portable_cam.export.layers.axes import Axis, Digit, Known, Size, digits_of, lost, size_of, sized
+from portable_cam.export.layers.axes import Axis, Digit, Known, digits_of, lost, size_of, sized
 from portable_cam.export.layers.axis_rules.sizes import computed_sizes, named_sizes, sizes_of
+from portable_cam.export.layers.relation import Size
 
 #: What is known of tensors; those that vary neither with the image nor with another input are left out.
 AxesOf: TypeAlias = dict[ir.Value, Known]

@@ -10,7 +10,6 @@ from portable_cam.export.layers.axes import (
     Axis,
     Digit,
     Part,
-    Size,
     Source,
     axis_of,
     channels,
@@ -25,6 +24,7 @@ from portable_cam.export.layers.axes import (
 )
 from portable_cam.export.layers.axis_rules.at import At
 from portable_cam.export.layers.axis_rules.sizes import sizes_of
+from portable_cam.export.layers.relation import Size
 
 
 def made_of_all(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from portable_cam.export.graph.values import constant_of
 from portable_cam.export.layers.axes import (
     ONE,
     Axis,
     Digit,
     Known,
     Part,
-    Size,
     Source,
     axis_of,
     channels,
@@ -26,10 +22,11 @@ from portable_cam.export.layers.axes import (
     size_of,
     why_lost,
 )
-from portable_cam.export.layers.axis_rules.at import At, rule, spatial_of
+from portable_cam.export.layers.axis_rules.at import At, rule
 from portable_cam.export.layers.axis_rules.join import made_of_all, unknown_views
-from portable_cam.export.layers.axis_rules.regroup import pick, regroup, take
+from portable_cam.export.layers.axis_rules.regroup import regroup, take
 from portable_cam.export.layers.axis_rules.sizes import computed_sizes, named_sizes
+from portable_cam.export.layers.relation import Size
 
 
 @rule("Reshape", "Flatten")
@@ -175,10 +172,15 @@ def split(at: At) -> list[Known]:
     """As Slices side by side."""
     axes = at.first
     axis, begin = at.int_attr("axis", 0) % len(axes), 0
-    total = at.dims(0)[axis]
+    total, given = at.dims(0)[axis], at.const(1)
+    if not at.given(1) and isinstance(total, int):
+        each = -(-total // len(at.node.outputs))  # the last may be smaller
+        given = [min(each, total - i * each) for i in range(len(at.node.outputs))]
     found: list[Known] = []
     for i in range(len(at.node.outputs)):
         count = (at.out(i) or [None] * len(axes))[axis]
+        if not isinstance(count, int) and given is not None:
+            count = given[i]
         if not isinstance(count, int) or (not isinstance(total, int) and not free(axes[axis])):
             part = channels(count) if free(axes[axis]) else at.lost(count, "its sizes are open")
         else:
@@ -239,75 +241,6 @@ def _as_extra(part: Part) -> Part:
     return (Digit(Source("extra", count), count),)
 
 
-@rule("Gather")
-def gather(at: At) -> Known:
-    """Constant indices: as Slice, or as Reshape and Transpose where they follow an order of rows and columns. Others
-    keep all axes but theirs."""
-    data, index, rank = at.axes(0), at.axes(1), len(at.dims(0))
-    axis = at.int_attr("axis", 0) % max(rank, 1)
-    indices = constant_of(at.node.inputs[1])
-    size = at.dims(0)[axis] if rank else None
-    if data is None:  # rows of a constant table
-        rest = [channels(size) for size in at.dims(0)]
-        assert index is not None
-        return Known((*rest[:axis], *index, *rest[axis + 1 :]), at.wide)
-    if indices is not None and (isinstance(size, int) or _from_front(data[axis], indices)):
-        flat = indices.reshape(-1).astype(np.int64)
-        flat = flat + (flat < 0) * (size if isinstance(size, int) else 0)
-        if isinstance(size, int):
-            found = pick(data[axis], flat, at.lost) if indices.ndim else ONE
-        else:
-            found = axis_of(Source("extra", flat.size))
-        shape = list(indices.shape)
-        middle = regroup([found], [flat.size], shape, at.lost) if len(shape) > 1 else [found][: indices.ndim]
-        if not indices.ndim and holds(data[axis], "image") and size != 1:
-            return Known((*data[:axis], *data[axis + 1 :]), at.wide)
-        return Known((*data[:axis], *middle, *data[axis + 1 :]), at.wide)
-    sizes = named_sizes(at.node.inputs[1])
-    if sizes is None:
-        return Known(None, at.wide)
-    if free(data[axis]):
-        middle = list(index) if index is not None else [channels(n) for n in sizes]
-    else:
-        middle = [at.lost(n, "its indices are computed at run time") for n in sizes]
-    return Known((*data[:axis], *middle, *data[axis + 1 :]), at.wide | spatial_of(data[axis]))
-
-
-def _from_front(axis: Axis, indices: np.ndarray) -> bool:
-    """All indices fall on what stands in front of the image's tokens."""
-    ahead = 0
-    for part in axis:
-        size = part_size(part)
-        if size is None or holds((part,), "position", "image", "unknown"):
-            break
-        ahead += size
-    return bool(indices.size) and int(indices.min()) >= 0 and int(indices.max()) < ahead
-
-
-@rule("GatherElements", "GatherND", "ScatterElements", "ScatterND", "ReverseSequence")
-def by_index(at: At) -> Known:
-    """Entries of run-time indices: the axes that no index moves along keep their meaning."""
-    if at.node.op_type in {"ScatterElements", "ScatterND", "GatherND"}:
-        return at.all_lost(why="its indices move entries along several axes")
-    if at.node.op_type == "ReverseSequence":
-        axes = at.axes(0)
-        if axes is None:
-            return at.all_lost()
-        gone = {at.int_attr("time_axis", 0) % len(axes)}
-        kept = [
-            at.lost(n) if i in gone and not free(a) else a
-            for i, (a, n) in enumerate(zip(axes, at.dims(0), strict=True))
-        ]
-        return Known(tuple(kept), at.wide)
-    rank = len(at.dims(0))
-    axis = at.int_attr("axis", 0) % max(rank, 1)
-    out = at.out() or [None] * rank
-    others = made_of_all(at, rank, out, skip=axis)
-    mine = at.axes(0)
-    found = channels(out[axis]) if mine is None or free(mine[axis]) else at.lost(out[axis], "its indices move entries")
-    return Known((*others[:axis], found, *others[axis + 1 :]), at.wide)
-
-
 @rule("DepthToSpace")
 def depth_to_space(at: At) -> Known:
     """As Reshape, Transpose and Reshape; the new digits make positions finer."""
@@ -335,22 +268,3 @@ def space_to_depth(at: At) -> Known:
     deep = [*halves[0][1], *halves[1][1], *axes[1]]
     channel = merged([digit for part in deep for digit in part])
     return Known((axes[0], channel, halves[0][0], halves[1][0]), at.wide)
-
-
-@rule(
-    "Col2Im",
-    "Compress",
-    "AffineGrid",
-    "GridSample",
-    "RoiAlign",
-    "NonMaxSuppression",
-    "NonZero",
-    "Unique",
-    "Multinomial",
-)
-def run_time(at: At) -> list[Known]:
-    """Positions are a function of another tensor, known only at run time."""
-    found = [at.all_lost(i, "positions that another tensor says") for i in range(len(at.node.outputs))]
-    if at.node.op_type == "GridSample" and (axes := at.axes(0)) is not None and found[0].axes is not None:
-        found = [Known((axes[0], axes[1], *found[0].axes[2:]), at.wide)]
-    return found

@@ -12,7 +12,6 @@ from portable_cam.export.layers.axes import (
     Axis,
     Digit,
     Part,
-    Size,
     Source,
     holds,
     lost,
@@ -23,6 +22,7 @@ from portable_cam.export.layers.axes import (
     split_digit,
     why_lost,
 )
+from portable_cam.export.layers.relation import Size
 
 _Lose = Callable[[Size, str], Axis]
 
@@ -143,10 +143,19 @@ def _take_joined(digits: list[Digit], count: int) -> tuple[list[Digit], Axis] | 
     return None
 
 
+def _take_open(digits: list[Digit], count: str | None, cuts: range) -> tuple[list[Digit], Axis] | None:
+    """As few digits of one end as make an open size, a name or a multiple of it; cut before each of ``cuts``."""
+    for k in cuts if count is not None else ():
+        taken, left = (digits[:k], digits[k:]) if cuts.step > 0 else (digits[k:], digits[:k])
+        if size_of((tuple(taken),)) == count:
+            return left, ((taken[0],),) if len(taken) == 1 else merged(taken)
+    return None
+
+
 def _take_inner(digits: list[Digit], count: Size) -> tuple[list[Digit], Axis] | None:
     """The innermost digits of so many elements, and those left; None if they do not factor."""
     if not isinstance(count, int):
-        return (digits[:-1], ((digits[-1],),)) if count is not None and digits and digits[-1].size == count else None
+        return _take_open(digits, count, range(len(digits) - 1, -1, -1))
     given, wanted = digits, count
     digits, taken = list(digits), []
     if count == 1 and digits and digits[-1].kind == "image" and digits[-1].size == 1:
@@ -170,7 +179,7 @@ def _take_inner(digits: list[Digit], count: Size) -> tuple[list[Digit], Axis] | 
 
 def _take_outer(digits: list[Digit], count: Size) -> tuple[list[Digit], Axis] | None:
     if not isinstance(count, int):
-        return (digits[1:], ((digits[0],),)) if count is not None and digits and digits[0].size == count else None
+        return _take_open(digits, count, range(1, len(digits) + 1))
     digits, taken = list(digits), []
     if count == 1 and digits and digits[0].kind == "image" and digits[0].size == 1:
         return digits[1:], ((digits[0],),)

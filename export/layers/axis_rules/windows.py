@@ -15,7 +15,6 @@ from portable_cam.export.layers.axes import (
     Digit,
     Known,
     Part,
-    Size,
     Source,
     axis_of,
     channels,
@@ -26,21 +25,26 @@ from portable_cam.export.layers.axes import (
     why_lost,
 )
 from portable_cam.export.layers.axis_rules.at import At, Lost, rule, spatial_of
+from portable_cam.export.layers.relation import Size
 
 
 @dataclass(frozen=True)
 class Window:
-    """Entry j of an output reads the entries of its input around ``step`` j + ``offset``, ``extra`` more than one."""
+    """Entry j of an output reads the entries of its input around ``step`` j + ``offset``, ``extra`` more than one.
+    ``count``: how many entries, None where the graph's own inference is left to say it."""
 
     step: float
     offset: float
     extra: float
+    count: int | None = None
 
 
 def through(at: At, axis: Axis, window: Window | None, size: Size) -> Axis:
     """The axis that a window makes of one of positions; channels where it has none."""
     if window is not None and (window.step, window.offset, window.extra) == (1, 0, 0):
         return axis
+    if size is None or isinstance(size, str):
+        size = size if window is None or window.count is None else window.count
     found = position(axis)
     if found is not None and window is not None:
         relation = found.relation.through(window.step, window.offset, window.extra)
@@ -89,7 +93,11 @@ def _windows(at: At, kernel: Sequence[int] | None) -> list[Window | None]:
                 low, high = max(reach + 1 - stride, 0), reach
                 begin = (low + high) / 4 if stride > 1 else (reach // 2 if auto == "SAME_UPPER" else reach - reach // 2)
                 more = (high - low) / 2 + 1 if stride > 1 else 0
-        found.append(Window(stride, reach / 2 - begin, reach + more))
+        count = None
+        if isinstance(size, int) and auto in {"NOTSET", "VALID"} and not at.int_attr("ceil_mode", 0):
+            total = 0 if auto == "VALID" else pads[i] + pads[i + rank]
+            count = (size + total - reach - 1) // stride + 1
+        found.append(Window(stride, reach / 2 - begin, reach + more, count))
     return found
 
 
@@ -172,9 +180,10 @@ def pad(at: At) -> Known:
         begin, end = pads[i], pads[i + len(chosen)]
         if not (begin or end):
             continue
-        before = axes[axis]
+        before, size = axes[axis], at.dims(0)[axis]
         if position(before) is not None:
-            found[axis] = _at_offset(before, -begin, out[axis])
+            new = size + begin + end if isinstance(size, int) else out[axis]
+            found[axis] = _at_offset(before, -begin, new)
         elif free(before):
             found[axis] = channels(out[axis])
         elif min(begin, end) >= 0 and mode == "constant" and not holds(before, "image", "unknown"):
