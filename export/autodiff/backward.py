@@ -17,9 +17,16 @@ from typing import Literal, TypeAlias, get_args
 import onnx_ir as ir
 
 from portable_cam.errors import ModelError, OptionError, UnsupportedOperatorError
-from portable_cam.export.autodiff.dequantized import differentiable_outputs
 from portable_cam.export.autodiff.residuals import Residuals
-from portable_cam.export.autodiff.rules import Entry, Gradient, Vjp, differentiable_inputs, has_no_gradient, rule_for
+from portable_cam.export.autodiff.rules import (
+    Entry,
+    Gradient,
+    Vjp,
+    differentiable_inputs,
+    differentiable_outputs,
+    has_rule,
+    rule_for,
+)
 from portable_cam.export.autodiff.rules.relu import OWN_RELU_RULES
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import FLOATS
@@ -118,7 +125,7 @@ def _walk(
         outer = [value for value in captures(node) if value in affected]
         needs = [value is not None and value in affected and value in through for value in node.inputs]
         needs += [True] * len(outer)
-        if has_no_gradient(node) or not any(needs):
+        if not any(needs) or not differentiable_outputs(node, affected):
             continue
         rule = "standard" if node not in rules.guided else rules.relu_rule
         if rule != "standard" and node.op_type not in OWN_RELU_RULES:
@@ -147,7 +154,8 @@ def _apply(v: Vjp, nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> list[ir
     """A gradient or None for each input of the node, in the input's shape."""
     node = v.node
     entry = rule_for(node)
-    if entry is None:
+    given = [output for output, gradient in zip(node.outputs, v.grads, strict=True) if gradient is not None]
+    if entry is None or not has_rule(node, given):
         raise UnsupportedOperatorError(_without_rule(node, nodes, wrt))
     for value in (*(i for i, needed in zip(node.inputs, v.needs, strict=False) if needed), *node.outputs[:1]):
         if value is not None and value.dtype is None:
@@ -193,10 +201,7 @@ def depends_on(nodes: Iterable[ir.Node], sources: Iterable[ir.Value]) -> set[ir.
     """The tensors that vary smoothly with one of ``sources``, these included."""
     reached = set(sources)
     for node in nodes:
-        if has_no_gradient(node):
-            continue
-        if any(value in reached for value in differentiable_inputs(node)):
-            reached.update(differentiable_outputs(node))
+        reached.update(differentiable_outputs(node, reached))
     return reached
 
 
@@ -209,8 +214,9 @@ def _without_rule(node: ir.Node, nodes: Sequence[ir.Node], wrt: Sequence[ir.Valu
             f"operator {domain}::{node.op_type}, node '{node.name}', on the path "
             f"{' -> '.join(path_to(node, nodes, wrt))}, has no gradient: {reason}"
         )
+    on = f" on quantised integers ({node.outputs[0].dtype})" if rule_for(node) is not None else ""
     return (
-        f"no gradient rule for operator {domain}::{node.op_type} (opset {opset}), node '{node.name}', on the path "
+        f"no gradient rule for operator {domain}::{node.op_type} (opset {opset}){on}, node '{node.name}', on the path "
         f"{' -> '.join(path_to(node, nodes, wrt))}. Explain a layer behind this node, choose as `output` a tensor "
         "before it, or export the model without it; `portable-cam doctor MODEL` lists every such node"
     )
