@@ -11,6 +11,7 @@ from onnx_ir.passes import PassResult
 
 from portable_cam.errors import ModelError
 from portable_cam.export.graph.operators import OPSET
+from portable_cam.export.passes.claims import Claims
 from portable_cam.export.passes.contrib import adopt_contrib, decompose_contrib
 from portable_cam.export.passes.convert import convert_opset, inline_functions
 from portable_cam.export.passes.fold import fold
@@ -53,6 +54,7 @@ def normalize(model: ModelLike) -> ir.Model:
 
 def _passes() -> tuple[Pass, ...]:
     """The passes in their order, each with the reason for its place."""
+    claims = Claims()
     return (
         open_negative_dims,  # PaddlePaddle writes -1 for an open batch; ONNX knows no such size
         set_ir_version,  # an older one takes no initialiser that is not an input
@@ -61,6 +63,7 @@ def _passes() -> tuple[Pass, ...]:
         inline_functions,
         widen_bfloat16,  # convolution and pooling of this opset take none, and CPU providers take it nowhere
         adopt_contrib,  # the converter stops at a domain that is not imported
+        claims.drop,  # the converter and all that comes later go by shapes
         convert_opset,  # everything from here on knows one opset
         _check(check_loops),  # folding would run a loop without end
         rewrite_qoperators,  # rules and folding know QuantizeLinear and DequantizeLinear
@@ -71,6 +74,7 @@ def _passes() -> tuple[Pass, ...]:
         _resolve,  # sequences and loops, as far as folding made their lengths known
         refuse_unresolved,
         complete_initializers,  # what was lifted or folded
+        claims.complete,
         make_unsigned,  # last: it looks for QuantizeLinear and DequantizeLinear with constant scales
         set_ir_version,  # conversion and folding make models of their own
         _check(check_sizes),
