@@ -28,6 +28,7 @@ from portable_cam.export.autodiff.rules import (
     rule_for,
 )
 from portable_cam.export.autodiff.rules.relu import OWN_RELU_RULES
+from portable_cam.export.autodiff.singular import is_singular
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.refusals import refusal
@@ -99,12 +100,16 @@ def _walk(
     seeds: Mapping[ir.Value, ir.Value],
     wrt: Sequence[ir.Value],
     rules: _Rules,
+    *,
+    singular: bool = False,
 ) -> list[Gradient]:
-    """As :func:`backward` for the nodes of one graph or subgraph; None for what is not reached."""
+    """As :func:`backward` for the nodes of one graph or subgraph; None for what is not reached. ``singular``: the seeds
+    may be infinite."""
     affected = depends_on(nodes, wrt)
     residuals = Residuals(builder, nodes, affected)
     arrived: dict[ir.Value, list[ir.Value]] = {value: [seed] for value, seed in seeds.items()}
     finished: dict[ir.Value, ir.Value] = {}
+    infinite = set(seeds) if singular else set[ir.Value]()  # tensors whose gradient may be infinite or NaN
 
     def total(value: ir.Value) -> ir.Value | None:
         if value not in finished and value in arrived:
@@ -132,17 +137,24 @@ def _walk(
             # a smooth relative of ReLU, one node or the last of several: the arriving gradient is rectified and the
             # node keeps its derivative
             grads = [None if g is None else builder.op("Relu", g) for g in grads]
+        arrives_infinite = any(output in infinite for output in node.outputs)
+        if arrives_infinite or is_singular(node):
+            infinite.update(
+                v for v, needed in zip((*node.inputs, *outer), needs, strict=True) if v is not None and needed
+            )
 
         def inside(
             copies: Mapping[ir.Node, ir.Node],
             inner: Builder,
             ends: Mapping[ir.Value, ir.Value],
             sources: Sequence[ir.Value],
+            singular: bool = arrives_infinite or is_singular(node),  # a loop's own steps come before one another
         ) -> list[Gradient]:
             guided_copies = {copy for copy, original in copies.items() if original in rules.guided}
-            return _walk(list(copies), inner, ends, sources, replace(rules, guided=rules.guided | guided_copies))
+            chosen = replace(rules, guided=rules.guided | guided_copies)
+            return _walk(list(copies), inner, ends, sources, chosen, singular=singular)
 
-        v = Vjp(builder, node, grads, needs, residuals, rule, rules.saturation, outer, inside)
+        v = Vjp(builder, node, grads, needs, residuals, rule, rules.saturation, arrives_infinite, outer, inside)
         for value, gradient, needed in zip((*node.inputs, *outer), _apply(v, nodes, wrt), needs, strict=True):
             if gradient is not None and needed and value is not None:
                 arrived.setdefault(value, []).append(gradient)

@@ -34,6 +34,8 @@ class Vjp(NodeView):
         residuals: The tensors to read, dequantised in a quantised graph.
         relu_rule: ``standard``, ``guided`` or ``deconvnet`` for this node.
         saturation: ``pass`` or ``mask``.
+        singular: Whether the gradients may be infinite or NaN where torch's are, behind a square root at 0, say: a gate
+            then has to select, for 0 times infinity is NaN.
         outer: The values that the node's subgraphs read from outside and that need a gradient: a rule gives theirs
             after those of the node's own inputs.
         inside: Differentiates a copy of a subgraph's nodes: takes the copies with their originals, a builder, the
@@ -47,6 +49,7 @@ class Vjp(NodeView):
     residuals: Residuals
     relu_rule: str
     saturation: str
+    singular: bool
     outer: Sequence[ir.Value]
     inside: Inside
 

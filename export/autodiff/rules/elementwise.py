@@ -71,9 +71,9 @@ def _extremum(v: Vjp) -> Sequence[Gradient]:
     b = v.b
     if len(v.node.inputs) == 1:
         return [v.g]
-    taken = [b.cast_like(b.op("Equal", v.input(i), v.y), v.y) for i in range(len(v.node.inputs))]
-    share = b.op("Div", v.g, b.op("Sum", *taken))
-    return [b.op("Mul", share, mask) if v.needed(i) else None for i, mask in enumerate(taken)]
+    taken = [b.op("Equal", v.input(i), v.y) for i in range(len(v.node.inputs))]
+    share = b.op("Div", v.g, b.op("Sum", *(b.cast_like(each, v.y) for each in taken)))
+    return [b.op("Where", mask, share, _zero(v)) if v.needed(i) else None for i, mask in enumerate(taken)]
 
 
 register("Min", "Max", rule=_extremum, broadcasts=True)
