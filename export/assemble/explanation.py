@@ -173,7 +173,7 @@ def explanation_model(
         tokens=embeddings(graph) if options.words else {},
         for_kernels=not heads_in_graph,
     )
-    if plan.for_kernels and any([*plan.places, *plan.cam_place]):
+    if plan.for_kernels and any([*plan.places, *(plan.cam.places if plan.cam is not None else ())]):
         raise OptionError(
             "the kernels stretch maps over the image, but this layer does not look at all of it, or "
             "alignment='field' was asked for: make the maps in the graph"
