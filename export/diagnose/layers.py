@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from portable_cam.export.assemble.at_size import at_size
 from portable_cam.export.layers.candidates import Layer, candidates
-from portable_cam.export.passes.normalized import AnyModel, normalized
+from portable_cam.export.passes.normalized import AnyModel
 from portable_cam.export.targets import Target
 from portable_cam.export.targets.scores import find_scores
 
 
-def list_layers(model: AnyModel, output: str | None = None, target: Target | None = None) -> list[Layer]:
+def list_layers(
+    model: AnyModel, output: str | None = None, target: Target | None = None, size: tuple[int, int] | None = None
+) -> list[Layer]:
     """The candidates of a model, best first; those of a classifier, or of what ``target`` explains.
 
     First come the tensors that every path from the image to the scores passes, from the last one back: what the
-    classifier reads is all there. Then those on only some of the paths.
+    classifier reads is all there. Then those on only some of the paths. ``size``: height and width of the image, where
+    the model leaves them open.
     """
-    graph = normalized(model).graph
+    graph = at_size(model, size).graph
     found = [find_scores(graph, output)] if target is None else target.tensors(graph, output)
     return [layer for _, layer in candidates(graph, *(scores.value for scores in found))]

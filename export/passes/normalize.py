@@ -15,6 +15,7 @@ from portable_cam.export.passes.claims import Claims
 from portable_cam.export.passes.contrib import adopt_contrib, decompose_contrib
 from portable_cam.export.passes.convert import convert_opset, inline_functions
 from portable_cam.export.passes.fold import fold
+from portable_cam.export.passes.known_sizes import fold_known_sizes
 from portable_cam.export.passes.precision import widen_bfloat16
 from portable_cam.export.passes.quantized.qoperator import rewrite_qoperators
 from portable_cam.export.passes.quantized.unsigned import make_unsigned
@@ -70,6 +71,7 @@ def _passes() -> tuple[Pass, ...]:
         make_time_major,  # rules know recurrent layers with the steps first
         decompose_contrib,  # rules know the standard's operators
         fold,
+        _fold_sizes,
         _fold_branches,
         _resolve,  # sequences and loops, as far as folding made their lengths known
         refuse_unresolved,
@@ -106,6 +108,11 @@ def complete_initializers(model: ir.Model) -> PassResult:
             value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
             changed = True
     return PassResult(model, changed)
+
+
+def _fold_sizes(model: ir.Model) -> PassResult:
+    """Fold once more where known sizes were among open ones."""
+    return fold(model) if fold_known_sizes(model).modified else PassResult(model, False)
 
 
 def _fold_branches(model: ir.Model) -> PassResult:

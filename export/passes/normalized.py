@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -68,6 +69,16 @@ class NormalizedModel:
     def sha256(self) -> str:
         """Of the model's file, or of the model serialised where there is no file."""
         return fingerprint(self.source)
+
+    def with_sizes(self, name: str, sizes: Mapping[int, int]) -> NormalizedModel:
+        """The same model with axes of an input fixed, normalised again: what follows from the sizes is constant."""
+        model = load(self.source)
+        (value,) = (given for given in model.graph.inputs if given.name == name)
+        dims = value.shape.dims if value.shape is not None else ()
+        value.shape = ir.Shape([sizes.get(axis, dim) for axis, dim in enumerate(dims)])
+        fixed = copy(self)
+        fixed._model = normalize(model)
+        return fixed
 
     def copy(self) -> ir.Model:
         """A copy to write nodes into; the weights are shared."""

@@ -13,11 +13,13 @@ from portable_cam.cli.common import (
     JsonOption,
     ModelArgument,
     OutputOption,
+    SizeOption,
     TaskOption,
     new_table,
     note,
     out,
     print_json,
+    size_of,
 )
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ def run(
     model: ModelArgument,
     output: OutputOption = None,
     task: TaskOption = None,
+    size: SizeOption = None,
     write: Annotated[
         bool, typer.Option("--write", help="Draft MODEL.explain.json: what was derived, to be read and corrected.")
     ] = False,
@@ -38,12 +41,12 @@ def run(
     Exit status 1 if no method works."""
     from portable_cam.errors import Error
     from portable_cam.export import doctor as examine
-    from portable_cam.export.passes.normalized import normalized
+    from portable_cam.export.assemble.at_size import at_size
     from portable_cam.export.read.description import description_path
     from portable_cam.tasks.draft import draft, write_description
     from portable_cam.tasks.recognize import recognize
 
-    known = normalized(model)
+    known = at_size(model, size_of(size))
     found, target, problem = task, None, ""
     try:
         found, target = recognize(known, task, output)

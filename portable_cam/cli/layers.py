@@ -8,13 +8,24 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from portable_cam.cli.common import JsonOption, ModelArgument, OutputOption, TaskOption, new_table, print_json, say
+from portable_cam.cli.common import (
+    JsonOption,
+    ModelArgument,
+    OutputOption,
+    SizeOption,
+    TaskOption,
+    new_table,
+    print_json,
+    say,
+    size_of,
+)
 
 
 def run(
     model: ModelArgument,
     output: OutputOption = None,
     task: TaskOption = None,
+    size: SizeOption = None,
     every: Annotated[bool, typer.Option("--all", help="All of them, not the first ten.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -22,10 +33,10 @@ def run(
     from dataclasses import asdict
 
     from portable_cam.export import list_layers
-    from portable_cam.export.passes.normalized import normalized
+    from portable_cam.export.assemble.at_size import at_size
     from portable_cam.tasks.recognize import recognize
 
-    known = normalized(model)
+    known = at_size(model, size_of(size))
     found = list_layers(known, output, recognize(known, task, output)[1])
     if as_json:
         print_json([asdict(layer) for layer in found])
