@@ -116,6 +116,19 @@ def test_on_a_blank_picture() -> None:
         np.testing.assert_array_equal(result[method], 0)
 
 
+def test_of_a_layer_behind_the_relu() -> None:
+    """A signed square root whose epsilon the exporter took out: its slope at 0 is 0 times infinity, and counts as 0."""
+    torch.manual_seed(1)
+    net = Net(F.relu, lambda a: torch.sign(a) * torch.sqrt(a.abs()))
+    model = exported(net, pixels())
+    (relu,) = (n.output[0] for n in model.graph.node if n.op_type == "Relu")
+    y = Session(model).run({"x": pixels().numpy()})["y"]
+    got = Session(differentiate(model, "y", [relu])).run({"x": pixels().numpy(), "seed": np.ones_like(y)})
+    activations = np.square(y).reshape(got[f"gradient.{relu}"].shape)
+    want = np.where(activations > 0, 0.5 / np.sqrt(np.where(activations > 0, activations, 1)), 0)
+    np.testing.assert_allclose(got[f"gradient.{relu}"], want, rtol=1e-3)
+
+
 def test_masks_are_multiplied_where_no_slope_is_infinite() -> None:
     """The faster form stays, a normalisation's square root with its epsilon and GeM behind a bound included."""
     for name in ("normalised, epsilon inside", "GeM"):

@@ -134,7 +134,6 @@ register("Identity", rule=lambda v: v.g)
 register("Sqrt", rule=lambda v: v.b.op("Div", v.g, v.b.op("Mul", v.y, 2)))
 register("Log", rule=lambda v: v.b.op("Div", v.g, v.x))
 _unary("Exp", lambda v: v.y)
-_unary("Abs", lambda v: v.b.op("Sign", v.x))
 _unary("Reciprocal", lambda v: v.b.op("Neg", _square(v, v.y)))
 _unary("Sigmoid", lambda v: v.b.op("Mul", v.y, _one_minus(v, v.y)))
 _unary("Tanh", lambda v: _one_minus(v, _square(v, v.y)))
@@ -152,6 +151,13 @@ _unary("Acosh", lambda v: v.b.op("Reciprocal", v.b.op("Sqrt", v.b.op("Sub", _squ
 _unary("Atanh", lambda v: v.b.op("Reciprocal", _one_minus(v, _square(v, v.x))))
 _unary("Softplus", lambda v: v.b.op("Sigmoid", v.x))
 _unary("Softsign", lambda v: v.b.op("Reciprocal", _square(v, v.b.op("Add", v.b.op("Abs", v.x), 1))))
+
+
+@register("Abs")
+def absolute(v: Vjp) -> ir.Value:
+    """0 at 0, also in front of a square root there: torch's exporter takes the epsilon out of sqrt(|x| + 1e-12)."""
+    slope = v.b.op("Mul", v.g_broadcast, v.b.op("Sign", v.x))
+    return v.b.op("Where", v.b.op("Equal", v.x, 0), _zero(v), slope) if v.singular else slope
 
 
 @register("HardSigmoid")
