@@ -146,6 +146,56 @@ def test_sizes_among_open_ones() -> None:
     assert_unchanged(model, Session(model).run({"x": x}), Session(normal).run({"x": x}))
 
 
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("batch -1 4", [None, 15, 4]),
+        ("batch 5 -1", [None, 5, 12]),
+        ("-1 4 batch", [15, 4, None]),
+        ("batch batch -1", None),
+    ],
+)
+def test_rows_of_a_reshape_with_an_open_batch(target: str, expected: list[int | None] | None) -> None:
+    """As heads of detectors write it. Without the batch among the sizes, or with it twice, nothing follows."""
+    nodes = [
+        node("Transpose", "x", "t", perm=[0, 2, 3, 1]),
+        node("Shape", "t", "shape"),
+        node("Gather", "shape zero", "n"),
+        node("Unsqueeze", "n 0", "batch"),
+        node("Concat", target, "sizes", axis=0),
+        node("Reshape", "t sizes", "r"),
+        node("Relu", "r", "y"),
+    ]
+    used = {name for each in nodes for name in each.input}
+    constants = {n: v for n, v in {**CONSTANTS, "5": np.array([5])}.items() if n in used}
+    model = node_model(nodes, {"x": np.zeros((1, 3, 4, 5), np.float32)}, ["y"], constants, dims={"x": ["N", 3, 4, 5]})
+    dims = known_dims(normalize(model).graph.outputs[0])
+    assert dims == (expected or [None] * 3)
+    if expected is not None:
+        x = RNG.standard_normal((2, 3, 4, 5)).astype(np.float32)
+        run = Session(normalize(model)).run({"x": x})
+        assert [d for d, e in zip(run["y"].shape, expected, strict=True) if e is not None] == [d for d in expected if d]
+        assert_unchanged(model, Session(model).run({"x": x}), run)
+
+
+def test_what_is_resized_with_an_open_batch() -> None:
+    nodes = [
+        node("Shape", "x", "shape"),
+        node("Slice", "shape 0 2", "front"),
+        node("Slice", "shape 2 4", "size"),
+        node("Mul", "size step", "larger"),
+        node("Concat", "front larger", "sizes", axis=0),
+        helper.make_node("Resize", ["x", "", "", "sizes"], ["r"], "resize", mode="nearest"),
+        node("Relu", "r", "y"),
+    ]
+    used = {name for each in nodes for name in each.input}
+    constants = {n: v for n, v in CONSTANTS.items() if n in used}
+    x = np.zeros((1, 3, 4, 5), np.float32)
+    for dims, expected in ((["N", 3, 4, 5], [None, 3, 8, 10]), (["N", 3, "H", 5], [None, 3, None, 10])):
+        (output,) = normalize(node_model(nodes, {"x": x}, ["y"], constants, dims={"x": dims})).graph.outputs
+        assert known_dims(output) == expected
+
+
 def test_numbers_are_rounded_as_the_model_rounds_them() -> None:
     """10 times 0.7 is 7 in float32, and a little less than that exactly: the floor is taken of what runs."""
     nodes = [

@@ -2,7 +2,8 @@
 """Follows sizes through the arithmetic that exporters write for them, where some are known and others open.
 
 TensorFlow's padding to the same size is exported as Shape, Slice, Div, Ceil, Max, Concat and Pad: with an open batch
-the shape is no constant, but the pads of rows and columns are.
+the shape is no constant, but the pads of rows and columns are. A Reshape to (batch, -1, 4) has as many rows as its
+input has positions.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import PassResult
 
 from portable_cam.export.graph.operators import FLOATS, ONNX_DOMAINS
-from portable_cam.export.graph.values import constant_of
+from portable_cam.export.graph.values import constant_of, optional_input
 
 _LARGEST = 64  # elements; what is computed of sizes is small
 
@@ -26,13 +27,15 @@ _Sizes: TypeAlias = NDArray[np.object_]
 
 
 def fold_known_sizes(model: ir.Model) -> PassResult:
-    """Replace what is computed from known sizes alone by constants, in place."""
+    """Replace what is computed from known sizes alone by constants, and complete the shapes of what is reshaped or
+    resized to sizes that are partly known; in place."""
     sizes: dict[ir.Value, _Sizes] = {}
-    replaced = []
+    replaced, completed = [], False
     for node in model.graph:
         if node.domain not in ONNX_DOMAINS or len(node.outputs) != 1:
             continue
         out = node.outputs[0]
+        completed |= _complete(out, _reshaped(node, sizes) if node.op_type == "Reshape" else _resized(node, sizes))
         found = _evaluate(node, sizes)
         if found is None or found.size > _LARGEST or out.dtype is None:
             continue
@@ -46,7 +49,52 @@ def fold_known_sizes(model: ir.Model) -> PassResult:
         value.shape, value.dtype = ir.Shape(array.shape), out.dtype
         model.graph.register_initializer(value)
         ir.convenience.replace_all_uses_with(out, value)
-    return PassResult(model, bool(replaced))
+    return PassResult(model, completed or bool(replaced))
+
+
+def _complete(value: ir.Value, dims: Sequence[Any] | None) -> bool:
+    """Fill in sizes that inference left open; whether there were any."""
+    shape = value.shape
+    if dims is None or shape is None or len(shape) != len(dims):
+        return False
+    pairs = list(zip(shape.dims, dims, strict=True))
+    value.shape = ir.Shape([new if isinstance(new, int) and not isinstance(old, int) else old for old, new in pairs])
+    return any(isinstance(new, int) and not isinstance(old, int) for old, new in pairs)
+
+
+def _reshaped(node: ir.Node, sizes: dict[ir.Value, _Sizes]) -> list[Any] | None:
+    """The shape that a Reshape gives, the size that is left to it computed: open sizes that go in come out again."""
+    data, target = node.inputs[0], node.inputs[1]
+    if data is None or data.shape is None or target not in sizes or node.attributes.get_int("allowzero", 0) == 1:
+        return None
+    given = _dims(data)
+    dims = [given[i] if size == 0 and i < len(given) else size for i, size in enumerate(sizes[target].flat)]
+    if -1 not in dims:
+        return dims
+    left, taken = list(given), [size for size in dims if size != -1]
+    dims[dims.index(-1)] = None
+    if None in left or None in taken or any(taken.count(s) > left.count(s) for s in taken if isinstance(s, str)):
+        return dims
+    for size in taken:
+        if isinstance(size, str):
+            left.remove(size)
+    numbers = [size for size in taken if isinstance(size, int)]
+    if all(isinstance(size, int) for size in left) and 0 not in numbers and math.prod(left) % math.prod(numbers) == 0:
+        dims[dims.index(None)] = math.prod(left) // math.prod(numbers)
+    return dims
+
+
+def _resized(node: ir.Node, sizes: dict[ir.Value, _Sizes]) -> list[Any] | None:
+    """The shape that a Resize to sizes gives."""
+    wanted = optional_input(node, 3)
+    if node.op_type != "Resize" or wanted not in sizes or "axes" in node.attributes:
+        return None
+    kept = node.attributes.get_string("keep_aspect_ratio_policy", "stretch") == "stretch"
+    return list(sizes[wanted].flat) if kept else None
+
+
+def _dims(value: ir.Value) -> list[Any]:
+    return [] if value.shape is None else [d if isinstance(d, int) else d.value for d in value.shape.dims]
 
 
 def _evaluate(node: ir.Node, sizes: dict[ir.Value, _Sizes]) -> _Sizes | None:
@@ -87,7 +135,7 @@ def _shape(node: ir.Node) -> _Sizes | None:
     value = node.inputs[0]
     if value is None or value.shape is None:
         return None
-    dims = [dim if isinstance(dim, int) else dim.value for dim in value.shape.dims]
+    dims = _dims(value)
     start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(dims))
     return np.array(dims[start:end], object)
 
@@ -174,7 +222,7 @@ def _reduced(function: Callable[[Any], Any]) -> Callable[[ir.Node, Sequence[Any]
     """Over all of a vector."""
 
     def evaluate(node: ir.Node, given: Sequence[Any]) -> _Sizes:
-        if given[0].ndim != 1 or node.attributes.get_int("noop_with_empty_axes", 0):
+        if given[0].ndim != 1 or node.attributes.get_int("noop_with_empty_axes", 0) == 1:
             raise ValueError
         numbers = list(given[0])
         out = np.empty((1,) if node.attributes.get_int("keepdims", 1) else (), object)

@@ -111,8 +111,14 @@ def complete_initializers(model: ir.Model) -> PassResult:
 
 
 def _fold_sizes(model: ir.Model) -> PassResult:
-    """Fold once more where known sizes were among open ones."""
-    return fold(model) if fold_known_sizes(model).modified else PassResult(model, False)
+    """Fold once more where known sizes were among open ones, until nothing follows from them any more."""
+    changed = False
+    for _ in range(_ROUNDS):
+        if not fold_known_sizes(model).modified:
+            break
+        fold(model)
+        changed = True
+    return PassResult(model, changed)
 
 
 def _fold_branches(model: ir.Model) -> PassResult:
