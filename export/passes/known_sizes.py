@@ -26,6 +26,10 @@ _LARGEST = 64  # elements; what is computed of sizes is small
 _Sizes: TypeAlias = NDArray[np.object_]
 
 
+class _OpenSizeError(Exception):
+    """An axis or index is open, so that nothing is known of the result."""
+
+
 def fold_known_sizes(model: ir.Model) -> PassResult:
     """Replace what is computed from known sizes alone by constants, and complete the shapes of what is reshaped or
     resized to sizes that are partly known; in place."""
@@ -115,7 +119,13 @@ def _evaluate(node: ir.Node, sizes: dict[ir.Value, _Sizes]) -> _Sizes | None:
         given.append(_numbers(constant))
     try:
         found = function(node, given)
-    except (ArithmeticError, IndexError, TypeError, ValueError):  # what fits no operator is not for here to refuse
+    except (
+        _OpenSizeError,
+        ArithmeticError,
+        IndexError,
+        TypeError,
+        ValueError,
+    ):  # what fits no operator is refused elsewhere
         return None
     kind = node.outputs[0].dtype
     if kind is None or kind not in FLOATS:
@@ -174,7 +184,7 @@ def _cast(node: ir.Node, given: Sequence[Any]) -> _Sizes:
 def _ints(given: Any) -> list[int]:
     found = [] if given is None else [*given.flat]
     if not all(isinstance(number, int) for number in found):
-        raise ValueError
+        raise _OpenSizeError
     return found
 
 
@@ -223,7 +233,7 @@ def _reduced(function: Callable[[Any], Any]) -> Callable[[ir.Node, Sequence[Any]
 
     def evaluate(node: ir.Node, given: Sequence[Any]) -> _Sizes:
         if given[0].ndim != 1 or node.attributes.get_int("noop_with_empty_axes", 0) == 1:
-            raise ValueError
+            raise _OpenSizeError
         numbers = list(given[0])
         out = np.empty((1,) if node.attributes.get_int("keepdims", 1) else (), object)
         out[...] = None if any(n is None or isinstance(n, str) for n in numbers) else function(numbers)
