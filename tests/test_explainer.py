@@ -388,13 +388,100 @@ CAM_ENDS = {
     "reduce mean": "f = ReduceMean<axes = [2, 3], keepdims = 0>(r) y = Gemm<transB = 1>(f, w2, b2)",
     "reduce mean, negative axes": "f = ReduceMean<axes = [-1, -2], keepdims = 0>(r) y = Gemm(f, w2t, b2)",
     "full-size pool": "p = AveragePool<kernel_shape = [6, 6]>(r) f = Flatten(p) y = Gemm<transB = 1>(f, w2, b2)",
+    "one axis, then the other": "q = ReduceMean<axes = [3]>(r) p = ReduceMean<axes = [2]>(q) f = Flatten(p) "
+    "y = Gemm(f, w2t, b2)",
+    "one axis, then the other, both gone": "q = ReduceMean<axes = [2], keepdims = 0>(r) "
+    "f = ReduceMean<axes = [2], keepdims = 0>(q) y = Gemm(f, w2t, b2)",
+    "sum, multiplied": "s = ReduceSum<keepdims = 0>(r, space) f = Mul(s, share) y = Gemm(f, w2t, b2)",
+    "sum, multiplied the other way round": "s = ReduceSum(r, space) p = Mul(share, s) f = Flatten(p) y = Gemm(f, w2t)",
+    "sum, divided": "s = ReduceSum<keepdims = 0>(r, space) f = Div(s, area) y = Gemm(f, w2t, b2)",
+    "1x1 convolution": "p = ReduceMean<axes = [2, 3]>(r) c = Conv(p, w4, b2) y = Flatten(c)",
     "dropout, softmax": "p = GlobalAveragePool(r) f = Flatten(p) d = Dropout(f) g = Gemm<transB = 1>(d, w2, b2) "
     "y = Softmax(g)",
 }
 
 
+#: The same behind an activation in another layout: its name, and the order of its axes as a map of (N, C, h, w).
+CAM_LAYOUTS = {
+    "NHWC": ("t", (0, 3, 1, 2), "f = ReduceMean<axes = [1, 2], keepdims = 0>(t) y = Gemm(f, w2t, b2)"),
+    "NHWC, kept": ("t", (0, 3, 1, 2), "p = ReduceMean<axes = [1, 2]>(t) f = Reshape(p, rows) y = MatMul(f, w2t)"),
+    "NHWC, negative axes": ("t", (0, 3, 1, 2), "f = ReduceMean<axes = [-3, -2], keepdims = 0>(t) y = Gemm(f, w2t)"),
+    "NHWC, summed": ("t", (0, 3, 1, 2), "s = ReduceSum<keepdims = 0>(t, last) f = Div(s, area) y = Gemm(f, w2t)"),
+    "NHWC, one axis, then the other": (
+        "t",
+        (0, 3, 1, 2),
+        "q = ReduceMean<axes = [1], keepdims = 0>(t) f = ReduceMean<axes = [1], keepdims = 0>(q) y = Gemm(f, w2t)",
+    ),
+    "NHWC, turned when pooled": (
+        "t",
+        (0, 3, 1, 2),
+        "p = ReduceMean<axes = [1, 2]>(t) u = Transpose<perm = [0, 3, 1, 2]>(p) c = Conv(u, w4) y = Flatten(c)",
+    ),
+    "NHWC, turned before": (
+        "u",
+        (0, 1, 2, 3),
+        "u = Transpose<perm = [0, 3, 1, 2]>(t) p = GlobalAveragePool(u) f = Flatten(p) y = Gemm(f, w2t)",
+    ),
+    "flattened": ("v", None, "v = Reshape(r, flat) f = ReduceMean<axes = [2], keepdims = 0>(v) y = Gemm(f, w2t, b2)"),
+    "flattened, last axis": (
+        "v",
+        None,
+        "v = Reshape(r, flat) p = ReduceMean<axes = [-1]>(v) f = Flatten(p) y = Gemm(f, w2t)",
+    ),
+    "tokens": (
+        "u",
+        None,
+        "v = Reshape(r, flat) u = Transpose<perm = [0, 2, 1]>(v) f = ReduceMean<axes = [1], keepdims = 0>(u) "
+        "y = Gemm(f, w2t)",
+    ),
+    "flattened, summed": (
+        "v",
+        None,
+        "v = Reshape(r, flat) s = ReduceSum<keepdims = 0>(v, two) f = Mul(s, share) y = Gemm(f, w2t)",
+    ),
+}
+
+
 def cam_weights() -> dict[str, np.ndarray]:
-    return {"w1": W1, "w2": W2, "w2t": np.ascontiguousarray(W2.T), "b2": B2}
+    sizes = {"space": [2, 3], "last": [1, 2], "two": [2], "rows": [0, -1], "flat": [0, 6, -1]}
+    return {
+        "w1": W1,
+        "w2": W2,
+        "w2t": np.ascontiguousarray(W2.T),
+        "b2": B2,
+        "w4": W2[:, :, None, None],
+        "share": np.float32(1 / 36),
+        "area": np.float32(36),
+        **{name: np.array(value) for name, value in sizes.items()},
+    }
+
+
+@pytest.mark.parametrize("end", CAM_LAYOUTS)
+def test_cam_of_every_layout(make_model: Any, end: str) -> None:
+    layer, order, text = CAM_LAYOUTS[end]
+    turned = "t = Transpose<perm = [0, 2, 3, 1]>(r) " if order is not None else ""
+    model = make_model(STEM + turned + text, cam_weights())
+    result = pcam.Explainer(model, ("cam",))(X, [[0, 3], [4, 4]])
+    assert result.layer == layer
+    (a,) = plain(model, X, "r")
+    expected = np.maximum(np.einsum("nkc,nchw->nkhw", W2[[[0, 3], [4, 4]]], a), 0)
+    np.testing.assert_allclose(result.raw["cam"], expected, rtol=1e-4, atol=1e-5)
+    assert doctor(model).methods["cam"] == "yes"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "s = ReduceSum<keepdims = 0>(r, space) f = Div(s, share) y = Gemm(f, w2t)",  # by another number
+        "f = ReduceMean<axes = [1, 2], keepdims = 0>(r) y = Gemm(f, w2t)",  # over channels
+        "q = ReduceMean<axes = [3], keepdims = 0>(r) f = ReduceMax<axes = [2], keepdims = 0>(q) y = Gemm(f, w2t)",
+    ],
+)
+def test_cam_of_another_mean(make_model: Any, end: str) -> None:
+    model = make_model(STEM + end, cam_weights())
+    with pytest.raises(LayerError, match="CAM needs a"):
+        pcam.Explainer(model, ("cam",))
+    assert doctor(model).methods["cam"].startswith("CAM needs a")
 
 
 @pytest.mark.parametrize("end", CAM_ENDS)

@@ -173,7 +173,7 @@ def explanation_model(
         tokens=embeddings(graph) if options.words else {},
         for_kernels=not heads_in_graph,
     )
-    if plan.for_kernels and any([*plan.places, *plan.cam_place]):
+    if plan.for_kernels and any([*plan.places, *(plan.cam.places if plan.cam is not None else ())]):
         raise OptionError(
             "the kernels stretch maps over the image, but this layer does not look at all of it, or "
             "alignment='field' was asked for: make the maps in the graph"
@@ -222,7 +222,8 @@ def _placed(plan: Plan) -> dict[str, list[list[float] | None]] | None:
     """Where the cells of the low-resolution maps lie, of those that are not stretched over the image."""
     found = {}
     for method in plan.options.computed:
-        where = plan.cam_place if method.classifier else plan.places if method.uses_layer else []
+        of_layers = plan.places if method.uses_layer else []
+        where = plan.cam.places if method.classifier and plan.cam is not None else of_layers
         for there, layer in zip(where, plan.layers if len(where) > 1 else [None], strict=True) if where else ():
             if there is not None and plan.shown(method):
                 name = method.name if layer is None else f"{method.name}.{layer.name}"

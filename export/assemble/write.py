@@ -21,12 +21,11 @@ from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.casts import as_float32, as_kernel_float
 from portable_cam.export.graph.shapes import infer_shapes
 from portable_cam.export.graph.values import dtype_of, known_dims
-from portable_cam.export.layers.candidates import layer_axes
 from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.layers.placement import Placement, placement
 from portable_cam.export.layers.spatial import SpatialAxes, map_dims, to_map
 from portable_cam.export.methods import profiles
-from portable_cam.export.methods.cam import cam_end, cam_maps, cam_weights
+from portable_cam.export.methods.cam import CamLayer, cam_axes, cam_end, cam_maps, cam_weights
 from portable_cam.export.methods.gradcam import channel_weights, weighted_sum
 from portable_cam.export.methods.guided_gradcam import product
 from portable_cam.export.methods.method import Method
@@ -54,7 +53,8 @@ class Plan:
         for_kernels: The graph stops before the maps.
         maps: The activations of the layers as (N, C, h, w), whatever layout the model has.
         places: Where the maps of each layer go in the image; None for stretched over it.
-        cam_place: The same of CAM's layer.
+        cam: The end of the classifier, the axes of CAM's layer, its activation as a map, and where that goes; None
+            where CAM is not asked for.
     """
 
     graph: ir.Graph
@@ -69,12 +69,16 @@ class Plan:
     for_kernels: bool
     maps: list[ir.Value] = field(init=False)
     places: list[Placement | None] = field(init=False)
-    cam_place: list[Placement | None] = field(init=False)
+    cam: CamLayer | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.places, self.cam_place = self._places(self.axes), []
+        self.places, self.cam = self._places(self.axes), None
         if any(method.classifier for method in self.options.computed):
-            self.cam_place = self._places(layer_axes(self.graph, [cam_end(self.target, self.scores).activation]))
+            end = cam_end(self.target, self.scores)
+            axes = cam_axes(self.graph, end)
+            self.cam = CamLayer(
+                end, axes, to_map(self.builder, end.activation, end.activation, axes), self._places([axes])
+            )
         pairs = zip(self.layers, self.axes, strict=True)
         self.maps = [to_map(self.builder, layer, layer, axes) for layer, axes in pairs]
 
@@ -255,8 +259,8 @@ def _finish(plan: Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:
     wide: dict[str, ir.Value] = {}
     for method in plan.options.computed:
         signed: list[ir.Value] = []
-        if method.classifier:
-            maps = as_float32(b, cam_maps(b, cam_end(plan.target, plan.scores), targets))
+        if method.classifier and plan.cam is not None:
+            maps = as_float32(b, cam_maps(b, plan.cam.end, plan.cam.map, targets))
             signed = [b.op("Neg", maps) if plan.options.negated else maps]
         elif method.channel_weights is not None:
             signed = [weighted_sum(b, values[f"{method.name}.{i}"], a) for i, a in enumerate(activations)]
@@ -285,12 +289,11 @@ def _heat_maps(plan: Plan, method: Method, signed: list[ir.Value], size: ir.Valu
         names = ", ".join(str(layer.name) for layer in plan.layers)
         raise OptionError(f"the profile captum gives a map per layer, not one of {names}: explain one layer at a time")
     raw = signed if profile == "captum" else [b.op("Relu", maps) for maps in signed]
-    final, wide = profiles.heat_map(b, raw, size, profile, plan.cam_place if method.classifier else plan.places)
+    cam = plan.cam if method.classifier else None
+    final, wide = profiles.heat_map(b, raw, size, profile, plan.places if cam is None else cam.places)
     if not plan.shown(method):
         return wide
-    small = [list(axes.size) for axes in plan.axes]
-    if method.classifier:
-        small = [(known_dims(cam_end(plan.target, plan.scores).activation) or [None] * 4)[2:]]
+    small = [list(axes.size) for axes in (plan.axes if cam is None else [cam.axes])]
     shape = small[0] if profile == "captum" else plan.image_size
     _emit(plan, format.output_of(method.name), final, shape)
     for i, maps in enumerate(raw):
@@ -308,16 +311,16 @@ def _stop_before_maps(plan: Plan, targets: ir.Value, values: dict[str, ir.Value]
     b = plan.builder
     maps = dict(zip(plan.layers, plan.maps, strict=True))
     for method in plan.options.computed:
-        if not method.classifier:
+        if not method.classifier or plan.cam is None:
             continue
-        end = cam_end(plan.target, plan.scores)
-        dims = known_dims(end.activation) or [None] * 4
+        end, dims = plan.cam.end, map_dims(plan.cam.end.activation, plan.cam.axes)
         rows = cam_weights(b, end, targets)
         if rows is None:
-            _emit(plan, f"{format.SUMS}{method.name}", as_kernel_float(b, cam_maps(b, end, targets)), dims[2:])
+            sums = as_kernel_float(b, cam_maps(b, end, plan.cam.map, targets))
+            _emit(plan, f"{format.SUMS}{method.name}", sums, dims[2:])
         else:
             _emit(plan, f"{format.WEIGHTS}{method.name}", as_float32(b, rows), dims[1:2])
-            maps.setdefault(end.activation, end.activation)
+            maps.setdefault(end.activation, plan.cam.map)
     for i, (layer, activation) in enumerate(maps.items()):
         dims = (known_dims(activation) or [None] * 4)[1:]
         _emit(plan, f"{format.ACTIVATIONS}{layer.name}", as_kernel_float(b, activation), dims, per_target=False)

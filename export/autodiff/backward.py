@@ -17,10 +17,18 @@ from typing import Literal, TypeAlias, get_args
 import onnx_ir as ir
 
 from portable_cam.errors import ModelError, OptionError, UnsupportedOperatorError
-from portable_cam.export.autodiff.dequantized import differentiable_outputs
 from portable_cam.export.autodiff.residuals import Residuals
-from portable_cam.export.autodiff.rules import Entry, Gradient, Vjp, differentiable_inputs, has_no_gradient, rule_for
+from portable_cam.export.autodiff.rules import (
+    Entry,
+    Gradient,
+    Vjp,
+    differentiable_inputs,
+    differentiable_outputs,
+    has_rule,
+    rule_for,
+)
 from portable_cam.export.autodiff.rules.relu import OWN_RELU_RULES
+from portable_cam.export.autodiff.singular import is_singular
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.refusals import refusal
@@ -92,12 +100,16 @@ def _walk(
     seeds: Mapping[ir.Value, ir.Value],
     wrt: Sequence[ir.Value],
     rules: _Rules,
+    *,
+    singular: bool = False,
 ) -> list[Gradient]:
-    """As :func:`backward` for the nodes of one graph or subgraph; None for what is not reached."""
+    """As :func:`backward` for the nodes of one graph or subgraph; None for what is not reached. ``singular``: the seeds
+    may be infinite."""
     affected = depends_on(nodes, wrt)
     residuals = Residuals(builder, nodes, affected)
     arrived: dict[ir.Value, list[ir.Value]] = {value: [seed] for value, seed in seeds.items()}
     finished: dict[ir.Value, ir.Value] = {}
+    infinite = set(seeds) if singular else set[ir.Value]()  # tensors whose gradient may be infinite or NaN
 
     def total(value: ir.Value) -> ir.Value | None:
         if value not in finished and value in arrived:
@@ -118,24 +130,31 @@ def _walk(
         outer = [value for value in captures(node) if value in affected]
         needs = [value is not None and value in affected and value in through for value in node.inputs]
         needs += [True] * len(outer)
-        if has_no_gradient(node) or not any(needs):
+        if not any(needs) or not differentiable_outputs(node, affected):
             continue
         rule = "standard" if node not in rules.guided else rules.relu_rule
         if rule != "standard" and node.op_type not in OWN_RELU_RULES:
             # a smooth relative of ReLU, one node or the last of several: the arriving gradient is rectified and the
             # node keeps its derivative
             grads = [None if g is None else builder.op("Relu", g) for g in grads]
+        arrives_infinite = any(output in infinite for output in node.outputs)
+        if arrives_infinite or is_singular(node):
+            infinite.update(
+                v for v, needed in zip((*node.inputs, *outer), needs, strict=True) if v is not None and needed
+            )
 
         def inside(
             copies: Mapping[ir.Node, ir.Node],
             inner: Builder,
             ends: Mapping[ir.Value, ir.Value],
             sources: Sequence[ir.Value],
+            singular: bool = arrives_infinite or is_singular(node),  # a loop's own steps come before one another
         ) -> list[Gradient]:
             guided_copies = {copy for copy, original in copies.items() if original in rules.guided}
-            return _walk(list(copies), inner, ends, sources, replace(rules, guided=rules.guided | guided_copies))
+            chosen = replace(rules, guided=rules.guided | guided_copies)
+            return _walk(list(copies), inner, ends, sources, chosen, singular=singular)
 
-        v = Vjp(builder, node, grads, needs, residuals, rule, rules.saturation, outer, inside)
+        v = Vjp(builder, node, grads, needs, residuals, rule, rules.saturation, arrives_infinite, outer, inside)
         for value, gradient, needed in zip((*node.inputs, *outer), _apply(v, nodes, wrt), needs, strict=True):
             if gradient is not None and needed and value is not None:
                 arrived.setdefault(value, []).append(gradient)
@@ -147,7 +166,8 @@ def _apply(v: Vjp, nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> list[ir
     """A gradient or None for each input of the node, in the input's shape."""
     node = v.node
     entry = rule_for(node)
-    if entry is None:
+    given = [output for output, gradient in zip(node.outputs, v.grads, strict=True) if gradient is not None]
+    if entry is None or not has_rule(node, given):
         raise UnsupportedOperatorError(_without_rule(node, nodes, wrt))
     for value in (*(i for i, needed in zip(node.inputs, v.needs, strict=False) if needed), *node.outputs[:1]):
         if value is not None and value.dtype is None:
@@ -193,10 +213,7 @@ def depends_on(nodes: Iterable[ir.Node], sources: Iterable[ir.Value]) -> set[ir.
     """The tensors that vary smoothly with one of ``sources``, these included."""
     reached = set(sources)
     for node in nodes:
-        if has_no_gradient(node):
-            continue
-        if any(value in reached for value in differentiable_inputs(node)):
-            reached.update(differentiable_outputs(node))
+        reached.update(differentiable_outputs(node, reached))
     return reached
 
 
@@ -209,8 +226,9 @@ def _without_rule(node: ir.Node, nodes: Sequence[ir.Node], wrt: Sequence[ir.Valu
             f"operator {domain}::{node.op_type}, node '{node.name}', on the path "
             f"{' -> '.join(path_to(node, nodes, wrt))}, has no gradient: {reason}"
         )
+    on = f" on quantised integers ({node.outputs[0].dtype})" if rule_for(node) is not None else ""
     return (
-        f"no gradient rule for operator {domain}::{node.op_type} (opset {opset}), node '{node.name}', on the path "
+        f"no gradient rule for operator {domain}::{node.op_type} (opset {opset}){on}, node '{node.name}', on the path "
         f"{' -> '.join(path_to(node, nodes, wrt))}. Explain a layer behind this node, choose as `output` a tensor "
         "before it, or export the model without it; `portable-cam doctor MODEL` lists every such node"
     )

@@ -14,8 +14,14 @@ import onnx_ir as ir
 from portable_cam.export.graph.operators import FLOATS, ONNX_DOMAINS
 from portable_cam.export.graph.values import constant_of, graph_of
 
-#: Operators with an integer output that a gradient passes.
-_INTEGER_RESULT = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"})
+#: Operators whose rules hold where their output is integers: those that make quantised tensors and their products, and
+#: the sum of a product and a bias in its steps, as older quantisers write it. Any other operator on quantised integers
+#: is refused by name.
+_ON_INTEGERS = frozenset(
+    "Add Cast CastLike ConvInteger DynamicQuantizeLinear MatMulInteger Neg QuantizeLinear Sub".split()
+)
+
+_NEVER_QUANTIZED = FLOATS | {ir.DataType.BOOL, ir.DataType.STRING, ir.DataType.COMPLEX64, ir.DataType.COMPLEX128}
 
 
 #: Operators that move or copy elements without reading their values: a quantised tensor keeps its scale.
@@ -32,13 +38,14 @@ def moves(node: ir.Node) -> bool:
     return node.op_type in _MOVING and node.domain in ONNX_DOMAINS
 
 
-def differentiable_outputs(node: ir.Node) -> list[ir.Value]:
-    """The outputs of a node that vary with its inputs: floats and quantised tensors. The scale that
-    DynamicQuantizeLinear chooses counts as a constant, as any scale does."""
-    if node.op_type == "DynamicQuantizeLinear" and node.domain in ONNX_DOMAINS:
-        return [node.outputs[0]]
-    integers = moves(node) or (node.op_type in _INTEGER_RESULT and node.domain in ONNX_DOMAINS)
-    return [o for o in node.outputs if integers or o.dtype is None or o.dtype in FLOATS]
+def may_be_quantized(value: ir.Value) -> bool:
+    """Whether a tensor's type is one that quantised values are stored in: integers, and floats of 8 bits or less."""
+    return value.dtype is not None and value.dtype not in _NEVER_QUANTIZED
+
+
+def holds_on_integers(node: ir.Node) -> bool:
+    """Whether the rule of a node's operator holds where its outputs are quantised integers."""
+    return moves(node) or (node.op_type in _ON_INTEGERS and node.domain in ONNX_DOMAINS)
 
 
 def scale_of(value: ir.Value) -> ir.Value | None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, overload
 
 import onnx_ir as ir
 
 from portable_cam.errors import UnsupportedOperatorError
+from portable_cam.export.autodiff.dequantized import holds_on_integers, may_be_quantized
 from portable_cam.export.autodiff.residuals import Residuals
 from portable_cam.export.graph.attributes import NodeView
 from portable_cam.export.graph.builder import Builder
-from portable_cam.export.graph.operators import key_of
+from portable_cam.export.graph.operators import FLOATS, key_of
 from portable_cam.export.graph.values import constant_of, optional_input, reads
 
 Gradient: TypeAlias = ir.Value | None
@@ -33,6 +34,8 @@ class Vjp(NodeView):
         residuals: The tensors to read, dequantised in a quantised graph.
         relu_rule: ``standard``, ``guided`` or ``deconvnet`` for this node.
         saturation: ``pass`` or ``mask``.
+        singular: Whether the gradients may be infinite or NaN where torch's are, behind a square root at 0, say: a gate
+            then has to select, for 0 times infinity is NaN.
         outer: The values that the node's subgraphs read from outside and that need a gradient: a rule gives theirs
             after those of the node's own inputs.
         inside: Differentiates a copy of a subgraph's nodes: takes the copies with their originals, a builder, the
@@ -46,6 +49,7 @@ class Vjp(NodeView):
     residuals: Residuals
     relu_rule: str
     saturation: str
+    singular: bool
     outer: Sequence[ir.Value]
     inside: Inside
 
@@ -130,6 +134,10 @@ NO_GRADIENT = frozenset(
     """.split()
 )
 
+#: Those of them that shift and mask the bits of an integer. Of a quantised tensor they change the value: there they
+#: count as operators without a rule.
+_ON_BITS = frozenset("BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor".split())
+
 
 def rule_for(node: ir.Node) -> Entry | None:
     """The rule of a node's operator, if there is one."""
@@ -147,6 +155,34 @@ def differentiable_inputs(node: ir.Node) -> Sequence[ir.Value | None]:
 def has_no_gradient(node: ir.Node) -> bool:
     """Whether the gradient of a node's operator is zero by definition."""
     return key_of(node.domain, node.op_type) in NO_GRADIENT
+
+
+def differentiable_outputs(node: ir.Node, reached: Collection[ir.Value]) -> list[ir.Value]:
+    """The outputs of a node that vary with the tensors in ``reached``: floats, quantised tensors, and whatever is not
+    known to be constant, so that the walk comes to what it has no rule for and refuses it.
+
+    The scale that DynamicQuantizeLinear chooses counts as a constant, as any scale does.
+    """
+    passed = [value for value in differentiable_inputs(node) if value is not None and value in reached]
+    integers = {value.dtype for value in passed if may_be_quantized(value)}
+    key = key_of(node.domain, node.op_type)
+    if not passed or (has_no_gradient(node) and not (integers and key in _ON_BITS)):
+        return []
+    if key == "DynamicQuantizeLinear":
+        return [node.outputs[0]]
+    floats = [o for o in node.outputs if o.dtype is None or o.dtype in FLOATS]
+    if key in {"Cast", "CastLike"}:  # a float cast to an integer is rounded
+        return floats or [o for o in node.outputs if integers and may_be_quantized(o)]
+    if key not in RULES or holds_on_integers(node):
+        return list(node.outputs)
+    # an operator that computes on integers gives its result in their type; indices and counts are in another
+    return [o for o in node.outputs if o in floats or o.dtype in integers]
+
+
+def has_rule(node: ir.Node, outputs: Collection[ir.Value]) -> bool:
+    """Whether a rule passes a gradient from ``outputs``, of those of the node, to its inputs."""
+    integers = any(value in outputs and may_be_quantized(value) for value in node.outputs)
+    return rule_for(node) is not None and (not integers or holds_on_integers(node))
 
 
 @overload

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import onnx_ir as ir
 
 from portable_cam.errors import Error, LayerError, OptionError
+from portable_cam.export.assemble.at_size import at_size
 from portable_cam.export.assemble.explanation import explanation_model
 from portable_cam.export.autodiff.backward import depends_on
 from portable_cam.export.autodiff.quantized_ranges import dropped_activations
@@ -22,7 +23,7 @@ from portable_cam.export.graph.operators import OPSET
 from portable_cam.export.layers.branches import default_layers
 from portable_cam.export.layers.candidates import candidates, image_input
 from portable_cam.export.layers.input_layout import channel_axis
-from portable_cam.export.methods.cam import cam_end
+from portable_cam.export.methods.cam import cam_axes, cam_end
 from portable_cam.export.methods.registry import METHODS
 from portable_cam.export.options import Options
 from portable_cam.export.passes.dynamic_batch import make_batch_dynamic
@@ -73,7 +74,11 @@ class DoctorReport:
 
 
 def doctor(
-    model: AnyModel, output: str | None = None, target: Target | None = None, axes: Mapping[str, str] | None = None
+    model: AnyModel,
+    output: str | None = None,
+    target: Target | None = None,
+    axes: Mapping[str, str] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> DoctorReport:
     """Examine a model, before anything is run or written.
 
@@ -82,11 +87,13 @@ def doctor(
         output: The tensor that holds the scores, if it is to be another than the model's own.
         target: What would be explained; None for a class.
         axes: What a person declares of axes, as ``{"x": "NHWC"}``.
+        size: Height and width of the image, where the model leaves them open.
 
     Raises:
         ModelError: The file cannot be read at all.
+        OptionError: The model takes images of another size.
     """
-    source = declared_model(model, axes)
+    source = at_size(declared_model(model, axes), size)
     original, normal = source.original(), source.copy()
     opset = original.opset_imports.get("", 0)
     graph = normal.graph
@@ -184,7 +191,7 @@ def _methods(
         if blocked is not None:
             to_layer = f"nodes without a rule stand between '{blocked.name}' and the scores"
     try:
-        cam_end(target, scores)
+        cam_axes(graph, cam_end(target, scores))
         classifier = "yes"
     except (LayerError, OptionError) as error:
         classifier = str(error)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import onnx_ir as ir
 
 from portable_cam.export.autodiff.backward import depends_on, path_to
-from portable_cam.export.autodiff.rules import has_no_gradient, rule_for
+from portable_cam.export.autodiff.rules import has_no_gradient, has_rule
 from portable_cam.export.graph.operators import FLOATS, ONNX_DOMAINS
 from portable_cam.export.graph.refusals import refusal
 from portable_cam.export.graph.subgraph import captures
@@ -90,11 +90,11 @@ def _in_the_way(
     for node in reversed(nodes):
         if not any(output in behind for output in node.outputs) or not any(v in affected for v in reads(node)):
             continue
-        if has_no_gradient(node):
+        if has_no_gradient(node) and not any(output in affected for output in node.outputs):
             continue
         behind.update(reads(node))
         path = before + " -> ".join(path_to(node, nodes, sources))
-        if rule_for(node) is None:
+        if not has_rule(node, [o for o in node.outputs if o in behind and o in affected]):
             operator = f"{node.domain or 'ai.onnx'}::{node.op_type}"
             obstacle = Obstacle(str(node.name), operator, path, refusal(node) or "")
             found.append(_Found(node, outermost or node, obstacle))

@@ -29,6 +29,18 @@ def infer_shapes(nodes: Iterable[ir.Node]) -> None:
     others = {node.domain for node in nodes} - {"", "ai.onnx"}
     imports = [onnx.helper.make_opsetid("", OPSET), *(onnx.helper.make_opsetid(domain, 1) for domain in others)]
     model = onnx.ModelProto(graph=graph, ir_version=10, opset_import=imports)
+    known = {
+        dim.value for v in given.values() if v.shape is not None for dim in v.shape.dims if not isinstance(dim, int)
+    }
+
+    def size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+        if dim.HasField("dim_value"):
+            return int(dim.dim_value)
+        if not dim.dim_param or dim.dim_param in known:
+            return dim.dim_param or None
+        # the inference numbers new names from 0, whatever sizes elsewhere in the graph are called
+        return f"{nodes[0].name}/{dim.dim_param}"
+
     inferred = {v.name: v for v in onnx.shape_inference.infer_shapes(model, data_prop=True).graph.value_info}
     for value in made:
         if value.name not in inferred or not inferred[value.name].type.HasField("tensor_type"):
@@ -37,8 +49,7 @@ def infer_shapes(nodes: Iterable[ir.Node]) -> None:
         if value.type is None and kind.elem_type:
             value.type = ir.TensorType(ir.DataType(kind.elem_type))
         if value.shape is None and kind.HasField("shape"):
-            dims = kind.shape.dim
-            value.shape = ir.Shape([d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims])
+            value.shape = ir.Shape([size(dim) for dim in kind.shape.dim])
 
 
 def _is_small(value: ir.Value) -> bool:

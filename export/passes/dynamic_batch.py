@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
 from onnx_ir.passes import PassResult
 
 from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.graph.values import constant_of, input_of, known_dims, optional_input, reads
+from portable_cam.export.passes.fold import infer_model_shapes
 
 _ELEMENTWISE = frozenset(
     """
@@ -51,7 +51,7 @@ def make_batch_dynamic(model: ir.Model) -> PassResult:
         node.attributes.pop("allowzero", None)  # a zero copies the batch; torch's exporter always sets it
     for value in carries:
         value.shape = ir.Shape(["N", *image.shape.dims[1:]]) if value is image and image.shape is not None else None
-    passes.ShapeInferencePass()(model)
+    infer_model_shapes(model)
     return PassResult(model, True)
 
 

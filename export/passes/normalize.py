@@ -11,9 +11,11 @@ from onnx_ir.passes import PassResult
 
 from portable_cam.errors import ModelError
 from portable_cam.export.graph.operators import OPSET
+from portable_cam.export.passes.claims import Claims
 from portable_cam.export.passes.contrib import adopt_contrib, decompose_contrib
 from portable_cam.export.passes.convert import convert_opset, inline_functions
 from portable_cam.export.passes.fold import fold
+from portable_cam.export.passes.known_sizes import fold_known_sizes
 from portable_cam.export.passes.precision import widen_bfloat16
 from portable_cam.export.passes.quantized.qoperator import rewrite_qoperators
 from portable_cam.export.passes.quantized.unsigned import make_unsigned
@@ -53,6 +55,7 @@ def normalize(model: ModelLike) -> ir.Model:
 
 def _passes() -> tuple[Pass, ...]:
     """The passes in their order, each with the reason for its place."""
+    claims = Claims()
     return (
         open_negative_dims,  # PaddlePaddle writes -1 for an open batch; ONNX knows no such size
         set_ir_version,  # an older one takes no initialiser that is not an input
@@ -61,16 +64,19 @@ def _passes() -> tuple[Pass, ...]:
         inline_functions,
         widen_bfloat16,  # convolution and pooling of this opset take none, and CPU providers take it nowhere
         adopt_contrib,  # the converter stops at a domain that is not imported
+        claims.drop,  # the converter and all that comes later go by shapes
         convert_opset,  # everything from here on knows one opset
         _check(check_loops),  # folding would run a loop without end
         rewrite_qoperators,  # rules and folding know QuantizeLinear and DequantizeLinear
         make_time_major,  # rules know recurrent layers with the steps first
         decompose_contrib,  # rules know the standard's operators
         fold,
+        _fold_sizes,
         _fold_branches,
         _resolve,  # sequences and loops, as far as folding made their lengths known
         refuse_unresolved,
         complete_initializers,  # what was lifted or folded
+        claims.complete,
         make_unsigned,  # last: it looks for QuantizeLinear and DequantizeLinear with constant scales
         set_ir_version,  # conversion and folding make models of their own
         _check(check_sizes),
@@ -101,6 +107,17 @@ def complete_initializers(model: ir.Model) -> PassResult:
         if value.const_value is not None and value.shape is None:
             value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
             changed = True
+    return PassResult(model, changed)
+
+
+def _fold_sizes(model: ir.Model) -> PassResult:
+    """Fold once more where known sizes were among open ones, until nothing follows from them any more."""
+    changed = False
+    for _ in range(_ROUNDS):
+        if not fold_known_sizes(model).modified:
+            break
+        fold(model)
+        changed = True
     return PassResult(model, changed)
 
 

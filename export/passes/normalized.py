@@ -35,6 +35,7 @@ class NormalizedModel:
     def __init__(self, source: ModelLike) -> None:
         self.source = source
         self._model = normalize(source)
+        self._changes: tuple[Callable[[ir.Graph], None], ...] = ()
 
     @property
     def graph(self) -> ir.Graph:
@@ -70,6 +71,18 @@ class NormalizedModel:
         """Of the model's file, or of the model serialised where there is no file."""
         return fingerprint(self.source)
 
+    def with_sizes(self, name: str, sizes: Mapping[int, int]) -> NormalizedModel:
+        """The same model with axes of an input fixed, normalised again: what follows from the sizes is constant."""
+        model = load(self.source)
+        (value,) = (given for given in model.graph.inputs if given.name == name)
+        dims = value.shape.dims if value.shape is not None else ()
+        value.shape = ir.Shape([sizes.get(axis, dim) for axis, dim in enumerate(dims)])
+        fixed = copy.copy(self)
+        fixed._model = normalize(model)
+        for change in self._changes:
+            change(fixed.graph)
+        return fixed
+
     def copy(self) -> ir.Model:
         """A copy to write nodes into; the weights are shared."""
         return untied(self._model.clone())
@@ -77,7 +90,7 @@ class NormalizedModel:
     def changed(self, change: Callable[[ir.Graph], None]) -> NormalizedModel:
         """This model with something done to a copy of its graph, as what a person declared of its axes."""
         other = copy.copy(self)
-        other._model = self.copy()
+        other._model, other._changes = self.copy(), (*self._changes, change)
         change(other.graph)
         return other
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from portable_cam.errors import ExternalDataError, ModelError
 from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.read import weights
+from portable_cam.export.read.canonical import canonical
 from portable_cam.export.read.weights import Mapped, apart, fits
 
 _TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
@@ -38,8 +39,18 @@ def load(model: ModelLike) -> ir.Model:
         ModelError: It is not an ONNX model, or it is damaged.
         ExternalDataError: Its external data is missing, too short, or lies outside its folder.
     """
+    return canonical(_read(model))
+
+
+def _read(model: ModelLike) -> ir.Model:
     if isinstance(model, ir.Model):
-        return untied(model.clone())
+        try:
+            return untied(model.clone())
+        except RuntimeError:
+            raise ModelError(
+                "the given onnx_ir.Model cannot be copied: its nodes are not in the order of their use; call its "
+                "graph.sort() first"
+            ) from None
     if isinstance(model, onnx.ModelProto):
         _check_tensors(model, "the given ModelProto")
         _refuse_external(model, "the given ModelProto")

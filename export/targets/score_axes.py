@@ -71,7 +71,8 @@ class ScoreAxes:
     @property
     def why_no_vector(self) -> str:
         """Why its rows are not one for each image, or its columns no classes; empty if nothing speaks against it."""
-        if self.sizes is None or len(self.sizes) < 2 or not self.known or self.roles is None:
+        fits = self._fits(single=False) or self._fits(single=True)
+        if not fits or not self.known or self.roles is None or self.sizes is None:
             return ""
         first, second = self.roles[:2]
         if first != "images":

@@ -26,6 +26,7 @@ TaskOption = Annotated[
     str | None,
     typer.Option("--task", help="classify, detect, segment, caption, vqa or ctc; by default as the outputs look."),
 ]
+SizeOption = Annotated[str | None, typer.Option("--size", help="HEIGHTxWIDTH, where the model leaves it open.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
 AxesOption = Annotated[
     list[str] | None,

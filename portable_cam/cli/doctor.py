@@ -14,6 +14,7 @@ from portable_cam.cli.common import (
     JsonOption,
     ModelArgument,
     OutputOption,
+    SizeOption,
     TaskOption,
     new_table,
     note,
@@ -21,6 +22,7 @@ from portable_cam.cli.common import (
     pairs,
     print_json,
     say,
+    size_of,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def run(
     model: ModelArgument,
     output: OutputOption = None,
     task: TaskOption = None,
+    size: SizeOption = None,
     write: Annotated[
         bool, typer.Option("--write", help="Draft MODEL.explain.json: what was derived, to be read and corrected.")
     ] = False,
@@ -46,12 +49,13 @@ def run(
     Exit status 1 if no method works."""
     from portable_cam.errors import Error
     from portable_cam.export import doctor as examine
+    from portable_cam.export.assemble.at_size import at_size
     from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.export.read.description import description_path
     from portable_cam.tasks.draft import draft, write_description
     from portable_cam.tasks.recognize import recognize
 
-    known = declared_model(model, pairs("--axes", axes))
+    known = at_size(declared_model(model, pairs("--axes", axes)), size_of(size))
     if why is not None:
         _print_trace(known, why, as_json)
         return

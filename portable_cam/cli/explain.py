@@ -12,6 +12,7 @@ from portable_cam.cli.common import (
     DeviceOption,
     JsonOption,
     ModelArgument,
+    SizeOption,
     TaskOption,
     err,
     fail,
@@ -46,7 +47,7 @@ def run(
     std: Annotated[str | None, typer.Option(help="One number per channel, by comma.")] = None,
     scale: Annotated[float | None, typer.Option(help="Pixels 0 to 255 times this, as 0.00392157.")] = None,
     color: Annotated[str | None, typer.Option(help="rgb, bgr or gray.")] = None,
-    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, where the model leaves it open.")] = None,
+    size: SizeOption = None,
     resize: Annotated[str | None, typer.Option(help="stretch, shortest+crop or letterbox.")] = None,
     quantization: Annotated[
         str | None, typer.Option(help="SCALE,ZERO_POINT of an integer input, if the values are the dequantised ones.")
@@ -101,6 +102,7 @@ def run(
     options: dict[str, Any],
 ) -> None:
     """Explain photos: writes maps, prints a line for each class, box or region explained."""
+    from portable_cam.export.assemble.at_size import at_size
     from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.image.decode import expand_images
     from portable_cam.report.write import check_formats, unique_stems, write_explanation
@@ -138,7 +140,7 @@ def run(
     chosen = task
     if chosen is None:
         chosen = implied_task([name for name, value in own.items() if value is not None])
-        chosen = chosen or recognize(known, None, options.get("output"))[0]
+        chosen = chosen or recognize(at_size(known, size_of(size)), None, options.get("output"))[0]
         how = f"as {known.description.source} says" if chosen == known.description.task else "recognised"
         note(f"task: {chosen} ({how}; --task overrides)")
     made, asked = own_options(chosen, own, _spelled, known.description.task_options)

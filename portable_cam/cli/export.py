@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from portable_cam.cli.common import ModelArgument, TaskOption, note, say, takes_options
+from portable_cam.cli.common import ModelArgument, SizeOption, TaskOption, note, say, size_of, takes_options
 
 
 @takes_options
@@ -16,12 +16,14 @@ def run(
     model: ModelArgument,
     target_file: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     task: TaskOption = None,
+    size: SizeOption = None,
     single_target: Annotated[bool, typer.Option(help="One target per image; no loop operator in the file.")] = False,
     check: Annotated[bool, typer.Option(help="Let the graph prove itself, and say so in its metadata.")] = True,
     *,
     options: dict[str, Any],
 ) -> None:
     """The portable explainer: one ONNX file that any ONNX Runtime runs. Exit status 1 if it fails its own check."""
+    from portable_cam.export.assemble.at_size import at_size
     from portable_cam.export.assemble.explanation import explanation_model
     from portable_cam.export.deploy.strip_shapes import strip_inner_shapes
     from portable_cam.export.diagnose.declared import declared_model
@@ -33,7 +35,7 @@ def run(
     from portable_cam.tasks.recognize import recognize
     from portable_cam.verify.selfcheck import record, self_check
 
-    known = declared_model(model, options.get("axes"))
+    known = at_size(declared_model(model, options.get("axes")), size_of(size))
     target = recognize(known, task, options.get("output"))[1]
     chosen = Options.of(known.described({**options, "target": target}))
     built = explanation_model(
@@ -48,8 +50,8 @@ def run(
         note(f"self-check: {proof.describe()}")
     written = save_model(built, target_file)
     write_description(content, description_path(target_file))
-    files, size = " and ".join(map(str, written)), sum(file.stat().st_size for file in written) / 1e6
+    files, megabytes = " and ".join(map(str, written)), sum(file.stat().st_size for file in written) / 1e6
     inputs, outputs = (", ".join(str(v.name) for v in side) for side in (built.graph.inputs, built.graph.outputs))
-    say(f"{files}: {size:.1f} MB, inputs {inputs}, outputs {outputs}")
+    say(f"{files}: {megabytes:.1f} MB, inputs {inputs}, outputs {outputs}")
     if check and not proof.passed:
         raise typer.Exit(1)

@@ -13,11 +13,13 @@ from portable_cam.cli.common import (
     JsonOption,
     ModelArgument,
     OutputOption,
+    SizeOption,
     TaskOption,
     new_table,
     pairs,
     print_json,
     say,
+    size_of,
 )
 
 
@@ -26,6 +28,7 @@ def run(
     output: OutputOption = None,
     task: TaskOption = None,
     axes: AxesOption = None,
+    size: SizeOption = None,
     every: Annotated[bool, typer.Option("--all", help="All of them, not the first ten.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -33,10 +36,11 @@ def run(
     from dataclasses import asdict
 
     from portable_cam.export import list_layers
+    from portable_cam.export.assemble.at_size import at_size
     from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.tasks.recognize import recognize
 
-    known = declared_model(model, pairs("--axes", axes))
+    known = at_size(declared_model(model, pairs("--axes", axes)), size_of(size))
     found = list_layers(known, output, recognize(known, task, output)[1])
     if as_json:
         print_json([asdict(layer) for layer in found])

@@ -13,8 +13,16 @@ from portable_cam.export.graph.values import constant_of, dtype_of, input_of
 
 # -- arithmetic; the walker undoes the broadcasting ----------------------------------------------------------------
 
-register("Add", rule=lambda v: [v.g, v.g], broadcasts=True)
-register("Sub", rule=lambda v: [v.g, v.b.op("Neg", v.g) if v.needed(1) else None], broadcasts=True)
+
+@register("Add", "Sub", broadcasts=True)
+def add(v: Vjp) -> Sequence[Gradient]:
+    """Of floats, or of quantised integers, as a product of them and its bias."""
+    second = v.b.op("Neg", v.g) if v.needed(1) and v.node.op_type == "Sub" else v.g
+    if v.node.outputs[0].dtype in FLOATS:
+        return [v.g, second]
+    return [per_step(v, g, i) if v.needed(i) else None for i, g in enumerate((v.g, second))]
+
+
 register("Sum", rule=lambda v: [v.g] * len(v.node.inputs), broadcasts=True)
 register("Mean", rule=lambda v: [v.b.op("Div", v.g, len(v.node.inputs))] * len(v.node.inputs), broadcasts=True)
 
@@ -63,9 +71,9 @@ def _extremum(v: Vjp) -> Sequence[Gradient]:
     b = v.b
     if len(v.node.inputs) == 1:
         return [v.g]
-    taken = [b.cast_like(b.op("Equal", v.input(i), v.y), v.y) for i in range(len(v.node.inputs))]
-    share = b.op("Div", v.g, b.op("Sum", *taken))
-    return [b.op("Mul", share, mask) if v.needed(i) else None for i, mask in enumerate(taken)]
+    taken = [b.op("Equal", v.input(i), v.y) for i in range(len(v.node.inputs))]
+    share = b.op("Div", v.g, b.op("Sum", *(b.cast_like(each, v.y) for each in taken)))
+    return [b.op("Where", mask, share, _zero(v)) if v.needed(i) else None for i, mask in enumerate(taken)]
 
 
 register("Min", "Max", rule=_extremum, broadcasts=True)
@@ -121,12 +129,11 @@ def _zero(v: Vjp) -> ir.Value:
     return v.b.number(0, v.y)
 
 
-register("Neg", rule=lambda v: v.b.op("Neg", v.g))
+register("Neg", rule=lambda v: per_step(v, v.b.op("Neg", v.g), 0))
 register("Identity", rule=lambda v: v.g)
 register("Sqrt", rule=lambda v: v.b.op("Div", v.g, v.b.op("Mul", v.y, 2)))
 register("Log", rule=lambda v: v.b.op("Div", v.g, v.x))
 _unary("Exp", lambda v: v.y)
-_unary("Abs", lambda v: v.b.op("Sign", v.x))
 _unary("Reciprocal", lambda v: v.b.op("Neg", _square(v, v.y)))
 _unary("Sigmoid", lambda v: v.b.op("Mul", v.y, _one_minus(v, v.y)))
 _unary("Tanh", lambda v: _one_minus(v, _square(v, v.y)))
@@ -146,6 +153,13 @@ _unary("Softplus", lambda v: v.b.op("Sigmoid", v.x))
 _unary("Softsign", lambda v: v.b.op("Reciprocal", _square(v, v.b.op("Add", v.b.op("Abs", v.x), 1))))
 
 
+@register("Abs")
+def absolute(v: Vjp) -> ir.Value:
+    """0 at 0, also in front of a square root there: torch's exporter takes the epsilon out of sqrt(|x| + 1e-12)."""
+    slope = v.b.op("Mul", v.g_broadcast, v.b.op("Sign", v.x))
+    return v.b.op("Where", v.b.op("Equal", v.x, 0), _zero(v), slope) if v.singular else slope
+
+
 @register("HardSigmoid")
 def hard_sigmoid(v: Vjp) -> ir.Value:
     """max(0, min(1, alpha x + beta)): slope alpha strictly between the bounds."""
@@ -156,12 +170,10 @@ def hard_sigmoid(v: Vjp) -> ir.Value:
 
 @register("Cast", "CastLike", inputs=[0])
 def cast(v: Vjp) -> Sequence[Gradient]:
-    """Back to the input's type. No gradient through an integer or bool, unless it is a quantised tensor or an image."""
-    source = input_of(v.node, 0)
-    if v.y.dtype not in FLOATS:
-        return [None]
+    """Back to the input's type; float32 where that is a type of quantised tensors and images."""
+    source, to = input_of(v.node, 0), v.node.outputs[0].dtype
     if source.dtype not in FLOATS:
-        g = v.b.op("Cast", v.g, to=int(ir.DataType.FLOAT)) if v.y.dtype != ir.DataType.FLOAT else v.g
+        g = v.b.op("Cast", v.g, to=int(ir.DataType.FLOAT)) if to in FLOATS - {ir.DataType.FLOAT} else v.g
         return [per_step(v, g, 0)]
     return [v.b.op("Cast", v.g, to=int(dtype_of(source)))]
 

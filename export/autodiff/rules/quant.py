@@ -36,9 +36,9 @@ def quantize(v: Vjp) -> Sequence[Gradient]:
     if y is None:
         raise v.unsupported("nothing reads the integers that it makes, and its scale is not known")
     if low is not None:
-        g = pass_where_positive(b, y, g) if low == 0 else _where(v, "Greater", y, low, g)
+        g = pass_where_positive(v, y, g) if low == 0 else _where(v, "Greater", y, low, g)
     if high is not None:
-        g = pass_below(b, y, high, g) if low == 0 else _where(v, "Less", y, high, g)
+        g = pass_below(v, y, high, g) if low == 0 else _where(v, "Less", y, high, g)
     return [g]
 
 

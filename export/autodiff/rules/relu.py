@@ -13,7 +13,8 @@ activation fused in the forward pass.
 
 Masks in float32 are a HardSigmoid with a slope so steep that it is 0 or 1 for every normal number: two float
 operators instead of Greater, Cast and Mul, and the tensor keeps ONNX Runtime's blocked layout on the CPU (ResNet-50,
-forward and input gradient: 56 ms against 67 with Greater and Where). In other precisions the slope would overflow.
+forward and input gradient: 56 ms against 67 with Greater and Where). In other precisions the slope would overflow;
+and where the gradient may be infinite, as in front of a square root, a product with 0 would be NaN.
 """
 
 import math
@@ -24,7 +25,6 @@ import onnx_ir as ir
 
 from portable_cam.export.autodiff.quantized_ranges import clip_bounds
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
-from portable_cam.export.graph.builder import Builder
 
 _STEEP = 2.0**126  # times the smallest normal float32 (2 ** -126) is 1
 _STEEP_AT_BOUND = 2.0**100  # a power of two: bound * slope is exact, so that the mask is exactly 0 at the bound
@@ -37,20 +37,22 @@ def gate(v: Vjp, rule: str) -> ir.Value:
         return b.op("Relu", v.g)
     # the order matters to speed alone: the Relu fuses into the convolution that made the gradient
     g = b.op("Relu", v.g_broadcast) if rule == "guided" else v.g_broadcast
-    masked = pass_where_positive(b, v.y, g)
+    masked = pass_where_positive(v, v.y, g)
     return masked if v.g_broadcast is v.g else b.enter_blocked_layout(masked, v.y)
 
 
-def pass_where_positive(b: Builder, y: ir.Value, g: ir.Value) -> ir.Value:
+def pass_where_positive(v: Vjp, y: ir.Value, g: ir.Value) -> ir.Value:
     """``g`` where y > 0, else 0."""
-    if y.dtype == ir.DataType.FLOAT:
+    b = v.b
+    if y.dtype == ir.DataType.FLOAT and not v.singular:
         return b.op("Mul", b.op("HardSigmoid", y, alpha=_STEEP, beta=0.0), g)
     return b.op("Where", b.op("Greater", y, 0), g, b.number(0, y))
 
 
-def pass_below(b: Builder, y: ir.Value, upper: float, g: ir.Value) -> ir.Value:
+def pass_below(v: Vjp, y: ir.Value, upper: float, g: ir.Value) -> ir.Value:
     """``g`` where y < upper, else 0."""
-    if y.dtype == ir.DataType.FLOAT and abs(upper) < 2.0**26:
+    b = v.b
+    if y.dtype == ir.DataType.FLOAT and not v.singular and abs(upper) < 2.0**26:
         below = b.op("HardSigmoid", y, alpha=-_STEEP_AT_BOUND, beta=upper * _STEEP_AT_BOUND)
         return b.op("Mul", below, g)
     return b.op("Where", b.op("Less", y, upper), g, b.number(0, y))
@@ -89,10 +91,10 @@ def clip(v: Vjp) -> Sequence[Gradient]:
 
 
 def _clip_from_zero(v: Vjp, upper: float) -> ir.Value:
-    gradient = pass_where_positive(v.b, v.y, v.g_broadcast)
+    gradient = pass_where_positive(v, v.y, v.g_broadcast)
     if upper == math.inf or upper >= np.finfo(np.float32).max:
         return gradient
-    return pass_below(v.b, v.y, v.residuals.rounded(v.node.outputs[0], upper), gradient)
+    return pass_below(v, v.y, v.residuals.rounded(v.node.outputs[0], upper), gradient)
 
 
 # -- leaky and smooth relatives ------------------------------------------------------------------------------------

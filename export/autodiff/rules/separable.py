@@ -6,6 +6,7 @@ mode or border rule is written a second time, and A is computed once, when the s
 size is dynamic).
 """
 
+import math
 from collections.abc import Callable
 
 import onnx_ir as ir
@@ -18,12 +19,24 @@ from portable_cam.export.graph.values import dtype_of, rank_of
 def apply_adjoint(v: Vjp, g: ir.Value, axis: int, apply: Callable[[ir.Value], ir.Value]) -> ir.Value:
     """A^T g along ``axis``. ``apply`` maps the (n, n) identity to A^T's rows: (n, n) -> (n, m), applying the operator
     along the last axis, n being the input's size along ``axis`` and m the output's."""
-    b, rank = v.b, rank_of(v.x)
+    b = v.b
     dtype = dtype_of(v.x)
     half = dtype in HALVES  # ONNX Runtime's CPU provider has no EyeLike of these types, nor most of the operators
     matrix = apply(b.eye(b.dim(v.x, axis), ir.DataType.FLOAT if half else dtype))  # (n, m)
     if half:
         matrix = b.op("Cast", matrix, to=int(dtype))
+    if not v.singular:
+        return _product(v, g, axis, matrix)
+    # a product spreads NaN over the whole axis, which belongs where the operator itself reads it
+    finite = b.op("Equal", b.op("Sub", g, g), 0)
+    zero, one = b.number(0, v.x), b.number(1, v.x)
+    product = _product(v, b.op("Where", finite, g, zero), axis, matrix)
+    reached = _product(v, b.op("Where", finite, zero, one), axis, b.op("Abs", matrix))
+    return b.op("Where", b.op("Equal", reached, 0), product, b.number(math.nan, v.x))
+
+
+def _product(v: Vjp, g: ir.Value, axis: int, matrix: ir.Value) -> ir.Value:
+    b, rank = v.b, rank_of(v.x)
     if axis == rank - 1:
         return b.op("MatMul", g, b.op("Transpose", matrix, perm=[1, 0]))
     if axis == rank - 2:

@@ -61,7 +61,11 @@ def _from_front(axis: Axis, indices: np.ndarray) -> bool:
 
 @rule("GatherElements", "GatherND", "ScatterElements", "ScatterND", "ReverseSequence")
 def by_index(at: At) -> Known:
-    """Entries of run-time indices: the axes that no index moves along keep their meaning."""
+    """Entries of run-time indices: the axes that no index moves along keep their meaning; numbers that are written or
+    added at fixed places move nothing."""
+    data = at.axes(0)
+    if at.node.op_type.startswith("Scatter") and data is not None and at.axes(1) is None and at.axes(2) is None:
+        return Known(data, at.wide)
     if at.node.op_type in {"ScatterElements", "ScatterND", "GatherND"}:
         return at.all_lost(why="its indices move entries along several axes")
     if at.node.op_type == "ReverseSequence":

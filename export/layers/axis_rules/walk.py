@@ -38,6 +38,8 @@ def _outputs(node: ir.Node, known: AxesOf) -> list[Known | None]:
         found = rule(at)
     except Lost as why:
         return [at.all_lost(i, str(why)) for i in range(len(node.outputs))]
+    except (IndexError, KeyError, ValueError, ZeroDivisionError):  # rules trust that attributes fit the inputs
+        return [at.all_lost(i, "whose attributes do not fit its inputs") for i in range(len(node.outputs))]
     if found is None or isinstance(found, Known):
         return [found, *([None] * (len(node.outputs) - 1))]
     return [*found, *([None] * (len(node.outputs) - len(found)))]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from portable_cam.errors import InputError, OptionError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
+from portable_cam.export.assemble.at_size import at_size
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.layers.input_layout import channel_axis
@@ -82,9 +83,10 @@ class DetectExplainer(LabelledExplainer):
     ) -> None:
         model = normalized(model)
         methods = self.default_methods if methods is None else methods
-        graph = model.graph
-        self._image = image_input(graph)
+        self._image = image_input(model.graph)
         size = _input_size(known_dims(self._image) or [], channel_axis(self._image), preprocessing)
+        model = at_size(model, size)  # how many boxes there are follows from it
+        graph = model.graph
         if head is not None and not isinstance(head, Head):
             head = read_head(head)
         self.head = head or find_head(graph, size)

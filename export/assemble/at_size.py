@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model whose images may have any height and width, at one of them."""
+
+from __future__ import annotations
+
+from portable_cam.errors import OptionError
+from portable_cam.export.graph.values import known_dims
+from portable_cam.export.layers.candidates import image_input
+from portable_cam.export.layers.input_layout import channel_axis
+from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
+
+
+def at_size(model: AnyModel, size: tuple[int, int] | None) -> NormalizedModel:
+    """The model with the open height and width of its image fixed, so that the sizes behind them are known: rows of a
+    detector's outputs, strides of layers. The batch stays as it is.
+
+    Args:
+        model: The model; its file is not changed.
+        size: (H, W); None leaves the model as it is.
+
+    Raises:
+        OptionError: The model takes images of another size.
+        InputError: The model has no image input.
+    """
+    known = normalized(model)
+    if size is None:
+        return known
+    image = image_input(known.graph)
+    dims, first = known_dims(image) or [], 2 if channel_axis(image) == 1 else 1
+    own = (dims[first], dims[first + 1])
+    if any(side is not None and side != wanted for side, wanted in zip(own, size, strict=True)):
+        taken = "x".join("any" if side is None else str(side) for side in own)
+        raise OptionError(f"the model takes images of {taken}, not {size[0]}x{size[1]}")
+    return known if None not in own else known.with_sizes(str(image.name), {first: size[0], first + 1: size[1]})
