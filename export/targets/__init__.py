@@ -5,7 +5,7 @@ Everything downstream (gradients, methods, self-check) starts from the number an
 one: ``docs/writing-a-target.md``.
 """
 
-from portable_cam.export.targets.boxes import AXES, Boxes, Columns
+from portable_cam.export.targets.boxes import AXES, RANKS, Boxes, Columns
 from portable_cam.export.targets.classes import Class, ClassSet, Contrast
 from portable_cam.export.targets.dense import Dense
 from portable_cam.export.targets.embedding import Similarity
@@ -14,6 +14,7 @@ from portable_cam.export.targets.sequence import Tokens
 
 __all__ = [
     "AXES",
+    "RANKS",
     "Boxes",
     "Class",
     "ClassSet",

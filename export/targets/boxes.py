@@ -23,6 +23,8 @@ BoxPart = Literal["product", "class", "objectness", "left", "top", "right", "bot
 
 #: The axis of a tensor on which the numbers of one box lie, for each layout.
 AXES: Mapping[BoxLayout, int] = {"rows": 2, "columns": 1, "grid": 1, "cells": 4}
+#: How many axes a tensor of each layout has.
+RANKS: Mapping[BoxLayout, int] = {"rows": 3, "columns": 3, "grid": 4, "cells": 5}
 _SIDES = ("left", "top", "right", "bottom")
 
 
@@ -31,7 +33,7 @@ class Columns:
     """A tensor that holds numbers of all boxes, which of its numbers per box they are, and its layout.
 
     ``rows`` (N, boxes, numbers), ``columns`` (N, numbers, boxes), ``grid`` (N, numbers, h, w) with a box per cell,
-    ``cells`` (N, anchors, h, w, numbers).
+    ``cells`` (N, anchors, h, w, numbers). Of a model that takes one image the axis N may be missing.
     """
 
     tensor: str
@@ -159,7 +161,9 @@ class Boxes(Target):
         total = 0
         for columns in self.classes:
             dims = known_dims(self._tensor(scores, columns)) or []
-            size = element_count([d for i, d in enumerate(dims) if i not in {0, AXES[columns.layout]}])
+            axis = _axis(self._tensor(scores, columns), columns)
+            batch = {0} if axis == AXES[columns.layout] else set()
+            size = element_count([d for i, d in enumerate(dims) if i not in {*batch, axis}])
             if size is None:
                 return None
             total += size
@@ -178,10 +182,10 @@ class Boxes(Target):
             raise TargetError(f"the numbers of a box are one of {', '.join(get_args(Form))}, not {self.form!r}")
         for columns in (*self.classes, *self.objectness, *self.sides):
             value = self._tensor(scores, columns)
-            rank = {"rows": 3, "columns": 3, "grid": 4, "cells": 5}.get(columns.layout)
+            rank = RANKS.get(columns.layout)
             if rank is None:
                 raise TargetError(f"the layout of a head is one of {', '.join(AXES)}, not {columns.layout!r}")
-            if value.shape is None or len(value.shape) != rank:
+            if value.shape is None or len(value.shape) not in {rank, rank - 1}:
                 raise TargetError(
                     f"'{value.name}' has shape {value.shape}, but the layout {columns.layout} has {rank} dimensions"
                 )
@@ -191,10 +195,17 @@ class Boxes(Target):
                 )
 
 
+def _axis(value: ir.Value, columns: Columns) -> int:
+    """The axis of the numbers of a box: one less where there is no axis of images."""
+    rank = RANKS[columns.layout]
+    missing = value.shape is not None and len(value.shape) == rank - 1
+    return AXES[columns.layout] - missing
+
+
 def _width(value: ir.Value, columns: Columns) -> int:
     """How many numbers per box."""
-    dims = known_dims(value) or []
-    size = dims[AXES[columns.layout]] if len(dims) > AXES[columns.layout] else None
+    dims, axis = known_dims(value) or [], _axis(value, columns)
+    size = dims[axis] if len(dims) > axis else None
     stop = size if columns.stop is None else columns.stop if size is None else min(columns.stop, size)
     if stop is None:
         raise TargetError(f"'{value.name}' has shape {value.shape}: how many numbers each box has must be known")
@@ -203,11 +214,13 @@ def _width(value: ir.Value, columns: Columns) -> int:
 
 def _as_rows(b: Builder, value: ir.Value, columns: Columns) -> ir.Value:
     """(N, boxes, numbers) of one scale."""
-    axis, dims = AXES[columns.layout], known_dims(value) or []
+    axis, dims = _axis(value, columns), known_dims(value) or []
     stop = columns.start + _width(value, columns)
     if columns.start or stop != dims[axis]:
         ends = [b.ints([n]) for n in (columns.start, stop, axis)]
         value = b.op("Slice", value, *ends)
+    if axis != AXES[columns.layout]:
+        value = b.op("Unsqueeze", value, b.ints([0]))
     width = stop - columns.start
     if columns.layout == "rows":
         return value

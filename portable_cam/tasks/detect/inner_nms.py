@@ -1,53 +1,167 @@
-"""Models with non-maximum suppression inside: boxes are traced back to what goes into it."""
+"""Models that choose boxes themselves: by non-maximum suppression, or by TopK behind heads that need none.
+
+The raw head is what goes into the choice: all boxes before it, without what was added to keep classes apart, and a
+score for each class. NonMaxSuppression itself is the same for x and y, so that what comes first is read from where the
+boxes lie; see :mod:`portable_cam.tasks.detect.at_rest`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from portable_cam.errors import TargetError
 from portable_cam.export.graph.values import constant_of, known_dims
+from portable_cam.export.layers.columns import Makers, is_integer, is_probability
 from portable_cam.export.targets import Boxes, Columns
 from portable_cam.image.geometry import Size
+from portable_cam.tasks.detect.at_rest import BoxForm, Unit, box_form
+from portable_cam.tasks.detect.choices import (
+    ClassScores,
+    all_boxes,
+    choices_behind,
+    class_scores,
+    is_shifted,
+    is_two_stage,
+    labels_of,
+)
 from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, corners
+
+_BOX_AND_LABEL = 6  # numbers of a row: four of the box, score, class
 
 
 def recognize_head(summary: OutputSummary) -> Head | None:
-    """A NonMaxSuppression node: its boxes (N, A, 4) and scores (N, C, A) are the raw head."""
-    for node in summary.graph:
-        if node.op_type == "NonMaxSuppression" and node.domain == "":
-            return head(node)
+    """A NonMaxSuppression node, with boxes (N, A, 4) and scores (N, C, A).
+
+    Raises:
+        TargetError: It is there, but what goes into it is not found, or in which order the numbers of a box stand.
+    """
+    found = [node for node in summary.graph if node.op_type == "NonMaxSuppression" and node.domain == ""]
+    if not found:
+        return None
+    node = found[-1]
+    boxes, scores = node.inputs[:2]
+    dims = known_dims(scores)
+    if boxes is None or scores is None or dims is None or len(dims) != 3:
+        raise TargetError("the non-maximum suppression in the model has no boxes (N, A, 4) and scores (N, C, A)")
+    if is_two_stage([boxes, scores]):
+        raise TargetError(
+            f"the boxes that node '{node.name}' chooses from are chosen before, by a first stage (proposals): a box is "
+            f"no row of a fixed head. Describe a tensor behind the last features in a JSON file (--head)"
+        )
+    raw = all_boxes(boxes)
+    classes = class_scores(scores, 1)
+    center: BoxForm | None = "cxcywh" if node.attributes.get_int("center_point_box", 0) == 1 else None
+    head = _head(summary, "inner_nms", raw, classes, center)
+    limits = [_scalar(node, i, default) for i, default in ((3, 0.5), (4, 0.0))]
+    best_only = dims[1] == 1 and head.target.class_count([classes.value]) > 1  # type: ignore[union-attr]
+    return replace(
+        head,
+        threshold=max(limits[1], 0.05),
+        overlap=limits[0],
+        best_only=best_only,
+        across_classes=best_only and not is_shifted(boxes),
+    )
+
+
+def recognize_end_to_end(summary: OutputSummary) -> Head | None:
+    """An output (N, boxes, 6) of the boxes that TopK chose, each with its score and class.
+
+    Raises:
+        TargetError: It is there, but what it was chosen from is not found.
+    """
+    for value in summary.graph.outputs:
+        dims = known_dims(value)
+        makers = summary.makers(str(value.name)) if dims is not None and dims[-1] == _BOX_AND_LABEL else None
+        if makers is None or dims is None or len(dims) not in {2, 3}:
+            continue
+        columns = makers.along(len(dims) - 1)
+        if not all(is_integer(v) for v in columns[5]) or not all(is_probability(v) for v in columns[4]):
+            continue
+        return _end_to_end(summary, makers, columns)
     return None
 
 
-def head(node: ir.Node) -> Head | None:
-    """The head that this node suppresses; None if its inputs are missing or of unknown shape."""
-    boxes, scores = node.inputs[:2]
-    if boxes is None or scores is None or len(known_dims(scores) or []) != 3:
-        return None
-    centered = node.attributes.get_int("center_point_box", 0) == 1
-    names = str(boxes.name), str(scores.name)
+def _end_to_end(summary: OutputSummary, makers: Makers, columns: Sequence[frozenset[ir.Value]]) -> Head:
+    boxes = {value for column in columns[:4] for value in column}
+    score = next(iter(columns[4]))
+    if len(boxes) != 1 or len(columns[4]) != 1:
+        raise TargetError(_describe(summary, None, None, "its boxes are put together behind the choice"))
+    classes = class_scores(score, None)
+    label = next((what for value in columns[5] if (what := labels_of(value)) is not None), None)
+    if label is not None:
+        raise TargetError(
+            _describe(summary, None, classes, f"its class numbers pass {label}: they are not those of the scores")
+        )
+    return replace(_head(summary, "end_to_end", all_boxes(next(iter(boxes))), classes, None), overlap=1.0)
 
+
+def _head(
+    summary: OutputSummary, family: str, boxes: ir.Value, classes: ClassScores | None, form: BoxForm | None
+) -> Head:
+    if classes is None:
+        raise TargetError(_describe(summary, boxes, None, "which tensor holds a score for each class is not found"))
+    names = str(boxes.name), str(classes.value.name)
+    chosen = choices_behind([boxes, classes.value])
+    without = tuple(str(node.outputs[0].name) for node in chosen)
+    rank, axis = len(known_dims(classes.value) or []), classes.axis
+    if rank not in {2, 3} or axis not in {rank - 1, rank - 2}:
+        raise TargetError(_describe(summary, boxes, classes, f"its scores have shape {classes.value.shape}"))
+    layout = "rows" if axis == rank - 1 else "columns"
+    told = box_form(summary.graph, summary.image, summary.size, names[0], without)
+    if told is None or (form is not None and told[0] != form):
+        raise TargetError(_describe(summary, boxes, classes, "in which order the numbers of a box stand is not told"))
+    of_classes = Columns(names[1], classes.start, classes.stop, layout)  # type: ignore[arg-type]
+    sides = () if _chosen_later(boxes, chosen) else (Columns(names[0]),)
+    target = Boxes((of_classes,), (), sides, form=told[0])
+    also = () if sides else (names[0],)
+    return Head(family, target, _decoder(of_classes, names[0], *told), None, also=also, without=without)
+
+
+def _chosen_later(boxes: ir.Value, chosen: Sequence[ir.Node]) -> bool:
+    """Whether the tensor of boxes has only the chosen ones in the graph, so that its rows are not those of scores."""
+    return any(node in set(choices_behind([boxes])) for node in chosen)
+
+
+def _decoder(classes: Columns, name: str, form: BoxForm, unit: Unit) -> Any:
     def decode(outputs: Mapping[str, NDArray[Any]], size: Size) -> tuple[Floats, Floats]:
-        found = outputs[names[0]].reshape(-1, 4)
-        if centered:
-            found = corners(found[:, :2], found[:, 2:])
-        else:  # two opposite corners, y first, whichever they are
-            first, second = np.minimum(found[:, :2], found[:, 2:]), np.maximum(found[:, :2], found[:, 2:])
-            found = np.concatenate([first[:, ::-1], second[:, ::-1]], axis=1)
-        if np.abs(found).max(initial=0) <= 2:  # fractions of the input, not pixels
-            found = found * np.array([size[1], size[0]] * 2, np.float32)
-        values = outputs[names[1]]
-        return found.astype(np.float32), values.reshape(values.shape[-2:]).T
+        boxes = outputs[name].reshape(-1, 4).astype(np.float32)
+        boxes = boxes[:, [1, 0, 3, 2]] if form == "yxyx" else boxes
+        boxes = corners(boxes[:, :2], boxes[:, 2:]) if form == "cxcywh" else boxes
+        boxes = boxes * np.array([size[1], size[0]] * 2, np.float32) if unit == "fraction" else boxes
+        scores = outputs[classes.tensor]
+        scores = scores.reshape(scores.shape[-2:])
+        scores = scores if classes.layout == "rows" else scores.T
+        scores = scores[:, classes.start : classes.stop].astype(np.float32)
+        if len(scores) != len(boxes):
+            raise TargetError(
+                f"'{name}' holds {len(boxes)} boxes, but '{classes.tensor}' scores for {len(scores)}: the boxes that "
+                "the model chooses from are not found; describe its head in a JSON file (--head)"
+            )
+        return boxes, scores
 
-    target = Boxes(
-        (Columns(names[1], layout="columns"),), (), (Columns(names[0]),), form="cxcywh" if centered else "yxyx"
+    return decode
+
+
+def _describe(summary: OutputSummary, boxes: ir.Value | None, classes: ClassScores | None, why: str) -> str:
+    """What is not known, and the head to fill in."""
+    known = {
+        "classes": {"tensor": "..." if classes is None else str(classes.value.name)},
+        "boxes": {"tensor": "..." if boxes is None else str(boxes.name)},
+        "form": "xyxy, yxyx or cxcywh",
+        "unit": "pixels or fraction",
+    }
+    outputs = ", ".join(f"'{name}' {list(dims)}" for name, dims in summary.outputs.items())
+    return (
+        f"the model chooses its boxes itself (outputs {outputs}), but {why}. Say in a JSON file (--head) which tensors "
+        f"hold all boxes and their scores, with one row each: {json.dumps(known)}; docs/tasks.md shows how"
     )
-    limits = [_scalar(node, i, default) for i, default in ((3, 0.5), (4, 0.0))]
-    return Head("inner_nms", target, decode, None, threshold=max(limits[1], 0.05), overlap=limits[0])
 
 
 def _scalar(node: ir.Node, index: int, default: float) -> float:
