@@ -44,6 +44,14 @@ def joined(numbers: int, last: str) -> tuple[str, dict[str, np.ndarray]]:
     return body + "z = Concat<axis = 2>(f8, f16, f32) " + last, weights
 
 
+#: Behind ``joined``: the first numbers decoded in ``m``, the others behind a sigmoid in ``p``.
+DECODED = "b, s = Split<axis = 1>(z, parts) m = Mul(b, two) p = Sigmoid(s) "
+
+
+def parts(*sizes: int) -> dict[str, np.ndarray]:
+    return {"parts": np.array(sizes, np.int64), "two": np.float32(2)}
+
+
 def recognized(model: onnx.ModelProto) -> detect.Head:
     return detect.find_head(normalize(model).graph, SIZE)
 
@@ -52,20 +60,20 @@ def recognized(model: onnx.ModelProto) -> detect.Head:
 
 
 def test_yolov8(make_model: Any) -> None:
-    body, weights = joined(7, "y = Mul(z, two)")
-    weights["two"] = np.float32(2)
-    head = recognized(make_model(body, weights, IMAGE, f"float[1,7,{CELLS}] y"))
+    body, weights = joined(7, DECODED + "y = Concat<axis = 1>(m, p)")
+    head = recognized(make_model(body, weights | parts(4, 3), IMAGE, f"float[1,7,{CELLS}] y"))
     assert (head.family, head.preset) == ("yolov8", "yolo")
 
 
 def test_yolov5(make_model: Any) -> None:
-    body, weights = joined(24, "m = Mul(z, two) y = Reshape(m, rows)")
-    weights |= {"two": np.float32(2), "rows": np.array([1, 3 * CELLS, 8], np.int64)}
+    last = "r = Reshape(z, rows) b, s = Split<axis = 2>(r, parts) m = Mul(b, two) p = Sigmoid(s) "
+    body, weights = joined(24, last + "y = Concat<axis = 2>(m, p)")
+    weights |= parts(4, 4) | {"rows": np.array([1, 3 * CELLS, 8], np.int64)}
     assert recognized(make_model(body, weights, IMAGE, f"float[1,{3 * CELLS},8] y")).family == "yolov5"
 
 
 def test_yolox_only_where_nothing_is_decoded(make_model: Any) -> None:
-    weights = {"flat": np.array([1, 8, -1], np.int64), "two": np.float32(2)}
+    weights = {"flat": np.array([1, 8, -1], np.int64)}
     joins = ""
     for s in (8, 16, 32):
         for kind, numbers in (("b", 4), ("o", 1), ("c", 3)):
@@ -76,28 +84,10 @@ def test_yolox_only_where_nothing_is_decoded(make_model: Any) -> None:
     joins += "z = Concat<axis = 2>(f8, f16, f32) "
     raw = make_model(joins + "y = Transpose<perm = [0, 2, 1]>(z)", weights, IMAGE, f"float[1,{CELLS},8] y")
     assert recognized(raw).family == "yolox"
-    decoded = joins + "m = Mul(z, two) y = Transpose<perm = [0, 2, 1]>(m)"
+    weights |= parts(4, 4)
+    decoded = joins + "b, s = Split<axis = 1>(z, parts) m = Mul(b, two) k = Concat<axis = 1>(m, s) "
+    decoded += "y = Transpose<perm = [0, 2, 1]>(k)"
     assert recognized(make_model(decoded, weights, IMAGE, f"float[1,{CELLS},8] y")).family == "yolov5"
-
-
-def test_nms_inside(make_model: Any) -> None:
-    body, weights = joined(7, "r = Split<axis = 1>(z, parts) ")
-    body = body.replace("r = Split", "b, s = Split")
-    body += "boxes = Transpose<perm = [0, 2, 1]>(b) p = Sigmoid(s) y = NonMaxSuppression(boxes, p, most, iou, least)"
-    weights |= {
-        "parts": np.array([4, 3], np.int64),
-        "most": np.array([10], np.int64),
-        "iou": np.array([0.6], np.float32),
-        "least": np.array([0.2], np.float32),
-    }
-    head = recognized(make_model(body, weights, IMAGE, "int64[M,3] y"))
-    assert (head.family, head.tensors) == ("inner_nms", ("p", "boxes"))
-    assert (head.threshold, head.overlap) == (pytest.approx(0.2), pytest.approx(0.6))
-    boxes, scores = head.decode(
-        {"boxes": np.array([[[8, 4, 2, 1], [0.5, 0.5, 1, 1]]]), "p": np.eye(3)[None, :, :2]}, SIZE
-    )
-    np.testing.assert_array_equal(boxes, [[1, 2, 4, 8], [0.5, 0.5, 1, 1]])
-    np.testing.assert_array_equal(scores, [[1, 0, 0], [0, 1, 0]])
 
 
 def test_centernet(make_model: Any) -> None:
@@ -166,10 +156,10 @@ def test_decode_yolox() -> None:
 
 def test_decode_yolo() -> None:
     row = np.array([10, 20, 4, 6, 0.5, 0.8, 0.4], np.float32)
-    boxes, scores = yolo.rows("y").decode({"y": row[None, None]}, SIZE)
+    boxes, scores = yolo.head("y", "rows").decode({"y": row[None, None]}, SIZE)
     np.testing.assert_allclose(boxes, [[8, 17, 12, 23]])
     np.testing.assert_allclose(scores, [[0.4, 0.2]], rtol=1e-6)
-    boxes, scores = yolo.columns("y").decode({"y": row[None, :, None]}, SIZE)
+    boxes, scores = yolo.head("y", "columns").decode({"y": row[None, :, None]}, SIZE)
     np.testing.assert_allclose(boxes, [[8, 17, 12, 23]])
     np.testing.assert_allclose(scores, row[None, 4:])
 

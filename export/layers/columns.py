@@ -32,6 +32,10 @@ _INDICES = frozenset({"ArgMax", "ArgMin", "NonZero", "NonMaxSuppression"})
 _LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
+class _ComputesError(Exception):
+    """A node does not only move numbers, or what it moves is not known."""
+
+
 @dataclass(frozen=True)
 class Makers:
     """Which tensor makes each element of a tensor.
@@ -165,7 +169,7 @@ def _moved(value: ir.Value, found: Mapping[ir.Value, Numbers]) -> Numbers | None
         if node.op_type in _RESHAPES:
             return _reshaped(value, found[sources[0]])
         return _MOVES[node.op_type](node, value, found)
-    except (ValueError, IndexError, KeyError, TypeError):  # sizes that are not known, or constants that are none
+    except (_ComputesError, ValueError, IndexError):  # the latter where sizes are not known
         return None
 
 
@@ -179,7 +183,7 @@ def _reshaped(value: ir.Value, numbers: Numbers) -> Numbers:
 def _constant(node: ir.Node, index: int) -> NDArray[np.int64]:
     found = constant_of(optional_input(node, index))
     if found is None:
-        raise ValueError("not constant")
+        raise _ComputesError
     return found.astype(np.int64)
 
 
@@ -207,7 +211,7 @@ def _split(node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Numbers]) ->
     given = optional_input(node, 1) is not None
     ends = np.cumsum(_constant(node, 1)) if given else np.minimum(np.arange(1, count + 1) * part, size)
     if ends[-1] != size:
-        raise ValueError("sizes do not add up")
+        raise _ComputesError
     return np.split(numbers, ends[:-1], axis)[list(node.outputs).index(value)]
 
 
@@ -226,7 +230,7 @@ def _expand(node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Numbers]) -
 
 def _scatter(node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Numbers]) -> Numbers:
     if node.attributes.get_string("reduction", "none") != "none":
-        raise ValueError("computes")
+        raise _ComputesError
     data, updates = (found[source] for source in _sources(value))
     numbers = data.copy()
     numbers[tuple(np.moveaxis(_constant(node, 1), -1, 0))] = updates
@@ -238,7 +242,7 @@ def _neutral(node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Numbers]) 
     (source,) = _sources(value)
     other = next(constant_of(v) for v in node.inputs if v is not source)
     if other is None or (node.op_type in {"Div", "Sub"} and node.inputs[0] is not source):
-        raise ValueError("computes")
+        raise _ComputesError
     return np.where(other == _NEUTRAL[node.op_type], found[source], np.int32(_COMPUTED)).astype(np.int32)
 
 

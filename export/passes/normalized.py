@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypeAlias
 
 import onnx_ir as ir
 
+from portable_cam.export.passes.fixed_size import fix_size
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.read.description import Description
 from portable_cam.export.read.load import ModelLike, fingerprint, load, untied
@@ -72,6 +74,13 @@ class NormalizedModel:
     def copy(self) -> ir.Model:
         """A copy to write nodes into; the weights are shared."""
         return untied(self._model.clone())
+
+    def at_size(self, image: str, axes: tuple[int, int], size: tuple[int, int]) -> NormalizedModel:
+        """This model for images of one size, see :func:`~portable_cam.export.passes.fixed_size.fix_size`."""
+        other = copy.copy(self)
+        other._model = self.copy()
+        fix_size(other._model, image, axes, size)
+        return other
 
     def original(self) -> ir.Model:
         """The model as it was before normalisation, read again."""

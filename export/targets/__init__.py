@@ -5,7 +5,8 @@ Everything downstream (gradients, methods, self-check) starts from the number an
 one: ``docs/writing-a-target.md``.
 """
 
-from portable_cam.export.targets.boxes import AXES, RANKS, Boxes, Columns
+from portable_cam.export.targets.box_layout import AXES, Columns
+from portable_cam.export.targets.boxes import Boxes
 from portable_cam.export.targets.classes import Class, ClassSet, Contrast
 from portable_cam.export.targets.dense import Dense
 from portable_cam.export.targets.embedding import Similarity
@@ -14,7 +15,6 @@ from portable_cam.export.targets.sequence import Tokens
 
 __all__ = [
     "AXES",
-    "RANKS",
     "Boxes",
     "Class",
     "ClassSet",

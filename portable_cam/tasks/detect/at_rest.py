@@ -7,7 +7,7 @@ boxes stand in rows and columns over the whole input, and which number is a left
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -18,10 +18,8 @@ from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import constant_of, dtype_of, known_dims
 from portable_cam.image.geometry import Size
 from portable_cam.tasks.detect.choices import is_network
+from portable_cam.tasks.detect.head import BoxForm, Unit
 from portable_cam.tasks.raw_outputs import raw_graph_session
-
-BoxForm = Literal["xyxy", "yxyx", "cxcywh"]
-Unit = Literal["pixels", "fraction"]
 
 _FEW = 4  # boxes of one size, in a grid: fewer tell nothing
 

@@ -24,8 +24,7 @@ from portable_cam.image.preprocess import Preprocessing
 from portable_cam.result import Result
 from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
 from portable_cam.tasks.counterfactual import Counterfactual
-from portable_cam.tasks.detect.described import read_head
-from portable_cam.tasks.detect.families import find_head, fit_head
+from portable_cam.tasks.detect.families import find_head, head_from
 from portable_cam.tasks.detect.head import Floats, Head
 from portable_cam.tasks.detect.nms import Detection, best, iou, suppress
 from portable_cam.tasks.labels import Labels, parse_targets, read_labels
@@ -87,17 +86,19 @@ class DetectExplainer(LabelledExplainer):
     ) -> None:
         model = normalized(model)
         methods = self.default_methods if methods is None else methods
-        graph = model.graph
-        self._image = image_input(graph)
+        self._image = image_input(model.graph)
         file = read_ultralytics(model.metadata)
         dims, axis = known_dims(self._image) or [], channel_axis(self._image)
         size = _input_size(dims, axis, preprocessing, None if file is None else file.size)
+        if None in (dims[2:] if axis == 1 else dims[1:3]):  # layers and heads are read at the size explained
+            model = model.at_size(str(self._image.name), (2, 3) if axis == 1 else (1, 2), size)
+        graph = model.graph
         given = read_labels(labels) if isinstance(labels, str | Path) else labels
         named = None if given is None else len(given)
         if isinstance(head, Head):
             self.head = head
         elif head is not None:
-            self.head = fit_head(read_head(head), graph, size, file, named)
+            self.head = head_from(head, graph, size, file, named)
         else:
             self.head = find_head(graph, size, file, named)
         for name, value in (("threshold", threshold), ("overlap", overlap)):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -11,7 +13,8 @@ from portable_cam.errors import TargetError
 from portable_cam.export.layers.candidates import image_input
 from portable_cam.image.geometry import Size
 from portable_cam.tasks.detect import centernet, detr, fastestdet, inner_nms, nanodet, ssd, yolo, yolox, yunet
-from portable_cam.tasks.detect.head import Head, OutputSummary, summarize_outputs
+from portable_cam.tasks.detect.described import check_form, content_of, read_head
+from portable_cam.tasks.detect.head import BoxForm, Head, OutputSummary, Unit, summarize_outputs
 from portable_cam.tasks.ultralytics import Ultralytics
 
 # the surest first: each looks at the shapes of the outputs and at the operators behind them
@@ -29,7 +32,17 @@ _FAMILIES: dict[str, Callable[[OutputSummary], Head | None]] = {
 }
 
 
-def find_head(graph: ir.Graph, size: Size, file: Ultralytics | None = None, classes: int | None = None) -> Head:
+_CHOOSING = {name: _FAMILIES[name] for name in ("inner_nms", "end_to_end")}
+_LAYOUTS: Mapping[str, yolo.Layout] = {"yolov5": "rows", "yolov8": "columns"}
+
+
+def find_head(
+    graph: ir.Graph,
+    size: Size,
+    file: Ultralytics | None = None,
+    classes: int | None = None,
+    form: tuple[BoxForm, Unit] | None = None,
+) -> Head:
     """The head of a normalised graph whose input is ``size`` (H, W).
 
     Args:
@@ -37,12 +50,12 @@ def find_head(graph: ir.Graph, size: Size, file: Ultralytics | None = None, clas
         size: Of its image; where the graph leaves it open, it is looked at as at this size.
         file: What the metadata of the file says, if they are Ultralytics'.
         classes: How many labels the user gave.
+        form: What the numbers of a box are and their unit, where the model chooses boxes itself and the user says it.
 
     Raises:
         TargetError: It is none of those known; or it is one, and what is missing is said.
     """
-    named = len(file.names) if file is not None and file.names is not None else None
-    summary = summarize_outputs(graph, image_input(graph), size, file, named if classes is None else classes)
+    summary = replace(_summary(graph, size, file, classes), form=form)
     for recognize_head in _FAMILIES.values():
         head = recognize_head(summary)
         if head is not None:
@@ -55,26 +68,55 @@ def find_head(graph: ir.Graph, size: Size, file: Ultralytics | None = None, clas
     )
 
 
+def head_from(
+    source: str | Path | Mapping[str, Any],
+    graph: ir.Graph,
+    size: Size,
+    file: Ultralytics | None = None,
+    classes: int | None = None,
+) -> Head:
+    """A head from JSON, fitted to the graph: which of the numbers of a box are classes, or what a choice of boxes in it
+    is made from.
+
+    Args:
+        source: As :func:`~portable_cam.tasks.detect.described.read_head` takes it.
+        graph: As for :func:`find_head`, and so are ``size``, ``file`` and ``classes``.
+
+    Raises:
+        OptionError: It cannot be read, or does not say enough.
+        TargetError: It does not fit the graph.
+    """
+    given = content_of(source)
+    family = given.get("family")
+    if family in _CHOOSING:
+        fields = {name: given[name] for name in ("preset", "threshold", "overlap") if name in given}
+        form = check_form(given.get("form"), given.get("unit", "pixels"))
+        found = _CHOOSING[family](replace(_summary(graph, size, file, classes), form=form))
+        if found is None:
+            raise TargetError(f"the head says {family}, but the model does not choose boxes that way")
+        return replace(_as_file_says(found, file), **fields)
+    head = read_head(source)
+    layout = _LAYOUTS.get(str(family))
+    name = head.target.classes[0].tensor
+    if layout is None or name not in {value.name for value in graph.outputs}:
+        return head
+    fitted = yolo.of_output(_summary(graph, size, file, classes), name, layout, objectness=family == "yolov5")
+    if fitted is None:
+        raise TargetError(
+            f"'{name}' does not begin with centre and size of boxes that the graph decodes, as family {family} has: "
+            "describe its tensors instead; docs/tasks.md shows how"
+        )
+    return _as_file_says(replace(head, target=fitted.target, decode=fitted.decode, family=fitted.family), file)
+
+
+def _summary(graph: ir.Graph, size: Size, file: Ultralytics | None, classes: int | None) -> OutputSummary:
+    if classes is None and file is not None and file.names is not None:
+        classes = len(file.names)
+    return summarize_outputs(graph, image_input(graph), size, file, classes)
+
+
 def _as_file_says(head: Head, file: Ultralytics | None) -> Head:
     """The head with the file's names, and the preprocessing of Ultralytics' models where the family has none."""
     if file is None:
         return head
     return replace(head, labels=file.names or head.labels, preset=head.preset or "yolo")
-
-
-def fit_head(head: Head, graph: ir.Graph, size: Size, file: Ultralytics | None, classes: int | None) -> Head:
-    """A head that names a family and an output, fitted to the graph: which of the numbers are classes."""
-    layouts = {"yolov5": "rows", "yolov8": "columns"}
-    name = head.target.classes[0].tensor
-    if head.family not in layouts or name not in {value.name for value in graph.outputs}:
-        return head
-    named = len(file.names) if file is not None and file.names is not None else None
-    summary = summarize_outputs(graph, image_input(graph), size, file, named if classes is None else classes)
-    objectness = head.family == "yolov5"
-    found = yolo.of_output(summary, name, layouts[head.family], objectness=objectness)  # type: ignore[arg-type]
-    if found is None:
-        raise TargetError(
-            f"'{name}' does not begin with centre and size of boxes that the graph decodes, as family "
-            f"{head.family} has: describe its tensors instead; docs/tasks.md shows how"
-        )
-    return _as_file_says(replace(head, target=found.target, decode=found.decode, family=found.family), file)

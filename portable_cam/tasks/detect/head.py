@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -20,6 +20,8 @@ from portable_cam.tasks.ultralytics import Ultralytics
 
 _QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
+BoxForm: TypeAlias = Literal["xyxy", "yxyx", "cxcywh"]
+Unit: TypeAlias = Literal["pixels", "fraction"]
 Floats: TypeAlias = NDArray[np.float32]
 
 #: The tensors of one image by name and the model's input size (H, W), to boxes (A, 4) as left, top, right, bottom in
@@ -81,6 +83,7 @@ class OutputSummary:
         size: The image's (H, W).
         file: What the file's metadata says, if they are Ultralytics'.
         classes: How many classes the file or the user names, if either does.
+        form: What the numbers of a box are and their unit, where the user says it.
     """
 
     graph: ir.Graph
@@ -89,6 +92,7 @@ class OutputSummary:
     size: Size
     file: Ultralytics | None = None
     classes: int | None = None
+    form: tuple[BoxForm, Unit] | None = None
 
     def makers(self, name: str) -> Makers | None:
         """Which tensors make the numbers of an output."""
@@ -129,7 +133,7 @@ def computed_by(value: ir.Value | None) -> ir.Node | None:
 def summarize_outputs(
     graph: ir.Graph, image: ir.Value, size: Size, file: Ultralytics | None = None, classes: int | None = None
 ) -> OutputSummary:
-    """The summary of a normalised graph, of which a copy for one image of this size is looked at where sizes are open."""
+    """The summary of a normalised graph; where sizes are open, of a copy of it for one image of this size."""
     names = [str(value.name) for value in graph.outputs]
     dims = known_dims(image) or []
     axes = (2, 3) if channel_axis(image) == 1 else (1, 2)

@@ -21,7 +21,7 @@ from portable_cam.export.graph.values import constant_of, known_dims
 from portable_cam.export.layers.columns import Makers, is_integer, is_probability
 from portable_cam.export.targets import Boxes, Columns
 from portable_cam.image.geometry import Size
-from portable_cam.tasks.detect.at_rest import BoxForm, Unit, box_form
+from portable_cam.tasks.detect.at_rest import box_form
 from portable_cam.tasks.detect.choices import (
     ClassScores,
     all_boxes,
@@ -31,7 +31,7 @@ from portable_cam.tasks.detect.choices import (
     is_two_stage,
     labels_of,
 )
-from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, corners
+from portable_cam.tasks.detect.head import BoxForm, Floats, Head, OutputSummary, Unit, corners
 
 _BOX_AND_LABEL = 6  # numbers of a row: four of the box, score, class
 
@@ -114,9 +114,9 @@ def _head(
     if rank not in {2, 3} or axis not in {rank - 1, rank - 2}:
         raise TargetError(_describe(summary, boxes, classes, f"its scores have shape {classes.value.shape}"))
     layout = "rows" if axis == rank - 1 else "columns"
-    told = box_form(summary.graph, summary.image, summary.size, names[0], without)
+    told = summary.form or box_form(summary.graph, summary.image, summary.size, names[0], without)
     if told is None or (form is not None and told[0] != form):
-        raise TargetError(_describe(summary, boxes, classes, "in which order the numbers of a box stand is not told"))
+        raise TargetError(_ask(summary, family, names[0]))
     of_classes = Columns(names[1], classes.start, classes.stop, layout)  # type: ignore[arg-type]
     sides = () if _chosen_later(boxes, chosen) else (Columns(names[0]),)
     target = Boxes((of_classes,), (), sides, form=told[0])
@@ -147,6 +147,16 @@ def _decoder(classes: Columns, name: str, form: BoxForm, unit: Unit) -> Any:
         return boxes, scores
 
     return decode
+
+
+def _ask(summary: OutputSummary, family: str, boxes: str) -> str:
+    outputs = ", ".join(f"'{name}' {list(dims)}" for name, dims in summary.outputs.items())
+    return (
+        f"the model chooses its boxes itself (outputs {outputs}), but what the four numbers of a box in '{boxes}' are "
+        f"is not told by where its boxes lie. Say it in a JSON file (--head): "
+        f'{{"family": "{family}", "form": "xyxy", "unit": "pixels"}}; form is one of xyxy, yxyx and cxcywh (centre and '
+        "size), unit pixels of the input or fraction"
+    )
 
 
 def _describe(summary: OutputSummary, boxes: ir.Value | None, classes: ClassScores | None, why: str) -> str:

@@ -86,32 +86,27 @@ def _scores(
     """
     score = [all(is_probability(value) for value in column) for column in columns]
     if not score[_BOX]:
-        raise TargetError(_unclear(summary, name, columns, "number 4 of each box is not made by a sigmoid or softmax"))
+        raise TargetError(_unclear(name, columns, "number 4 of each box is not made by a sigmoid or softmax"))
     until = next((i for i in range(_BOX, len(columns)) if not score[i]), len(columns))
-    classes = summary.classes
-    if objectness is None and classes is not None:
-        fits = [n for n in (0, 1) if _BOX + n + classes <= until and _ends(columns, _BOX + n + classes)]
-        objectness = bool(fits[0]) if len(fits) == 1 else None
+    possible = (0, 1) if objectness is None else (int(objectness),)
+    if summary.classes is not None:
+        ends = [(_BOX + n, _BOX + n + summary.classes) for n in possible]
+        fits = [(start, stop) for start, stop in ends if stop <= until and _ends(columns, stop)]
+        if len(fits) == 1:
+            return fits[0]
     if objectness is None:
         alone = until > _BOX + 1 and columns[_BOX] != columns[_BOX + 1]
         if alone and layout == "columns":
             raise TargetError(
-                _unclear(summary, name, columns, "number 4 of each box may be a class or an objectness: two sigmoids")
+                _unclear(name, columns, "number 4 of each box may be a class or an objectness, two sigmoids make them")
             )
         objectness = layout == "rows" and (anchors == 3 or alone)
     start = _BOX + objectness
-    if classes is not None:
-        if start + classes > until:
-            raise TargetError(
-                f"the file or labels name {classes} classes, but sigmoids make only {until - start} numbers of each "
-                f"box of '{name}'"
-            )
-        return start, start + classes
     stop = next((i for i in range(start, until) if columns[i] != columns[start]), until)
     if stop == start:
-        raise TargetError(_unclear(summary, name, columns, "no number is made by a sigmoid or softmax but the first"))
+        raise TargetError(_unclear(name, columns, "no number is made by a sigmoid or softmax but the objectness"))
     if stop < until:
-        raise TargetError(_unclear(summary, name, columns, "several sigmoids make numbers one behind the other"))
+        raise TargetError(_unclear(name, columns, "several sigmoids make numbers one behind the other"))
     return start, stop
 
 
@@ -120,7 +115,7 @@ def _ends(columns: Sequence[frozenset[ir.Value]], at: int) -> bool:
     return at == len(columns) or columns[at] != columns[at - 1]
 
 
-def _unclear(summary: OutputSummary, name: str, columns: Sequence[frozenset[ir.Value]], why: str) -> str:
+def _unclear(name: str, columns: Sequence[frozenset[ir.Value]], why: str) -> str:
     return (
         f"'{name}' has boxes of {len(columns)} numbers, but which of them are classes cannot be told: {why}. Give the "
         f"labels of the classes, or say it in a JSON file (--head), as "
