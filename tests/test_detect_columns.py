@@ -185,7 +185,7 @@ PICTURE = Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 32, 3),
 def test_what_a_head_cannot_mean(make_model: Any, head: dict[str, Any], message: str) -> None:
     tail = "xyxy = Concat<axis = 2>(lt, rb) fraction = Div(xyxy, size) y = Concat<axis = 2>(xyxy, fraction, p)"
     body, weights = dense(2, tail)
-    model = make_model(body, weights | {"size": np.float32(64)}, IMAGE, f"float[1,{CELLS},10] y")
+    model = make_model(body, weights | {"size": np.float32(6400)}, IMAGE, f"float[1,{CELLS},10] y")
     with pytest.raises(TargetError, match=message):
         DetectExplainer(model, head=head, preprocessing="unit")(PICTURE)
 

@@ -24,7 +24,7 @@ _DEEP = 32  # products of products
 _COMPUTED = -1  # an element that the tensor's own operator computes
 _SAME = frozenset({"Identity", "Dropout", "Cast", "QuantizeLinear", "DequantizeLinear"})
 _RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
-_TAKE = frozenset({"Transpose", "Slice", "Split", "Gather", "GatherElements", "GatherND"})
+_CHOOSE = frozenset({"Gather", "GatherElements", "GatherND", "Compress"})
 _PROBABILITIES = frozenset({"Sigmoid", "Softmax", "HardSigmoid"})
 # between 0 and 1 where all that goes in is
 _KEEP_BOUNDS = frozenset({"Mul", "Sqrt", "Min", "Max", "ReduceMax", "ReduceMin", "ReduceMean", "ReduceProd", "TopK"})
@@ -77,7 +77,9 @@ def makers_of(value: ir.Value) -> Makers | None:
     dims = known_dims(value)
     if dims is None or any(d not in {None, n} for d, n in zip(dims, found[value].shape, strict=True)):
         return None
-    return Makers(found[value], tuple(numbered))
+    present, numbers = np.unique(found[value], return_inverse=True)
+    values = tuple(numbered)
+    return Makers(numbers.reshape(found[value].shape).astype(np.int32), tuple(values[i] for i in present))
 
 
 def is_probability(value: ir.Value, depth: int = 0) -> bool:
@@ -89,13 +91,14 @@ def is_probability(value: ir.Value, depth: int = 0) -> bool:
     if node.op_type in _PROBABILITIES:
         return True
     if node.op_type in _KEEP_BOUNDS and node.outputs[0] is value:
-        wanted = node.inputs if node.op_type in {"Mul", "Min", "Max"} else node.inputs[:1]
-    elif node.op_type in _SAME | _RESHAPES | _TAKE | {"Pow", "Clip"}:
-        wanted = node.inputs[:1]
-    elif node.op_type == "Concat":
-        wanted = node.inputs
+        wanted = list(node.inputs if node.op_type in {"Mul", "Min", "Max"} else node.inputs[:1])
+    elif node.op_type in _CHOOSE | {"Pow", "Clip"} and not _sources(value):
+        wanted = list(node.inputs[:1])
     else:
-        return False
+        makers = makers_of(value)
+        wanted = [] if makers is None else list(makers.values)
+        if not wanted or value in wanted:
+            return False
     return all(v is not None and is_probability(v, depth + 1) for v in wanted)
 
 
@@ -146,7 +149,8 @@ def _sources(value: ir.Value) -> list[ir.Value]:
     node = value.producer()
     if node is None or node.domain not in {"", "ai.onnx"}:
         return []
-    if node.op_type in _SAME | _RESHAPES or node.op_type in {"Transpose", "Slice", "Split", "Gather", "Expand"}:
+    chooses = node.op_type == "Gather" and constant_of(node.inputs[1]) is None
+    if node.op_type in _SAME | _RESHAPES | {"Transpose", "Slice", "Split", "Gather", "Expand"} and not chooses:
         return [v for v in node.inputs[:1] if v is not None]
     if node.op_type == "Concat":
         return [v for v in node.inputs if v is not None]

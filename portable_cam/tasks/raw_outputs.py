@@ -53,8 +53,10 @@ def _pass_on(node: ir.Node) -> None:
         return
     before, behind = known_dims(whole), known_dims(chosen)
     taken = whole
-    if before is not None and behind is not None and len(behind) < len(before):  # images and boxes on one axis
-        dims = [-1, *(-1 if d is None else d for d in before[len(before) - len(behind) + 1 :])]
+    if before is not None and behind is not None and len(behind) != len(before):
+        more = max(len(behind) - len(before), 0)  # else images and boxes come to stand on one axis
+        rest = before[max(len(before) - len(behind), 0) + 1 :]
+        dims = [*[1] * more, -1, *(-1 if d is None else d for d in rest)]
         name = f"{chosen.name}/all"
         shape = ir.Value(name=name, const_value=ir.tensor(dims, dtype=_INT64, name=name))
         shape.dtype, shape.shape = _INT64, ir.Shape([len(dims)])

@@ -29,12 +29,14 @@ class ClassScores:
         value: The tensor.
         axis: That of the classes.
         start: The first of its entries that is a class, and ``stop``, the one behind the last.
+        best_only: Of the classes of a box only the best goes on to the choice.
     """
 
     value: ir.Value
     axis: int
     start: int = 0
     stop: int | None = None
+    best_only: bool = False
 
 
 def chooses(node: ir.Node) -> bool:
@@ -101,7 +103,7 @@ def _traced(value: ir.Value) -> tuple[ir.Value, bool]:
     apart = False
     while (node := value.producer()) is not None and node.inputs and node.inputs[0] is not None:
         first = node.inputs[0]
-        rearranged = node.op_type == "Reshape" and _last(first) == _last(value) == 4
+        rearranged = node.op_type in {"Reshape", "Flatten"} and _last(first) == _last(value) == 4
         if node.op_type in _SAME | {"Unsqueeze", "Squeeze"} or rearranged or chooses(node):
             value = first
         elif node.op_type == "Add" and (shifted := _shifted(node)) is not None:
@@ -143,7 +145,7 @@ def class_scores(value: ir.Value, axis: int | None) -> ClassScores | None:
         if kind in {"ReduceMax", "TopK"} and single:
             over = _over(node, rank)
             if len(over) == 1 and (kind == "ReduceMax" or _count(node) == 1):
-                return ClassScores(_unchosen(first), over[0])
+                return ClassScores(_unchosen(first), over[0], best_only=True)
         if kind in _SAME or chooses(node) or (kind == "TopK" and value is node.outputs[0]):
             value = first
         elif kind == "Transpose":

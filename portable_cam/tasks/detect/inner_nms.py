@@ -60,13 +60,8 @@ def recognize_head(summary: OutputSummary) -> Head | None:
     center: BoxForm | None = "cxcywh" if node.attributes.get_int("center_point_box", 0) == 1 else None
     head = _head(summary, "inner_nms", raw, classes, center)
     limits = [_scalar(node, i, default) for i, default in ((3, 0.5), (4, 0.0))]
-    best_only = dims[1] == 1 and head.target.class_count([classes.value]) > 1  # type: ignore[union-attr]
     return replace(
-        head,
-        threshold=max(limits[1], 0.05),
-        overlap=limits[0],
-        best_only=best_only,
-        across_classes=best_only and not is_shifted(boxes),
+        head, threshold=max(limits[1], 0.05), overlap=limits[0], across_classes=head.best_only and not is_shifted(boxes)
     )
 
 
@@ -121,7 +116,8 @@ def _head(
     sides = () if _chosen_later(boxes, chosen) else (Columns(names[0]),)
     target = Boxes((of_classes,), (), sides, form=told[0])
     also = () if sides else (names[0],)
-    return Head(family, target, _decoder(of_classes, names[0], *told), None, also=also, without=without)
+    decode = _decoder(of_classes, names[0], *told)
+    return Head(family, target, decode, None, also=also, without=without, best_only=classes.best_only)
 
 
 def _chosen_later(boxes: ir.Value, chosen: Sequence[ir.Node]) -> bool:
