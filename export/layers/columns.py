@@ -82,24 +82,38 @@ def makers_of(value: ir.Value) -> Makers | None:
     return Makers(numbers.reshape(found[value].shape).astype(np.int32), tuple(values[i] for i in present))
 
 
-def is_probability(value: ir.Value, depth: int = 0) -> bool:
-    """Whether a tensor lies between 0 and 1 by the operator that makes it: a sigmoid, a softmax, products of these."""
+def is_probability(value: ir.Value) -> bool:
+    """Whether a tensor lies between 0 and 1 by the operators that make it: a sigmoid, a softmax, products of these."""
+    return _is_bounded(value, {}, 0)
+
+
+def _is_bounded(value: ir.Value, known: dict[ir.Value, bool], depth: int) -> bool:
+    if value not in known:
+        known[value] = False
+        known[value] = depth <= _DEEP and _makes_bounded(value, known, depth)
+    return known[value]
+
+
+def _makes_bounded(value: ir.Value, known: dict[ir.Value, bool], depth: int) -> bool:
     node = value.producer()
-    if node is None or depth > _DEEP:
+    if node is None:
         constant = constant_of(value)
         return constant is not None and constant.size > 0 and bool(((constant >= 0) & (constant <= 1)).all())
     if node.op_type in _PROBABILITIES:
         return True
     if node.op_type in _KEEP_BOUNDS and node.outputs[0] is value:
         wanted = list(node.inputs if node.op_type in {"Mul", "Min", "Max"} else node.inputs[:1])
-    elif node.op_type in _CHOOSE | {"Pow", "Clip"} and not _sources(value):
+    elif node.op_type == "Pow":
+        power = constant_of(node.inputs[1])
+        wanted = list(node.inputs[:1]) if power is not None and bool((power >= 0).all()) else []
+    elif node.op_type in _CHOOSE | {"Clip"} and not _sources(value):
         wanted = list(node.inputs[:1])
     else:
         makers = makers_of(value)
         wanted = [] if makers is None else list(makers.values)
-        if not wanted or value in wanted:
+        if value in wanted:
             return False
-    return all(v is not None and is_probability(v, depth + 1) for v in wanted)
+    return bool(wanted) and all(v is not None and _is_bounded(v, known, depth + 1) for v in wanted)
 
 
 def is_integer(value: ir.Value, depth: int = 0) -> bool:

@@ -140,8 +140,8 @@ def class_scores(value: ir.Value, axis: int | None) -> ClassScores | None:
         axis: That of the classes; None where there is none any more.
     """
     while (node := value.producer()) is not None and node.inputs and (first := node.inputs[0]) is not None:
-        single = axis is None or (known_dims(value) or [None])[axis] == 1
-        kind, rank = node.op_type, len(known_dims(first) or [])
+        single = axis is None or _size(value, axis) == 1
+        kind, rank = node.op_type, len(known_dims(first) or [None])
         if kind in {"ReduceMax", "TopK"} and single:
             over = _over(node, rank)
             if len(over) == 1 and (kind == "ReduceMax" or _count(node) == 1):
@@ -174,6 +174,11 @@ def _unchosen(value: ir.Value) -> ir.Value:
             break
         value = first
     return value
+
+
+def _size(value: ir.Value, axis: int) -> int | None:
+    dims = known_dims(value)
+    return None if dims is None or axis >= len(dims) else dims[axis]
 
 
 def _over(node: ir.Node, rank: int) -> list[int]:

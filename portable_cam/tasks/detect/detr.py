@@ -31,9 +31,10 @@ def recognize_head(summary: OutputSummary) -> Head | None:
     """
     rows = {name: dims for name, dims in summary.outputs.items() if len(dims) == 3}
     for name, dims in rows.items():
-        columns = summary.columns(name, 2) if dims[2] > _BOX else None
-        if columns is None or not all(is_probability(value) for column in columns for value in column):
+        makers = summary.makers(name) if dims[2] > _BOX else None
+        if makers is None or len(makers.values) < 2 or not all(map(is_probability, makers.values)):
             continue
+        columns = makers.along(2)
         if len(set(columns[:_BOX])) != 1 or len(set(columns[_BOX:])) != 1 or columns[0] == columns[_BOX]:
             continue
         if summary.file is not None and "rt-detr" in summary.file.family.lower().replace("rtdetr", "rt-detr"):

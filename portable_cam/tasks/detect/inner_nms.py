@@ -73,8 +73,10 @@ def recognize_end_to_end(summary: OutputSummary) -> Head | None:
     """
     for value in summary.graph.outputs:
         dims = known_dims(value)
-        makers = summary.makers(str(value.name)) if dims is not None and dims[-1] == _BOX_AND_LABEL else None
-        if makers is None or dims is None or len(dims) not in {2, 3}:
+        if dims is None or len(dims) not in {2, 3} or dims[-1] != _BOX_AND_LABEL:
+            continue
+        makers = summary.makers(str(value.name))
+        if makers is None:
             continue
         columns = makers.along(len(dims) - 1)
         if not all(is_integer(v) for v in columns[5]) or not all(is_probability(v) for v in columns[4]):
