@@ -17,6 +17,7 @@ BoxPart = Literal["product", "class", "objectness", "left", "top", "right", "bot
 AXES: Mapping[BoxLayout, int] = {"rows": 2, "columns": 1, "grid": 1, "cells": 4}
 #: How many axes a tensor of each layout has.
 RANKS: Mapping[BoxLayout, int] = {"rows": 3, "columns": 3, "grid": 4, "cells": 5}
+_NO_IMAGES = 2  # axes of rows or columns without one of images
 #: The parts of a score that are positions.
 SIDES = ("left", "top", "right", "bottom")
 
@@ -26,7 +27,7 @@ class Columns:
     """A tensor that holds numbers of all boxes, which of its numbers per box they are, and its layout.
 
     ``rows`` (N, boxes, numbers), ``columns`` (N, numbers, boxes), ``grid`` (N, numbers, h, w) with a box per cell,
-    ``cells`` (N, anchors, h, w, numbers). Of a model that takes one image the axis N may be missing.
+    ``cells`` (N, anchors, h, w, numbers). Of rows and columns the axis N may be missing, where a model takes one image.
     """
 
     tensor: str
@@ -36,7 +37,11 @@ class Columns:
 
     def axis(self, rank: int) -> int:
         """The axis of the numbers of a box, in a tensor of so many axes: one less where there is none of images."""
-        return AXES[self.layout] - (rank == RANKS[self.layout] - 1)
+        return AXES[self.layout] - (rank == _NO_IMAGES)
+
+    def fits(self, rank: int) -> bool:
+        """Whether a tensor of so many axes may have this layout."""
+        return rank == RANKS[self.layout] or (rank == _NO_IMAGES and self.layout in {"rows", "columns"})
 
     def of(self, values: NDArray[Any]) -> NDArray[Any]:
         """(boxes, numbers) of one image's tensor."""

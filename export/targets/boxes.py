@@ -193,7 +193,7 @@ class Boxes(Target):
             rank = RANKS.get(columns.layout)
             if rank is None:
                 raise TargetError(f"the layout of a head is one of {', '.join(AXES)}, not {columns.layout!r}")
-            if value.shape is None or len(value.shape) not in {rank, rank - 1}:
+            if value.shape is None or not columns.fits(len(value.shape)):
                 raise TargetError(
                     f"'{value.name}' has shape {value.shape}, but the layout {columns.layout} has {rank} dimensions"
                 )
