@@ -18,6 +18,7 @@ from portable_cam.tasks.detect.families import head_from
 from portable_cam.tasks.recognize import recognize
 from portable_cam.tasks.ultralytics import Ultralytics, read_ultralytics
 
+PICTURE = Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 32, 3), dtype=np.uint8))
 #: The nodes behind ``dense`` or ``joined``, by what the numbers behind the box are.
 TAILS = {
     "classes": "k = Concat<axis = 2>(xy, wh, p) ",
@@ -89,6 +90,28 @@ def test_rows_of_cells(make_model: Any, tail: str, expected: tuple[Any, ...]) ->
     weights["ones"] = np.ones((1, CELLS, 1), np.float32)
     numbers = expected[1]
     assert classes_of(make_model(body, weights, IMAGE, f"float[1,{CELLS},{numbers}] y")) == expected
+
+
+@pytest.mark.parametrize(
+    ("tail", "shape", "expected"),
+    [
+        ("k = Concat<axis = 2>(xy, wh, o, p) y = Squeeze(k, zero)", f"{CELLS},8", (5, 8, True)),
+        (
+            TAILS["coefficients"] + "t2 = Transpose<perm = [0, 2, 1]>(k) y = Squeeze(t2, zero)",
+            f"8,{CELLS}",
+            (4, 7, False),
+        ),
+    ],
+)
+def test_outputs_without_an_axis_of_images(make_model: Any, tail: str, shape: str, expected: tuple[Any, ...]) -> None:
+    """A photo is explained on them as on others."""
+    body, weights = dense(3, "o = Sigmoid(e) " + tail)
+    model = make_model(body, weights | {"zero": np.array([0])}, IMAGE, f"float[{shape}] y")
+    assert classes_of(model) == expected
+    assert recognize(model)[0] == "detect"
+    explained = DetectExplainer(model, threshold=0.01, check=True)(PICTURE)
+    assert np.abs(explained["layercam"]).max() > 0
+    assert {c["name"]: c["passed"] for c in explained.checks}["score"] is True
 
 
 def test_two_readings_are_asked_for(make_model: Any) -> None:
@@ -171,8 +194,6 @@ def test_other_metadata() -> None:
 
 
 # -- numbers that are no scores or pixels ------------------------------------------------------------------------------
-
-PICTURE = Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 32, 3), dtype=np.uint8))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ A number of the class is lost where only the best of the classes goes on: the ax
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,12 +132,19 @@ def _last(value: ir.Value | None) -> int | None:
     return dims[-1] if dims else None
 
 
-def class_scores(value: ir.Value, axis: int | None) -> ClassScores | None:
+def box_counts(boxes: ir.Value) -> set[int]:
+    """How many boxes there may be before the choice: those of a tensor, or of what it was chosen from."""
+    found = [boxes, *(node.inputs[0] for node in choices_behind([boxes]))]
+    return {d for value in found for d in (known_dims(value) or [])[:-1] if d is not None and d > 1}
+
+
+def class_scores(value: ir.Value, axis: int | None, counts: Collection[int] = ()) -> ClassScores | None:
     """The scores of all boxes and classes that a tensor of scores was chosen from; None where they are not found.
 
     Args:
         value: Scores of boxes.
         axis: That of the classes; None where there is none any more.
+        counts: How many boxes there may be, which tells the axis of the boxes from that of the classes.
     """
     while (node := value.producer()) is not None and node.inputs and (first := node.inputs[0]) is not None:
         single = axis is None or _size(value, axis) == 1
@@ -146,6 +153,9 @@ def class_scores(value: ir.Value, axis: int | None) -> ClassScores | None:
             over = _over(node, rank)
             if len(over) == 1 and (kind == "ReduceMax" or _count(node) == 1):
                 return ClassScores(_unchosen(first), over[0], best_only=True)
+        if kind == "GatherND" and chooses(node) and axis is None and len(known_dims(value) or []) == 1 and rank > 1:
+            pair = _box_and_class(first, counts)  # of each place above a threshold its box and its class
+            return None if pair is None else ClassScores(_unchosen(first), pair[1])
         if kind in _SAME or chooses(node) or (kind == "TopK" and value is node.outputs[0]):
             value = first
         elif kind == "Transpose":
@@ -156,10 +166,9 @@ def class_scores(value: ir.Value, axis: int | None) -> ClassScores | None:
             value, axis = first, None if axis is None or axis in axes else axis - sum(a < axis for a in axes)
         elif kind == "Squeeze":
             axes = _axes(node, rank)
-            axis = axes[-1] if axis is None else axis + sum(a <= axis for a in axes)
-            value = first
-        elif kind in {"Reshape", "Flatten"} and axis is None and (wide := _two_wide(first)) is not None:
-            return ClassScores(_unchosen(first), wide[1])  # a row per box and class, those of a box side by side
+            value, axis = first, axes[-1] if axis is None else _before_squeeze(axis, axes)
+        elif kind in {"Reshape", "Flatten"} and axis is None and (pair := _box_and_class(first, counts)) is not None:
+            return ClassScores(_unchosen(first), pair[1])  # a score for each box and class, all in one row
         elif kind == "Gather" and axis is None and (one := _one_number(node)) is not None:
             return ClassScores(_unchosen(first), node.attributes.get_int("axis", 0) % rank, one, one + 1)
         else:
@@ -207,11 +216,21 @@ def _axes(node: ir.Node, rank: int) -> list[int]:
     return sorted(int(a) % rank for a in np.asarray(given).reshape(-1))
 
 
-def _two_wide(value: ir.Value) -> tuple[int, int] | None:
-    """The two axes of a tensor that are no batch of one, if there are just two."""
-    dims = known_dims(value)
-    wide = [] if dims is None else [i for i, d in enumerate(dims) if d != 1 and not (i == 0 and len(dims) == 3)]
-    return (wide[0], wide[1]) if len(wide) == 2 else None
+def _before_squeeze(axis: int, axes: Sequence[int]) -> int:
+    for squeezed in axes:
+        axis += squeezed <= axis
+    return axis
+
+
+def _box_and_class(value: ir.Value, counts: Collection[int]) -> tuple[int, int] | None:
+    """The axes of boxes and of classes, if a tensor has just two beside a batch of one: by the number of boxes, else in
+    this order."""
+    dims = known_dims(_unchosen(value))
+    wide = [] if dims is None else [i for i, d in enumerate(dims) if not (i == 0 and len(dims) == 3)]
+    if dims is None or len(wide) != 2:
+        return None
+    turned = dims[wide[1]] in counts and dims[wide[0]] not in counts
+    return (wide[1], wide[0]) if turned else (wide[0], wide[1])
 
 
 def labels_of(value: ir.Value) -> str | None:

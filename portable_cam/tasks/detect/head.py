@@ -99,9 +99,14 @@ class OutputSummary:
         return next((makers_of(value) for value in self.graph.outputs if value.name == name), None)
 
     def columns(self, name: str, axis: int) -> list[frozenset[ir.Value]] | None:
-        """Which tensors make each number of a box, of an output that has these on an axis."""
+        """Which tensors make each number of a box, of an output that has these on an axis, images being the first."""
         makers = self.makers(name)
-        return None if makers is None else makers.along(axis)
+        return None if makers is None else makers.along(axis - (makers.numbers.ndim == 2))
+
+    def rows(self) -> Mapping[str, tuple[int, ...]]:
+        """The dimensions of the outputs with numbers of boxes, an axis of images before those that have none."""
+        found = {name: (1, *dims) if len(dims) == 2 else dims for name, dims in self.outputs.items()}
+        return {name: dims for name, dims in found.items() if len(dims) == 3 and dims[1] > 1}
 
     def cells(self, strides: Sequence[int]) -> int:
         """How many cells grids of these strides have together."""

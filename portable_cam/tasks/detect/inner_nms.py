@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.values import constant_of, known_dims
-from portable_cam.export.layers.columns import Makers, is_integer, is_probability
+from portable_cam.export.layers.columns import is_integer, is_probability
 from portable_cam.export.targets import Boxes, Columns
 from portable_cam.image.geometry import Size
 from portable_cam.tasks.detect.at_rest import box_form
 from portable_cam.tasks.detect.choices import (
     ClassScores,
     all_boxes,
+    box_counts,
     choices_behind,
     class_scores,
     is_shifted,
@@ -56,7 +57,8 @@ def recognize_head(summary: OutputSummary) -> Head | None:
             f"no row of a fixed head. Describe a tensor behind the last features in a JSON file (--head)"
         )
     raw = all_boxes(boxes)
-    classes = class_scores(scores, 1)
+    counts = box_counts(raw)
+    classes = _joined([class_scores(n.inputs[1], 1, counts) for n in found if n.inputs[1] is not None])
     center: BoxForm | None = "cxcywh" if node.attributes.get_int("center_point_box", 0) == 1 else None
     head = _head(summary, "inner_nms", raw, classes, center)
     limits = [_scalar(node, i, default) for i, default in ((3, 0.5), (4, 0.0))]
@@ -65,38 +67,70 @@ def recognize_head(summary: OutputSummary) -> Head | None:
     )
 
 
+def _joined(found: Sequence[ClassScores | None]) -> ClassScores | None:
+    """The scores that one suppression chooses by, or several, each with one class of the same tensor."""
+    first = found[0]
+    if first is None or any(f is None or f.value is not first.value or f.axis != first.axis for f in found):
+        return None
+    starts = sorted(f.start for f in found if f is not None)
+    if starts != list(range(starts[0], starts[0] + len(found))):
+        return first if len(set(starts)) == 1 else None
+    return first if len(found) == 1 else replace(first, start=starts[0], stop=starts[-1] + 1)
+
+
 def recognize_end_to_end(summary: OutputSummary) -> Head | None:
-    """An output (N, boxes, 6) of the boxes that TopK chose, each with its score and class.
+    """The boxes that TopK chose: an output (N, boxes, 6) with score and class, or these as outputs of their own.
 
     Raises:
         TargetError: It is there, but what it was chosen from is not found.
     """
-    for value in summary.graph.outputs:
-        dims = known_dims(value)
-        if dims is None or len(dims) not in {2, 3} or dims[-1] != _BOX_AND_LABEL:
-            continue
-        makers = summary.makers(str(value.name))
+    together = _together(summary)
+    chosen = together or _apart(summary)
+    if chosen is None:
+        return None
+    boxes, scores, labels = chosen
+    if len(boxes) != 1 or len(scores) != 1:
+        raise TargetError(_describe(summary, None, None, "its boxes are put together behind the choice"))
+    raw = all_boxes(next(iter(boxes)))
+    classes = class_scores(next(iter(scores)), None, box_counts(raw))
+    renamed = next((what for value in labels if (what := labels_of(value)) is not None), None)
+    if renamed is not None:
+        raise TargetError(
+            _describe(summary, None, classes, f"its class numbers pass {renamed}: they are not those of the scores")
+        )
+    return replace(_head(summary, "end_to_end", raw, classes, None), overlap=1.0)
+
+
+_Chosen: TypeAlias = tuple[frozenset[ir.Value], frozenset[ir.Value], frozenset[ir.Value]]
+
+
+def _together(summary: OutputSummary) -> _Chosen | None:
+    for name, dims in summary.outputs.items():
+        makers = summary.makers(name) if len(dims) in {2, 3} and dims[-1] == _BOX_AND_LABEL else None
         if makers is None:
             continue
         columns = makers.along(len(dims) - 1)
-        if not all(is_integer(v) for v in columns[5]) or not all(is_probability(v) for v in columns[4]):
-            continue
-        return _end_to_end(summary, makers, columns)
+        if all(map(is_integer, columns[5])) and all(map(is_probability, columns[4])):
+            return frozenset().union(*columns[:4]), columns[4], columns[5]
     return None
 
 
-def _end_to_end(summary: OutputSummary, makers: Makers, columns: Sequence[frozenset[ir.Value]]) -> Head:
-    boxes = {value for column in columns[:4] for value in column}
-    score = next(iter(columns[4]))
-    if len(boxes) != 1 or len(columns[4]) != 1:
-        raise TargetError(_describe(summary, None, None, "its boxes are put together behind the choice"))
-    classes = class_scores(score, None)
-    label = next((what for value in columns[5] if (what := labels_of(value)) is not None), None)
-    if label is not None:
-        raise TargetError(
-            _describe(summary, None, classes, f"its class numbers pass {label}: they are not those of the scores")
-        )
-    return replace(_head(summary, "end_to_end", all_boxes(next(iter(boxes))), classes, None), overlap=1.0)
+def _apart(summary: OutputSummary) -> _Chosen | None:
+    """Three outputs, of which one holds whole numbers and one probabilities, with a box of four numbers for each."""
+    if len(summary.outputs) != 3:
+        return None
+    boxes = [(name, dims) for name, dims in summary.outputs.items() if len(dims) in {2, 3} and dims[-1] == 4]
+    made = {name: summary.makers(name) for name in summary.outputs}
+    if len(boxes) != 1 or any(makers is None for makers in made.values()):
+        return None
+    name, dims = boxes[0]
+    others = {n: m.values for n, m in made.items() if n != name and summary.outputs[n] == dims[:-1] and m is not None}
+    labels = [n for n, values in others.items() if all(map(is_integer, values))]
+    scores = [n for n, values in others.items() if n not in labels and all(map(is_probability, values))]
+    of_boxes = made[name]
+    if len(labels) != 1 or len(scores) != 1 or of_boxes is None:
+        return None
+    return frozenset(of_boxes.values), frozenset(others[scores[0]]), frozenset(others[labels[0]])
 
 
 def _head(

@@ -31,8 +31,8 @@ _BOX = 4
 def recognize_head(summary: OutputSummary) -> Head | None:
     """The number of boxes is that of the cells of the usual strides, and the graph decodes centre and size."""
     cells = [summary.cells(strides) for strides in _STRIDES]
-    for name, dims in summary.outputs.items():
-        if len(dims) != 3 or not {node.op_type for node in summary.behind(name)} & {"Mul", "Pow", "Exp"}:
+    for name, dims in summary.rows().items():
+        if not {node.op_type for node in summary.behind(name)} & {"Mul", "Pow", "Exp"}:
             continue
         layouts: tuple[tuple[Layout, int], ...] = (("rows", 3), ("rows", 1), ("columns", 1))
         for layout, anchors in layouts:
