@@ -11,8 +11,10 @@ import pytest
 from detectors import CELLS, IMAGE, dense
 from PIL import Image
 
-from portable_cam.errors import InputError, OptionError, TargetError
+import portable_cam as pcam
+from portable_cam.errors import HeadError, InputError, OptionError, TargetError
 from portable_cam.tasks.detect.explainer import DetectExplainer
+from portable_cam.tasks.recognize import recognize
 
 PICTURE = Image.fromarray(np.random.default_rng(2).integers(0, 255, (64, 32, 3), dtype=np.uint8))
 LIMITS = {
@@ -219,7 +221,7 @@ QUERIES = """
 
 def queries(make_model: Any, last: str, ends: str) -> onnx.ModelProto:
     """A head of queries, 6 of them with 3 classes: its boxes lie nowhere by themselves."""
-    weights = {
+    weights = LIMITS | {
         "wf": np.random.default_rng(0).standard_normal((42, 3, 8, 8)).astype(np.float32) / 8,
         "rows": np.array([1, 6, 7]),
         "wu": np.random.default_rng(1).standard_normal((7, 4)).astype(np.float32),
@@ -246,10 +248,23 @@ def test_queries_are_asked_about(make_model: Any) -> None:
     rows = own_rows(made, explainer, "centre")
     box = explainer(PICTURE).details[0].box
     np.testing.assert_allclose(box, np.clip(rows[0, :4], 0, 1) * [32, 64, 32, 64], atol=0.06)
+    with pytest.raises(HeadError, match="is not told by where"):
+        recognize(made)  # and is no classifier of six classes
+    assert pcam.explain(made, PICTURE, head=head).task == "detect"
     with pytest.raises(OptionError, match="form is one of"):
         DetectExplainer(made, head=head | {"form": "corners"})
     with pytest.raises(TargetError, match="does not choose boxes that way"):
         DetectExplainer(made, head=head | {"family": "inner_nms"})
+
+
+def test_chosen_rows_are_no_classes(make_model: Any) -> None:
+    """Rows of a box, a score and a class have the shape of a classifier's scores."""
+    last = """
+        s = Transpose<perm = [0, 2, 1]>(p) n = NonMaxSuppression(b, s, most, iou, least) k = Gather<axis = 1>(n, third)
+        b0 = Squeeze(b, zero) p0 = Squeeze(p, zero) m = ReduceMax<axes = [1]>(p0) l = ArgMax<axis = 1>(p0)
+        r = Cast<to = 1>(l) every = Concat<axis = 1>(b0, m, r) y = Gather<axis = 0>(every, k)"""
+    with pytest.raises(HeadError, match=r'"family": "inner_nms"'):
+        recognize(queries(make_model, last, "float[M,6] y"))
 
 
 def test_class_numbers_that_are_renamed(make_model: Any) -> None:

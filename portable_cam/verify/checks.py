@@ -236,11 +236,16 @@ def _layer(subject: Subject) -> Check:
 def _at_layer(subject: Subject, name: str) -> Check:
     graph = subject.normal().graph
     declare_axes(graph, subject.options.axes)
-    (axes,) = layer_axes(graph, [ir.convenience.create_value_mapping(graph, include_subgraphs=False)[name]])
-    size = float(np.abs(subject.gradients(0)[f"{ACTIVATIONS}{name}"][:1]).max()) or 1.0
+    value = ir.convenience.create_value_mapping(graph, include_subgraphs=False)[name]
+    (axes,) = layer_axes(graph, [value])
+    activation = subject.gradients(0)[f"{ACTIVATIONS}{name}"][:1]
+    size = float(np.abs(activation).max()) or 1.0
     key = f"{GRADIENTS}{name}"
     found = [subject.gradients(k)[key][:1, 0].astype(np.float64) for k in range(subject.targets.shape[1])]
     directions = [_direction(gradient) for gradient in found]
+    if any(reader.op_type == "MaxPool" for reader in value.consumers()):
+        # in a window of zeros, as a ReLU leaves many, the pooling has its kink at the very point
+        directions = [direction * (activation != 0) for direction in directions]
 
     def score(k: int, step: float) -> float:
         return subject.exact.score(k, nudges={name: step * size * _in_layout(directions[k], axes)})

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portable_cam.errors import TargetError
+from portable_cam.errors import HeadError
 from portable_cam.export.layers.columns import is_linear, is_probability
 from portable_cam.export.targets import Boxes, Columns
 from portable_cam.image.geometry import Size
@@ -27,7 +27,7 @@ def recognize_head(summary: OutputSummary) -> Head | None:
     says that it is RT-DETR.
 
     Raises:
-        TargetError: It is that, and the file does not say so; or boxes and scores (N, queries, classes) come out apart.
+        HeadError: It is that, and the file does not say so; or boxes and scores (N, queries, classes) come out apart.
     """
     rows = {name: dims for name, dims in summary.outputs.items() if len(dims) == 3}
     for name, dims in rows.items():
@@ -45,7 +45,7 @@ def recognize_head(summary: OutputSummary) -> Head | None:
             "form": "cxcywh",
             "unit": "fraction",
         }
-        raise TargetError(_refusal(summary, described, 'its boxes are "form" cxcywh or xyxy'))
+        raise HeadError(_refusal(summary, described, 'its boxes are "form" cxcywh or xyxy'))
     boxes = [name for name, dims in rows.items() if dims[2] == _BOX and _is_box(summary, name)]
     scores = [name for name, dims in rows.items() if name not in boxes and _is_score(summary, name)]
     if len(boxes) == len(scores) == 1 and rows[boxes[0]][1] == rows[scores[0]][1]:
@@ -57,7 +57,7 @@ def recognize_head(summary: OutputSummary) -> Head | None:
             "logits": "softmax",
         }
         other = 'with a sigmoid for each class instead (RT-DETR, Deformable DETR), "logits" is "sigmoid" and no "stop"'
-        raise TargetError(_refusal(summary, described, f"DETR's last class is no object; {other}"))
+        raise HeadError(_refusal(summary, described, f"DETR's last class is no object; {other}"))
     return None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from portable_cam.errors import TargetError
+from portable_cam.errors import HeadError
 from portable_cam.export.graph.values import constant_of, known_dims
 from portable_cam.export.layers.columns import is_integer, is_probability
 from portable_cam.export.targets import Boxes, Columns
@@ -41,7 +41,7 @@ def recognize_head(summary: OutputSummary) -> Head | None:
     """A NonMaxSuppression node, with boxes (N, A, 4) and scores (N, C, A).
 
     Raises:
-        TargetError: It is there, but what goes into it is not found, or in which order the numbers of a box stand.
+        HeadError: It is there, but what goes into it is not found, or in which order the numbers of a box stand.
     """
     found = [node for node in summary.graph if node.op_type == "NonMaxSuppression" and node.domain == ""]
     if not found:
@@ -50,9 +50,9 @@ def recognize_head(summary: OutputSummary) -> Head | None:
     boxes, scores = node.inputs[:2]
     dims = known_dims(scores)
     if boxes is None or scores is None or dims is None or len(dims) != 3:
-        raise TargetError("the non-maximum suppression in the model has no boxes (N, A, 4) and scores (N, C, A)")
+        raise HeadError("the non-maximum suppression in the model has no boxes (N, A, 4) and scores (N, C, A)")
     if is_two_stage([boxes, scores]):
-        raise TargetError(
+        raise HeadError(
             f"the boxes that node '{node.name}' chooses from are chosen before, by a first stage (proposals): a box is "
             f"no row of a fixed head. Describe a tensor behind the last features in a JSON file (--head)"
         )
@@ -82,7 +82,7 @@ def recognize_end_to_end(summary: OutputSummary) -> Head | None:
     """The boxes that TopK chose: an output (N, boxes, 6) with score and class, or these as outputs of their own.
 
     Raises:
-        TargetError: It is there, but what it was chosen from is not found.
+        HeadError: It is there, but what it was chosen from is not found.
     """
     together = _together(summary)
     chosen = together or _apart(summary)
@@ -90,12 +90,12 @@ def recognize_end_to_end(summary: OutputSummary) -> Head | None:
         return None
     boxes, scores, labels = chosen
     if len(boxes) != 1 or len(scores) != 1:
-        raise TargetError(_describe(summary, None, None, "its boxes are put together behind the choice"))
+        raise HeadError(_describe(summary, None, None, "its boxes are put together behind the choice"))
     raw = all_boxes(next(iter(boxes)))
     classes = class_scores(next(iter(scores)), None, box_counts(raw))
     renamed = next((what for value in labels if (what := labels_of(value)) is not None), None)
     if renamed is not None:
-        raise TargetError(
+        raise HeadError(
             _describe(summary, None, classes, f"its class numbers pass {renamed}: they are not those of the scores")
         )
     return replace(_head(summary, "end_to_end", raw, classes, None), overlap=1.0)
@@ -137,17 +137,17 @@ def _head(
     summary: OutputSummary, family: str, boxes: ir.Value, classes: ClassScores | None, form: BoxForm | None
 ) -> Head:
     if classes is None:
-        raise TargetError(_describe(summary, boxes, None, "which tensor holds a score for each class is not found"))
+        raise HeadError(_describe(summary, boxes, None, "which tensor holds a score for each class is not found"))
     names = str(boxes.name), str(classes.value.name)
     chosen = choices_behind([boxes, classes.value])
     without = tuple(str(node.outputs[0].name) for node in chosen)
     rank, axis = len(known_dims(classes.value) or []), classes.axis
     if rank not in {2, 3} or axis not in {rank - 1, rank - 2}:
-        raise TargetError(_describe(summary, boxes, classes, f"its scores have shape {classes.value.shape}"))
+        raise HeadError(_describe(summary, boxes, classes, f"its scores have shape {classes.value.shape}"))
     layout = "rows" if axis == rank - 1 else "columns"
     told = summary.form or box_form(summary.graph, summary.image, summary.size, names[0], without)
     if told is None or (form is not None and told[0] != form):
-        raise TargetError(_ask(summary, family, names[0]))
+        raise HeadError(_ask(summary, family, names[0]))
     of_classes = Columns(names[1], classes.start, classes.stop, layout)  # type: ignore[arg-type]
     sides = () if _chosen_later(boxes, chosen) else (Columns(names[0]),)
     target = Boxes((of_classes,), (), sides, form=told[0])
@@ -172,7 +172,7 @@ def _decoder(classes: Columns, name: str, form: BoxForm, unit: Unit) -> Any:
         scores = scores if classes.layout == "rows" else scores.T
         scores = scores[:, classes.start : classes.stop].astype(np.float32)
         if len(scores) != len(boxes):
-            raise TargetError(
+            raise HeadError(
                 f"'{name}' holds {len(boxes)} boxes, but '{classes.tensor}' scores for {len(scores)}: the boxes that "
                 "the model chooses from are not found; describe its head in a JSON file (--head)"
             )

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from portable_cam.errors import TargetError
+from portable_cam.errors import HeadError
 from portable_cam.export.graph.values import constant_of
 from portable_cam.export.layers.columns import is_integer, is_linear, is_probability
 from portable_cam.export.targets import AXES, Boxes, Columns
@@ -57,12 +57,12 @@ def of_output(
         objectness: Whether a score of the box stands before those of the classes; None: see :func:`_scores`.
 
     Raises:
-        TargetError: Which of the numbers are classes is not told by the operators that make them, or they are not as
+        HeadError: Which of the numbers are classes is not told by the operators that make them, or they are not as
             many as the file says.
     """
     columns = summary.columns(name, AXES[layout])
     if columns is None:
-        raise TargetError(f"the sizes of '{name}' are not known: what its numbers are cannot be told")
+        raise HeadError(f"the sizes of '{name}' are not known: what its numbers are cannot be told")
     if any(is_linear(value) or is_integer(value) for column in columns[:_BOX] for value in column):
         return None  # not decoded
     if any(all(map(is_probability, column)) for column in columns[:_BOX]):
@@ -86,7 +86,7 @@ def _scores(
     """
     score = [all(is_probability(value) for value in column) for column in columns]
     if not score[_BOX]:
-        raise TargetError(_unclear(name, columns, "number 4 of each box is not made by a sigmoid or softmax"))
+        raise HeadError(_unclear(name, columns, "number 4 of each box is not made by a sigmoid or softmax"))
     until = next((i for i in range(_BOX, len(columns)) if not score[i]), len(columns))
     possible = (0, 1) if objectness is None else (int(objectness),)
     if summary.classes is not None:
@@ -97,16 +97,16 @@ def _scores(
     if objectness is None:
         alone = until > _BOX + 1 and columns[_BOX] != columns[_BOX + 1]
         if alone and layout == "columns":
-            raise TargetError(
+            raise HeadError(
                 _unclear(name, columns, "number 4 of each box may be a class or an objectness, two sigmoids make them")
             )
         objectness = layout == "rows" and (anchors == 3 or alone)
     start = _BOX + objectness
     stop = next((i for i in range(start, until) if columns[i] != columns[start]), until)
     if stop == start:
-        raise TargetError(_unclear(name, columns, "no number is made by a sigmoid or softmax but the objectness"))
+        raise HeadError(_unclear(name, columns, "no number is made by a sigmoid or softmax but the objectness"))
     if stop < until:
-        raise TargetError(_unclear(name, columns, "several sigmoids make numbers one behind the other"))
+        raise HeadError(_unclear(name, columns, "several sigmoids make numbers one behind the other"))
     return start, stop
 
 
