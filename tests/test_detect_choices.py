@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models that choose their boxes themselves: what from, in which order the numbers of a box stand, which classes."""
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -238,7 +240,7 @@ def queries(make_model: Any, last: str, ends: str) -> onnx.ModelProto:
     return make_model(QUERIES + last, weights, IMAGE, ends)
 
 
-def test_queries_are_asked_about(make_model: Any) -> None:
+def test_queries_are_asked_about(make_model: Any, tmp_path: Path) -> None:
     made = queries(make_model, TOP.replace("(box,", "(b,"), "float[1,6,6] y")
     with pytest.raises(TargetError, match=r'is not told by where.*"family": "end_to_end", "form": "xyxy"'):
         DetectExplainer(made)
@@ -251,6 +253,9 @@ def test_queries_are_asked_about(make_model: Any) -> None:
     with pytest.raises(HeadError, match="is not told by where"):
         recognize(made)  # and is no classifier of six classes
     assert pcam.explain(made, PICTURE, head=head).task == "detect"
+    onnx.save(made, tmp_path / "queries.onnx")
+    (tmp_path / "queries.explain.json").write_text(json.dumps({"version": 1, "task": "detect", "head": head}))
+    assert DetectExplainer(tmp_path / "queries.onnx").head.family == "end_to_end"
     with pytest.raises(OptionError, match="form is one of"):
         DetectExplainer(made, head=head | {"form": "corners"})
     with pytest.raises(TargetError, match="does not choose boxes that way"):

@@ -27,7 +27,7 @@ from portable_cam.tasks.counterfactual import Counterfactual
 from portable_cam.tasks.detect.families import find_head, head_from
 from portable_cam.tasks.detect.head import Floats, Head
 from portable_cam.tasks.detect.nms import Detection, best, iou, suppress
-from portable_cam.tasks.labels import Labels, parse_targets, read_labels
+from portable_cam.tasks.labels import Labels, as_labels, parse_targets
 from portable_cam.tasks.preprocessing import preprocessing_of
 from portable_cam.tasks.raw_outputs import raw_session, session_options
 from portable_cam.tasks.regions import check_region
@@ -93,7 +93,9 @@ class DetectExplainer(LabelledExplainer):
         if None in (dims[2:] if axis == 1 else dims[1:3]):  # layers and heads are read at the size explained
             model = model.at_size(str(self._image.name), (2, 3) if axis == 1 else (1, 2), size)
         graph = model.graph
-        given = read_labels(labels) if isinstance(labels, str | Path) else labels
+        said = model.description.task_options
+        given = as_labels(labels) or as_labels(said.get("labels"), "the model's description")
+        head = said.get("head") if head is None else head
         named = None if given is None else len(given)
         if isinstance(head, Head):
             self.head = head
