@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from portable_cam.errors import ModelError
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.passes.fold import fold
 
@@ -17,6 +18,9 @@ def fix_size(model: ir.Model, image: str, axes: tuple[int, int], size: tuple[int
         image: The name of its image.
         axes: Those of height and width.
         size: Height and width.
+
+    Raises:
+        ModelError: The model does not fit the size.
     """
     value = next(value for value in model.graph.inputs if value.name == image)
     dims, sizes = known_dims(value) or [], {0: 1, **dict(zip(axes, size, strict=True))}
@@ -24,4 +28,7 @@ def fix_size(model: ir.Model, image: str, axes: tuple[int, int], size: tuple[int
     for node in model.graph:
         for output in node.outputs:
             output.shape = None
-    fold(model)
+    try:
+        fold(model)
+    except Exception as error:  # of the libraries that fold and infer
+        raise ModelError(f"the model cannot be read for images of {size[0]}x{size[1]}: {error}") from error

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from portable_cam.errors import Error
 from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import constant_of, dtype_of, known_dims
+from portable_cam.export.read.load import untied
 from portable_cam.image.geometry import Size
 from portable_cam.tasks.detect.choices import is_network
 from portable_cam.tasks.detect.head import BoxForm, Unit
@@ -49,7 +50,7 @@ def box_form(
 
 
 def _at_rest(graph: ir.Graph, image: str, boxes: str, without: Sequence[str]) -> NDArray[np.float64] | None:
-    model = ir.Model(graph.clone(), ir_version=10)
+    model = untied(ir.Model(graph.clone(), ir_version=10))
     values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
     for value in _last_features(values[boxes]):
         dims = [1 if d is None else d for d in known_dims(value) or []]

@@ -14,6 +14,7 @@ from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.columns import Makers, makers_of
 from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.passes.fixed_size import fix_size
+from portable_cam.export.read.load import untied
 from portable_cam.export.targets import Boxes
 from portable_cam.image.geometry import Size
 from portable_cam.tasks.ultralytics import Ultralytics
@@ -143,7 +144,7 @@ def summarize_outputs(
     dims = known_dims(image) or []
     axes = (2, 3) if channel_axis(image) == 1 else (1, 2)
     if any(dims[axis] is None for axis in axes) or any(None in (known_dims(v) or [])[1:] for v in graph.outputs):
-        model = ir.Model(graph.clone(), ir_version=10)
+        model = untied(ir.Model(graph.clone(), ir_version=10))
         fix_size(model, str(image.name), axes, size)
         graph = model.graph
     outputs = {}
