@@ -8,6 +8,7 @@
     │   └── UnsupportedOperatorError    an operator without a gradient rule stands on the path
     ├── LayerError               the layer to explain does not exist or does not fit the method
     ├── TargetError              the class, label or score to explain does not exist
+    │   └── HeadError            a detector, of which its file does not tell what its numbers mean
     ├── InputError               an input array has the wrong name, shape, type or values
     ├── ImageError               a picture cannot be decoded
     ├── PreprocessError          the preprocessing is unknown or contradicts itself
@@ -42,6 +43,10 @@ class LayerError(Error):
 
 class TargetError(Error):
     """The class, label or score to explain does not exist."""
+
+
+class HeadError(TargetError):
+    """The model is a detector, but what the numbers of its outputs mean is not told: they have to be described."""
 
 
 class InputError(Error):

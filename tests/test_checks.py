@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from costs import slow_but
+from detectors import CELLS, IMAGE, dense
 
 import portable_cam as pcam
 from portable_cam.export.assemble.explanation import explanation_model
@@ -17,6 +18,7 @@ from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.options import Options
 from portable_cam.export.passes.normalized import normalized
 from portable_cam.runtime.session import Session
+from portable_cam.targets import Boxes, ClassSet, Columns
 from portable_cam.verify.checks import Check, check_explanation, describe
 
 Run = Callable[..., dict[str, Check]]
@@ -76,6 +78,55 @@ def test_the_score_behind_a_cut(run: Run, small_cnn: onnx.ModelProto, tail: str,
     assert verdicts(checks) == ALL
     spoiled = run(model, x=X / 20, spoil=lambda values: values.update(scores=values["scores"] * 1.1 + 0.1))
     assert spoiled["score"].verdict == "FAILED"
+
+
+BOX_TAIL = """
+    o = Sigmoid(e) k = Concat<axis = 2>(xy, wh, o, p) y = Transpose<perm = [0, 2, 1]>(k)
+    l = Transpose<perm = [0, 2, 1]>(q) s = Softmax<axis = 2>(q)
+"""
+BOX_HEADS = {
+    "product": Boxes((Columns("y", 5, 8, "columns"),), (Columns("y", 4, 5, "columns"),)),
+    "product of logits": Boxes((Columns("q"),), (Columns("e"),), logits=True),
+    "class before a sigmoid": Boxes((Columns("p"),)),
+    "class before a softmax": Boxes((Columns("s", 1),)),
+    "objectness": Boxes((Columns("p"),), (Columns("o"),), part="objectness"),
+    "logit": Boxes((Columns("l", layout="columns"),)),
+    "left": Boxes((Columns("p"),), (), (Columns("y", 0, 4, "columns"),), "cxcywh", part="left"),
+    "bottom": Boxes((Columns("p"),), (), (Columns("y", 0, 4, "columns"),), "cxcywh_log", part="bottom"),
+    "right": Boxes((Columns("p"),), (), (Columns("y", layout="columns"),), "gfl", part="right"),
+}
+
+
+@pytest.fixture
+def dense_detector(make_model: Any) -> onnx.ModelProto:
+    body, weights = dense(3, BOX_TAIL)
+    ends = f"float[1,8,{CELLS}] y, float[1,{CELLS},3] s, float[1,3,{CELLS}] l"
+    return make_model(body, weights, IMAGE, ends)
+
+
+@pytest.mark.parametrize(
+    "head", slow_but(["product", "product of logits", "class before a softmax", "bottom", "right"], BOX_HEADS)
+)
+def test_the_score_of_a_box(
+    run: Run, dense_detector: onnx.ModelProto, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the model's own file, whatever part of the score is explained; and what of another class or box fails."""
+    target = BOX_HEADS[head]
+    x = np.random.default_rng(3).random((1, 3, 64, 32), dtype=np.float32)
+    right = run(dense_detector, (21,), x=x, methods=("gradcam",), target=target)
+    assert right["score"].verdict == "passed", right["score"].detail
+    score, step = Boxes.score, 1 if target.part in {"product", "class"} else 3
+
+    def another(self: Boxes, b: Any, scores: Any, index: Any, extra: Any) -> Any:
+        return score(self, b, scores, b.op("Add", index, b.ints(step)), extra)
+
+    monkeypatch.setattr(Boxes, "score", another)
+    assert run(dense_detector, (21,), x=x, methods=("gradcam",), target=target)["score"].verdict == "FAILED"
+
+
+def test_a_score_that_says_nothing_of_itself(run: Run, small_cnn: onnx.ModelProto) -> None:
+    check = run(small_cnn, methods=("gradcam",), target=ClassSet(((0, 1), (2,))))["score"]
+    assert (check.verdict, "'class_set' does not say" in check.detail) == ("not tested", True)
 
 
 def test_a_wrong_forward_pass(run: Run, small_cnn: onnx.ModelProto) -> None:

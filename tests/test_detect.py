@@ -10,38 +10,28 @@ import onnx
 import onnx_ir as ir
 import pytest
 from costs import slow_but
+from detectors import CELLS, IMAGE, SIZE, joined, scales
 
+from portable_cam import assets
 from portable_cam.errors import OptionError, TargetError
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.image.geometry import fit
 from portable_cam.tasks import detect
-from portable_cam.tasks.detect import centernet, fastestdet, nanodet, ssd, yolo, yolox
+from portable_cam.tasks.detect import centernet, fastestdet, nanodet, ssd, yolo, yolox, yunet
+from portable_cam.tasks.detect.explainer import DetectExplainer
 from portable_cam.tasks.detect.head import grid
+from portable_cam.tasks.recognize import recognize
 
-SIZE = (64, 32)  # cells of strides 8, 16, 32: 8 x 4, 4 x 2, 2 x 1
-CELLS = 32 + 8 + 2
-IMAGE = "float[1,3,64,32] x"
 RANDOM = np.random.default_rng(0)
 
-
-def scales(numbers: int, strides: tuple[int, ...] = (8, 16, 32)) -> tuple[str, dict[str, np.ndarray]]:
-    """Nodes and weights of a convolution for each stride, s8, s16, s32 (1, numbers, h, w)."""
-    body, weights = "", {}
-    for s in strides:
-        body += f"s{s} = Conv<strides = [{s}, {s}]>(x, w{s}) "
-        weights[f"w{s}"] = RANDOM.standard_normal((numbers, 3, s, s)).astype(np.float32)
-    return body, weights
+#: Behind ``joined``: the first numbers decoded in ``m``, the others behind a sigmoid in ``p``.
+DECODED = "b, s = Split<axis = 1>(z, parts) m = Mul(b, two) p = Sigmoid(s) "
 
 
-def joined(numbers: int, last: str) -> tuple[str, dict[str, np.ndarray]]:
-    """The three scales as (1, numbers, cells) in the tensor ``z``, then more nodes."""
-    body, weights = scales(numbers)
-    weights["flat"] = np.array([1, numbers, -1], np.int64)
-    for s in (8, 16, 32):
-        body += f"f{s} = Reshape(s{s}, flat) "
-    return body + "z = Concat<axis = 2>(f8, f16, f32) " + last, weights
+def parts(*sizes: int) -> dict[str, np.ndarray]:
+    return {"parts": np.array(sizes, np.int64), "two": np.float32(2)}
 
 
 def recognized(model: onnx.ModelProto) -> detect.Head:
@@ -52,20 +42,20 @@ def recognized(model: onnx.ModelProto) -> detect.Head:
 
 
 def test_yolov8(make_model: Any) -> None:
-    body, weights = joined(7, "y = Mul(z, two)")
-    weights["two"] = np.float32(2)
-    head = recognized(make_model(body, weights, IMAGE, f"float[1,7,{CELLS}] y"))
+    body, weights = joined(7, DECODED + "y = Concat<axis = 1>(m, p)")
+    head = recognized(make_model(body, weights | parts(4, 3), IMAGE, f"float[1,7,{CELLS}] y"))
     assert (head.family, head.preset) == ("yolov8", "yolo")
 
 
 def test_yolov5(make_model: Any) -> None:
-    body, weights = joined(24, "m = Mul(z, two) y = Reshape(m, rows)")
-    weights |= {"two": np.float32(2), "rows": np.array([1, 3 * CELLS, 8], np.int64)}
+    last = "r = Reshape(z, rows) b, s = Split<axis = 2>(r, parts) m = Mul(b, two) p = Sigmoid(s) "
+    body, weights = joined(24, last + "y = Concat<axis = 2>(m, p)")
+    weights |= parts(4, 4) | {"rows": np.array([1, 3 * CELLS, 8], np.int64)}
     assert recognized(make_model(body, weights, IMAGE, f"float[1,{3 * CELLS},8] y")).family == "yolov5"
 
 
 def test_yolox_only_where_nothing_is_decoded(make_model: Any) -> None:
-    weights = {"flat": np.array([1, 8, -1], np.int64), "two": np.float32(2)}
+    weights = {"flat": np.array([1, 8, -1], np.int64)}
     joins = ""
     for s in (8, 16, 32):
         for kind, numbers in (("b", 4), ("o", 1), ("c", 3)):
@@ -76,28 +66,10 @@ def test_yolox_only_where_nothing_is_decoded(make_model: Any) -> None:
     joins += "z = Concat<axis = 2>(f8, f16, f32) "
     raw = make_model(joins + "y = Transpose<perm = [0, 2, 1]>(z)", weights, IMAGE, f"float[1,{CELLS},8] y")
     assert recognized(raw).family == "yolox"
-    decoded = joins + "m = Mul(z, two) y = Transpose<perm = [0, 2, 1]>(m)"
+    weights |= parts(4, 4)
+    decoded = joins + "b, s = Split<axis = 1>(z, parts) m = Mul(b, two) k = Concat<axis = 1>(m, s) "
+    decoded += "y = Transpose<perm = [0, 2, 1]>(k)"
     assert recognized(make_model(decoded, weights, IMAGE, f"float[1,{CELLS},8] y")).family == "yolov5"
-
-
-def test_nms_inside(make_model: Any) -> None:
-    body, weights = joined(7, "r = Split<axis = 1>(z, parts) ")
-    body = body.replace("r = Split", "b, s = Split")
-    body += "boxes = Transpose<perm = [0, 2, 1]>(b) p = Sigmoid(s) y = NonMaxSuppression(boxes, p, most, iou, least)"
-    weights |= {
-        "parts": np.array([4, 3], np.int64),
-        "most": np.array([10], np.int64),
-        "iou": np.array([0.6], np.float32),
-        "least": np.array([0.2], np.float32),
-    }
-    head = recognized(make_model(body, weights, IMAGE, "int64[M,3] y"))
-    assert (head.family, head.tensors) == ("inner_nms", ("p", "boxes"))
-    assert (head.threshold, head.overlap) == (pytest.approx(0.2), pytest.approx(0.6))
-    boxes, scores = head.decode(
-        {"boxes": np.array([[[8, 4, 2, 1], [0.5, 0.5, 1, 1]]]), "p": np.eye(3)[None, :, :2]}, SIZE
-    )
-    np.testing.assert_array_equal(boxes, [[1, 2, 4, 8], [0.5, 0.5, 1, 1]])
-    np.testing.assert_array_equal(scores, [[1, 0, 0], [0, 1, 0]])
 
 
 def test_centernet(make_model: Any) -> None:
@@ -166,10 +138,10 @@ def test_decode_yolox() -> None:
 
 def test_decode_yolo() -> None:
     row = np.array([10, 20, 4, 6, 0.5, 0.8, 0.4], np.float32)
-    boxes, scores = yolo.rows("y").decode({"y": row[None, None]}, SIZE)
+    boxes, scores = yolo.head("y", "rows").decode({"y": row[None, None]}, SIZE)
     np.testing.assert_allclose(boxes, [[8, 17, 12, 23]])
     np.testing.assert_allclose(scores, [[0.4, 0.2]], rtol=1e-6)
-    boxes, scores = yolo.columns("y").decode({"y": row[None, :, None]}, SIZE)
+    boxes, scores = yolo.head("y", "columns").decode({"y": row[None, :, None]}, SIZE)
     np.testing.assert_allclose(boxes, [[8, 17, 12, 23]])
     np.testing.assert_allclose(scores, row[None, 4:])
 
@@ -181,6 +153,51 @@ def test_decode_nanodet() -> None:
     boxes, scores = head.decode({"c": np.array([[[0.1], [0.9]]]), "d": distances}, SIZE)
     np.testing.assert_allclose(boxes[1], [16, 48 - 64, 16 + 32, 48 + 224])
     np.testing.assert_array_equal(scores, [[0.1], [0.9]])
+
+
+def test_decode_yunet() -> None:
+    head = yunet.head([("c", "o", "b")], (32,))  # cells (0, 0) and (0, 1) of stride 32
+    numbers = np.array([[[0, 0, 0, 0], [0.5, 0.25, np.log(0.5), np.log(2)]]])
+    outputs = {"c": np.array([[[0.1], [0.5]]]), "o": np.array([[[0.2], [0.5]]]), "b": numbers}
+    boxes, scores = head.decode(outputs, SIZE)
+    np.testing.assert_allclose(boxes[1], [16 - 8, 40 - 32, 16 + 8, 40 + 32])
+    np.testing.assert_allclose(scores, [[np.sqrt(0.02)], [0.5]], rtol=1e-6)
+
+
+def test_decode_yunet_with_priors() -> None:
+    priors = yunet.priors((64, 64))
+    assert len(priors) == 8 * 8 * 3 + 4 * 4 * 2 + 2 * 2 * 2 + 3
+    np.testing.assert_allclose(priors[25], np.array([4, 12, 16, 16]) / 64)  # the second of the first cell of row 1
+    loc = np.zeros((len(priors), 14))
+    loc[25, :4] = [1, -1, np.log(2) / 0.2, 0]
+    conf, iou = np.tile([0.75, 0.25], (len(priors), 1)), np.full((len(priors), 1), 1.44)
+    boxes, scores = yunet.with_priors("c", "i", "l").decode({"c": conf, "i": iou, "l": loc}, (64, 64))
+    np.testing.assert_allclose(boxes[25], [4 + 1.6 - 16, 12 - 1.6 - 8, 4 + 1.6 + 16, 12 - 1.6 + 8], rtol=1e-5)
+    np.testing.assert_allclose(scores[25], [0.5])  # the IoU counts as one
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    slow_but(
+        ["det_yunet_n_dynamic", "det_yunet_2021_120x160_nobatch"],
+        [("det_yunet_n_320", None), ("det_yunet_n_dynamic", 320), ("det_yunet_2021_120x160_nobatch", None)],
+    ),
+)
+def test_yunet_finds_the_face(zoo: Path, name: str, size: int | None) -> None:
+    """One face in the photo, where another detector finds it, explained at the face; its score is the model's own."""
+    path = zoo / "brought" / f"{name}.onnx"
+    assert recognize(path)[0] == "detect"
+    checked = name != "det_yunet_n_dynamic"
+    explainer = DetectExplainer(path, preprocessing=None if size is None else {"size": size}, check=checked)
+    explained = explainer(assets.photo("astronaut.jpg"))
+    assert (explained.labels, explainer.head.family) == ([["face"]], "yunet")
+    box = np.array(explained.details[0].box)
+    assert detect.iou(box, np.array([[180.0, 62, 268, 174]]))[0] > 0.75
+    left, top, right, bottom = (round(edge) for edge in box)
+    heat = explained.geometry.on_photo(explained["layercam"][0, 0])
+    assert heat[top:bottom, left:right].sum() > 0.5 * heat.sum()
+    assert not checked or {c["passed"] for c in explained.checks} <= {True, "not tested"}
+    assert not checked or {c["name"]: c["passed"] for c in explained.checks}["score"] is True
 
 
 def test_decode_ssd() -> None:

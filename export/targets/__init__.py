@@ -5,7 +5,8 @@ Everything downstream (gradients, methods, self-check) starts from the number an
 one: ``docs/writing-a-target.md``.
 """
 
-from portable_cam.export.targets.boxes import AXES, Boxes, Columns
+from portable_cam.export.targets.box_layout import AXES, Columns
+from portable_cam.export.targets.boxes import Boxes
 from portable_cam.export.targets.classes import Class, ClassSet, Contrast
 from portable_cam.export.targets.dense import Dense
 from portable_cam.export.targets.embedding import Similarity

@@ -4,40 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import dtype_of, element_count, known_dims
 from portable_cam.export.layers.pyramid import pyramid
+from portable_cam.export.targets.box_layout import AXES, RANKS, SIDES, BoxPart, Columns, Form, numbers_of, side_of
 from portable_cam.export.targets.classes import pick
 from portable_cam.export.targets.protocol import Extra, Target
 from portable_cam.export.targets.scores import Scores, named_tensor
 
-BoxLayout = Literal["rows", "columns", "grid", "cells"]
-Form = Literal["xyxy", "yxyx", "cxcywh", "cxcywh_log", "ltrb", "gfl"]
-BoxPart = Literal["product", "class", "objectness", "left", "top", "right", "bottom"]
-
-#: The axis of a tensor on which the numbers of one box lie, for each layout.
-AXES: Mapping[BoxLayout, int] = {"rows": 2, "columns": 1, "grid": 1, "cells": 4}
-_SIDES = ("left", "top", "right", "bottom")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """A tensor that holds numbers of all boxes, which of its numbers per box they are, and its layout.
-
-    ``rows`` (N, boxes, numbers), ``columns`` (N, numbers, boxes), ``grid`` (N, numbers, h, w) with a box per cell,
-    ``cells`` (N, anchors, h, w, numbers).
-    """
-
-    tensor: str
-    start: int = 0
-    stop: int | None = None
-    layout: BoxLayout = "rows"
+_LEAST = 1e-6  # of a probability, and of what is missing to one: nearer, its logit is lost in rounding
 
 
 @dataclass(frozen=True)
@@ -91,7 +73,7 @@ class Boxes(Target):
 
     def score(self, b: Builder, scores: Sequence[ir.Value], index: ir.Value, extra: Mapping[str, ir.Value]) -> ir.Value:
         box = b.op("Div", index, b.ints(self.class_count(scores)))
-        if self.part in _SIDES:
+        if self.part in SIDES:
             return self._side(b, scores, box)
         factors = []
         if self.part != "objectness":
@@ -101,6 +83,34 @@ class Boxes(Target):
         if self.logits and len(factors) == 2:
             factors = [b.op("Sigmoid", factor) for factor in factors]
         return factors[0] if len(factors) == 1 else b.op("Mul", *factors)
+
+    def reads(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(c.tensor for c in (*self.classes, *self.objectness, *self.sides)))
+
+    def stated(self, values: Mapping[str, NDArray[Any]], index: int, cut: str | None) -> tuple[float, int | None] | str:
+        scores = numbers_of(values, self.classes)
+        box, label = divmod(index, scores.shape[1])
+        if self.part in SIDES:
+            return side_of(numbers_of(values, self.sides)[box], self.form, self.part), None
+        factors = [float(scores[box, label])] if self.part != "objectness" else []
+        if self.objectness and self.part != "class":
+            factors.append(float(numbers_of(values, self.objectness)[box, 0]))
+        if self.logits and len(factors) == 2:
+            factors = [1 / (1 + float(np.exp(-factor))) for factor in factors]
+        product = float(np.prod(factors))
+        if cut is None:
+            return product, None
+        if not _LEAST < product < 1 - _LEAST:
+            return "the probability is rounded to zero or one"
+        if cut == "Sigmoid":
+            return float(np.log(product) - np.log1p(-product)), None
+        others = np.delete(np.arange(scores.shape[1]), label)
+        if cut != "Softmax" or not len(others):
+            return f"the scores are those before {cut}, and there is no other class to compare with"
+        rival = int(others[scores[box, others].argmax()])
+        if scores[box, rival] < _LEAST:
+            return "the probabilities of all other classes are rounded to zero"
+        return float(np.log(product) - np.log(scores[box, rival])), index - label + rival
 
     def _scored(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value:
         """(N, boxes, classes): class times objectness."""
@@ -126,7 +136,7 @@ class Boxes(Target):
         position = b.op("Expand", b.op("Unsqueeze", box, b.ints([1, 2])), b.ints([1, 1, width]))
         numbers = b.op("Squeeze", b.op("GatherElements", rows, position, axis=1), b.ints([1]))
         numbers.shape = ir.Shape([None, width])
-        i = _SIDES.index(self.part)
+        i = SIDES.index(self.part)
         axis, sign = i % 2, -1 if i < 2 else 1
 
         def number(column: int) -> ir.Value:
@@ -159,7 +169,9 @@ class Boxes(Target):
         total = 0
         for columns in self.classes:
             dims = known_dims(self._tensor(scores, columns)) or []
-            size = element_count([d for i, d in enumerate(dims) if i not in {0, AXES[columns.layout]}])
+            axis = columns.axis(len(dims))
+            batch = {0} if axis == AXES[columns.layout] else set()
+            size = element_count([d for i, d in enumerate(dims) if i not in {*batch, axis}])
             if size is None:
                 return None
             total += size
@@ -172,16 +184,16 @@ class Boxes(Target):
             raise TargetError(f"a box is explained by one of {', '.join(get_args(BoxPart))}, not {self.part!r}")
         if self.part == "objectness" and not self.objectness:
             raise TargetError("this head has no objectness: explain the class, or the product")
-        if self.part in _SIDES and not self.sides:
+        if self.part in SIDES and not self.sides:
             raise TargetError("this head does not say where the numbers of a box are: its sides cannot be explained")
         if self.form not in get_args(Form):
             raise TargetError(f"the numbers of a box are one of {', '.join(get_args(Form))}, not {self.form!r}")
         for columns in (*self.classes, *self.objectness, *self.sides):
             value = self._tensor(scores, columns)
-            rank = {"rows": 3, "columns": 3, "grid": 4, "cells": 5}.get(columns.layout)
+            rank = RANKS.get(columns.layout)
             if rank is None:
                 raise TargetError(f"the layout of a head is one of {', '.join(AXES)}, not {columns.layout!r}")
-            if value.shape is None or len(value.shape) != rank:
+            if value.shape is None or not columns.fits(len(value.shape)):
                 raise TargetError(
                     f"'{value.name}' has shape {value.shape}, but the layout {columns.layout} has {rank} dimensions"
                 )
@@ -194,7 +206,8 @@ class Boxes(Target):
 def _width(value: ir.Value, columns: Columns) -> int:
     """How many numbers per box."""
     dims = known_dims(value) or []
-    size = dims[AXES[columns.layout]] if len(dims) > AXES[columns.layout] else None
+    axis = columns.axis(len(dims))
+    size = dims[axis] if len(dims) > axis else None
     stop = size if columns.stop is None else columns.stop if size is None else min(columns.stop, size)
     if stop is None:
         raise TargetError(f"'{value.name}' has shape {value.shape}: how many numbers each box has must be known")
@@ -203,11 +216,14 @@ def _width(value: ir.Value, columns: Columns) -> int:
 
 def _as_rows(b: Builder, value: ir.Value, columns: Columns) -> ir.Value:
     """(N, boxes, numbers) of one scale."""
-    axis, dims = AXES[columns.layout], known_dims(value) or []
+    dims = known_dims(value) or []
+    axis = columns.axis(len(dims))
     stop = columns.start + _width(value, columns)
     if columns.start or stop != dims[axis]:
         ends = [b.ints([n]) for n in (columns.start, stop, axis)]
         value = b.op("Slice", value, *ends)
+    if axis != AXES[columns.layout]:
+        value = b.op("Unsqueeze", value, b.ints([0]))
     width = stop - columns.start
     if columns.layout == "rows":
         return value

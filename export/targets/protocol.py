@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, ClassVar
 
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
@@ -88,6 +89,24 @@ class Target(ABC):
     def ranking(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value | None:
         """(N, M): a score for each index, the highest for the top one; None if this target ranks none."""
         return None
+
+    def reads(self) -> tuple[str, ...]:
+        """The tensors of the model that ``stated`` looks at, by name; none where a target says nothing of itself."""
+        return ()
+
+    def stated(self, values: Mapping[str, NDArray[Any]], index: int, cut: str | None) -> tuple[float, int | None] | str:
+        """What the model's own numbers say about an index: what its score has to be, computed without the graph.
+
+        Args:
+            values: The tensors of ``reads`` for one image, as the model's own file gives them.
+            index: What was explained.
+            cut: The operator that the score was cut before, behind which these tensors lie.
+
+        Returns:
+            The number, and None or an index whose score is to be subtracted, where only a difference is determined (a
+            softmax shifts all scores alike); or why there is none.
+        """
+        return f"the target '{self.name}' does not say what the outputs mean"
 
     def describe(self) -> dict[str, Any]:
         """This target as JSON values, for the metadata of an explanation."""

@@ -21,6 +21,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "nanodet": {"color": "bgr", "scale": 1.0, "mean": (103.53, 116.28, 123.675), "std": (57.375, 57.12, 58.395),
                 "resize": "stretch"},
     "fastestdet": {"color": "bgr", "scale": 1 / 255, "mean": 0.0, "std": 1.0, "resize": "stretch"},
+    "yunet": {"color": "bgr", "scale": 1.0, "mean": 0.0, "std": 1.0, "resize": "letterbox", "pad_value": 0,
+              "pad_position": "top-left"},
     "ultraface": {"color": "rgb", "scale": 1.0, "mean": 127.0, "std": 128.0, "resize": "stretch"},
 }  # fmt: skip
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from portable_cam import assets
 from portable_cam.errors import LabelError, TargetError
+from portable_cam.tasks.ultralytics import read_ultralytics
 
 # far more classes than any model has; a stray number in a file must not become a list of gigabytes
 _MOST_CLASSES = 1_000_000
@@ -154,8 +155,11 @@ _KEYS = ("labels", "classes", "class_names", "id2label", "categories", "characte
 
 
 def labels_in(metadata: Mapping[str, str], classes: int | None) -> Labels | None:
-    """The names of the classes in a model's metadata: JSON as a labels file has it, or a name a line or between commas;
-    None where there are none, or not one for each class."""
+    """The names of the classes in a model's metadata: JSON as a labels file has it, a name a line or between commas, or
+    as Ultralytics writes them; None where there are none, or not one for each class."""
+    file = read_ultralytics(metadata)
+    if file is not None and file.names is not None and len(file.names) == classes:
+        return Labels(file.names, "the metadata 'names'")
     for key in _KEYS:
         text = metadata.get(key, "").strip()
         try:

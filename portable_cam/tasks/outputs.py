@@ -21,6 +21,7 @@ from portable_cam.export.targets.score_axes import score_axes
 from portable_cam.export.targets.scores import PASS_THROUGH, cut_before
 from portable_cam.tasks.detect import find_head
 from portable_cam.tasks.evidence import against_classes
+from portable_cam.tasks.ultralytics import read_ultralytics
 
 #: The metadata in which PaddleOCR's recognisers carry their characters, one a line.
 CHARACTERS = "character"
@@ -32,8 +33,10 @@ def detector(model: NormalizedModel, output: str | None) -> Target:
     """A detector by its head, of a family known here."""
     if output is not None:
         raise TargetError("a detector's tensors are named in its head, not with output")
-    height, width = (side or _SIDE for side in _image_size(model.graph))
-    return _checked(find_head(model.graph, (height, width)).target, model, output)
+    file = read_ultralytics(model.metadata)
+    usual = (_SIDE, _SIDE) if file is None or file.size is None else file.size
+    height, width = (side or other for side, other in zip(_image_size(model.graph), usual, strict=True))
+    return _checked(find_head(model.graph, (height, width), file).target, model, output)
 
 
 def classifier(model: NormalizedModel, output: str | None) -> Target:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from portable_cam.errors import Error, TargetError
+from portable_cam.errors import Error, HeadError, TargetError
 from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.export.targets import Class, Target
@@ -26,7 +26,8 @@ def recognize(model: AnyModel, task: str | None = None, output: str | None = Non
 
     Raises:
         OptionError: There is no such task.
-        TargetError: The model's outputs are not those of the task that was named, or of none known here.
+        TargetError: The model's outputs are not those of the task that was named, or of none known here; a
+            :class:`~portable_cam.errors.HeadError` where it is a detector that has to be described.
         ModelError, InputError: The model cannot be read, or has no image input.
     """
     known = normalized(model)
@@ -42,6 +43,8 @@ def recognize(model: AnyModel, task: str | None = None, output: str | None = Non
     for name, row in sorted(TASKS.items(), key=lambda item: item[1].general):
         try:
             target = row.recognize(known, output)
+        except HeadError:  # its rows of boxes might pass for rows of classes
+            raise
         except Error:
             continue
         if row.general and output is None and _speaks_against(target, known):

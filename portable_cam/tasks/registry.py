@@ -26,7 +26,7 @@ class Task:
         name: The explainer's class there.
         recognize: See :mod:`portable_cam.tasks.outputs`.
         general: Recognised by shapes that models of other tasks may have, and so tried after those.
-        implied_by: Options that a model needs which is only a part of one of this task.
+        implied_by: Options that a model needs which is only a part of one of this task, or does not tell its task.
     """
 
     module: str
@@ -44,7 +44,7 @@ class Task:
 _HERE = "portable_cam.tasks"
 TASKS: Mapping[str, Task] = {
     "classify": Task(f"{_HERE}.classify", "PhotoExplainer", outputs.classifier, general=True),
-    "detect": Task(f"{_HERE}.detect.explainer", "DetectExplainer", outputs.detector),
+    "detect": Task(f"{_HERE}.detect.explainer", "DetectExplainer", outputs.detector, implied_by=frozenset({"head"})),
     "segment": Task(f"{_HERE}.segment", "SegmentExplainer", outputs.segmenter, general=True),
     "caption": Task(
         f"{_HERE}.language.caption", "CaptionExplainer", outputs.captioner, implied_by=frozenset({"decoder"})

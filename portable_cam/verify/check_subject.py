@@ -82,6 +82,20 @@ class Subject:
             given[self.metadata.image] = image
         return session.run({name: value.astype(session.dtype(name)) for name, value in given.items()})
 
+    def original_tensors(self, names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+        """Tensors of the model's own file, whether they are its outputs or not; None where it has not all of them."""
+        values = self.original() if names else {}
+        if all(name in values for name in names):
+            return values
+        model = self.model.original()
+        inside = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
+        if any(name not in inside for name in names):
+            return None
+        model.graph.outputs.extend(inside[name] for name in names if name not in values)
+        session = self.session("original tensors", lambda: model)
+        given = {name: self.feeds[name] for name in session.inputs}
+        return session.run({name: value.astype(session.dtype(name)) for name, value in given.items()})
+
     def normal(self) -> ir.Model:
         """The normalised model in the types that the explanation computes in."""
         copy = self.model.copy()

@@ -25,14 +25,17 @@ from portable_cam.image.preprocess import Preprocessing
 from portable_cam.result import Result
 from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
 from portable_cam.tasks.counterfactual import Counterfactual
-from portable_cam.tasks.detect.described import read_head
-from portable_cam.tasks.detect.families import find_head
+from portable_cam.tasks.detect.families import find_head, head_from
 from portable_cam.tasks.detect.head import Floats, Head
 from portable_cam.tasks.detect.nms import Detection, best, iou, suppress
-from portable_cam.tasks.labels import parse_targets
+from portable_cam.tasks.labels import Labels, as_labels, parse_targets
 from portable_cam.tasks.preprocessing import preprocessing_of
 from portable_cam.tasks.raw_outputs import raw_session, session_options
 from portable_cam.tasks.regions import check_region
+from portable_cam.tasks.ultralytics import read_ultralytics
+
+_ROUNDING = 1e-3  # of a score in half precision, or quantised
+_TINY = 16  # pixels
 
 
 class DetectExplainer(LabelledExplainer):
@@ -49,7 +52,8 @@ class DetectExplainer(LabelledExplainer):
         threshold: The least score of a detection; None for the family's.
         overlap: The IoU above which the weaker of two boxes of a class is dropped; None for the family's.
         most: At most so many boxes.
-        labels: Labels, or a file of them; COCO's names where there are 80 classes.
+        labels: Labels, or a file of them; else what the file's metadata or the family says, else COCO's names where
+            there are 80 classes. Their number tells the classes among the numbers of a box where the graph does not.
         preprocessing: As for :class:`~portable_cam.tasks.classify.PhotoExplainer`; where nothing is known, the preset
             of the family.
         rather_than: A class: why this class in this box rather than that one.
@@ -84,12 +88,21 @@ class DetectExplainer(LabelledExplainer):
         model = normalized(model)
         methods = self.default_methods if methods is None else methods
         self._image = image_input(model.graph)
-        size = _input_size(known_dims(self._image) or [], channel_axis(self._image), preprocessing)
-        model = at_size(model, size)  # how many boxes there are follows from it
+        file = read_ultralytics(model.metadata)
+        dims, axis = known_dims(self._image) or [], channel_axis(self._image)
+        size = _input_size(dims, axis, preprocessing, None if file is None else file.size)
+        model = at_size(model, size)  # layers and heads are read at the size explained
         graph = model.graph
-        if head is not None and not isinstance(head, Head):
-            head = read_head(head)
-        self.head = head or find_head(graph, size)
+        said = model.description.task_options
+        given = as_labels(labels) or as_labels(said.get("labels"), "the model's description")
+        head = said.get("head") if head is None else head
+        named = None if given is None else len(given)
+        if isinstance(head, Head):
+            self.head = head
+        elif head is not None:
+            self.head = head_from(head, graph, size, file, named)
+        else:
+            self.head = find_head(graph, size, file, named)
         for name, value in (("threshold", threshold), ("overlap", overlap)):
             if value is not None and not 0 < value < 1:
                 raise OptionError(f"{name} is between 0 and 1, not {value}")
@@ -102,19 +115,47 @@ class DetectExplainer(LabelledExplainer):
         options["target"] = boxes if rather_than is None else Contrast(boxes)
         self.explainer = Explainer(model, methods, **options)
         self._counterfactual = Counterfactual(model, methods, options)
-        self.preprocessing = preprocessing_of(self.explainer, model, preprocessing, self.head.preset)
-        self.labels = self._known_labels(labels, self._classes)
+        self.preprocessing = preprocessing_of(
+            self.explainer, model, _at_size(preprocessing, size, None in dims[1:]), self.head.preset
+        )
+        if given is None and self.head.labels is not None:
+            given = Labels(self.head.labels, "the model's metadata" if file is not None else self.head.family)
+        self.labels = self._known_labels(given, self._classes)
         self._rival = None if rather_than is None else class_in_range(self.number(rather_than), self._classes)
-        self._raw = raw_session(model, self.head.tensors, **session_options(options))
+        self._raw = raw_session(model, self.head.tensors, self.head.without, **session_options(options))
 
     @property
     def notes(self) -> tuple[str, ...]:
         return (f"detector head: {self.head.family}, boxes scoring {self._threshold:g} or more", *super().notes)
 
     def detect(self, x: NDArray[Any]) -> tuple[Floats, Floats]:
-        """All raw boxes (A, 4) in pixels of the input and their scores (A, C), for one prepared photo."""
+        """All raw boxes (A, 4) in pixels of the input and their scores (A, C), for one prepared photo.
+
+        Raises:
+            TargetError: The head does not fit the outputs: scores are not between 0 and 1, or boxes no pixels.
+            InputError: The model gives no boxes.
+        """
         outputs = self._raw.run({str(self._image.name): x})
-        return self.head.decode(outputs, self.preprocessing.size)
+        boxes, scores = self.head.decode(outputs, self.preprocessing.size)
+        self._check_decoded(boxes, scores)
+        return boxes, scores
+
+    def _check_decoded(self, boxes: Floats, scores: Floats) -> None:
+        where = ", ".join(f"'{columns.tensor}'" for columns in self.head.explaining("product").classes)
+        if not scores.size:
+            raise InputError(f"the model gives no boxes at all for this image: {where} is empty")
+        low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
+        if not -_ROUNDING <= low <= high <= 1 + _ROUNDING:
+            raise TargetError(
+                f"the scores that head '{self.head.family}' reads from {where} lie between {low:.3g} and {high:.3g}, "
+                "but scores are 0 to 1: these numbers are no classes (key points, angles, coefficients of masks?), or "
+                "logits. Say in a JSON file which they are (--head); docs/tasks.md shows how"
+            )
+        if float(np.nanmax(np.abs(boxes))) <= 2 and min(self.preprocessing.size) > _TINY:
+            raise TargetError(
+                f"the boxes that head '{self.head.family}' decodes lie within 2 pixels of the input: they are "
+                'fractions of it. Say so in a JSON file (--head), with "unit": "fraction"; docs/tasks.md shows how'
+            )
 
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
         numbers = parse_targets(targets, self.labels)
@@ -123,7 +164,8 @@ class DetectExplainer(LabelledExplainer):
         if "region" in asked:
             chosen = [self._nearest(boxes, scores, asked["region"], numbers, photo.geometry)]
         else:
-            found = suppress(boxes, scores, self._threshold, self._overlap)
+            best_only, across = self.head.best_only, self.head.across_classes
+            found = suppress(boxes, scores, self._threshold, self._overlap, best_only=best_only, across_classes=across)
             chosen, missed = self._choose(boxes, scores, found, numbers)
         rival = {} if self._rival is None else {"rather_than": [[d.raw * self._classes + self._rival for d in chosen]]}
 
@@ -192,8 +234,16 @@ class DetectExplainer(LabelledExplainer):
         return Detection(box, label, float(scores[raw, label]), int(raw), self._classes)  # type: ignore[arg-type]
 
 
-def _input_size(dims: list[int | None], axis: int, wanted: Any) -> Size:
-    """(H, W) of the model's input, whose pixels a detector's boxes are in."""
+def _at_size(wanted: AnyPreprocessing, size: Size, open_size: bool) -> AnyPreprocessing:
+    """The preprocessing at the size at which the boxes are read."""
+    if not open_size or isinstance(wanted, Preprocessing):
+        return wanted
+    options = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
+    return {**options, "size": size}
+
+
+def _input_size(dims: list[int | None], axis: int, wanted: Any, usual: Size | None) -> Size:
+    """(H, W) of the model's input, whose pixels a detector's boxes are in; ``usual`` is what its file says."""
     height, width = (dims[2], dims[3]) if axis == 1 else (dims[1], dims[2])
     if height is not None and width is not None:
         return height, width
@@ -204,6 +254,8 @@ def _input_size(dims: list[int | None], axis: int, wanted: Any) -> Size:
         if not isinstance(wanted, str)
         else None
     )
+    if size is None and usual is not None:
+        return usual
     if size is None:
         raise OptionError("the model takes pictures of any size: say with --size at which it is to detect, as 640x640")
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

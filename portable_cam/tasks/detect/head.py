@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from portable_cam.export.graph.values import known_dims
+from portable_cam.export.layers.columns import Makers, makers_of
+from portable_cam.export.layers.input_layout import channel_axis
+from portable_cam.export.passes.fixed_size import fix_size
+from portable_cam.export.read.load import untied
 from portable_cam.export.targets import Boxes
 from portable_cam.image.geometry import Size
+from portable_cam.tasks.ultralytics import Ultralytics
 
 _QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
+BoxForm: TypeAlias = Literal["xyxy", "yxyx", "cxcywh"]
+Unit: TypeAlias = Literal["pixels", "fraction"]
 Floats: TypeAlias = NDArray[np.float32]
 
 #: The tensors of one image by name and the model's input size (H, W), to boxes (A, 4) as left, top, right, bottom in
@@ -35,6 +42,11 @@ class Head:
         threshold: The least score of a detection.
         overlap: The IoU from which on the weaker of two boxes of a class is dropped.
         also: Tensors that ``decode`` reads beside those of the target.
+        without: Tensors that hold some of the boxes, chosen by their scores. Those of the head are computed as if each
+            was all that it was chosen from.
+        best_only: A box counts for its best class alone.
+        across_classes: Of two boxes the weaker is dropped whichever their classes are.
+        labels: The names of the classes, where the family or the file says them.
     """
 
     family: str
@@ -44,6 +56,10 @@ class Head:
     threshold: float = 0.35
     overlap: float = 0.5
     also: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    best_only: bool = False
+    across_classes: bool = False
+    labels: tuple[str, ...] | None = None
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -59,11 +75,39 @@ class Head:
 
 @dataclass(frozen=True)
 class OutputSummary:
-    """What a family is recognised by: the graph, its outputs' dimensions by name, and the input's (H, W)."""
+    """What a family is recognised by.
+
+    Attributes:
+        graph: Normalised, at a known size of the image.
+        image: The name of the image.
+        outputs: The outputs' dimensions by name; -1 where one is not known.
+        size: The image's (H, W).
+        file: What the file's metadata says, if they are Ultralytics'.
+        classes: How many classes the file or the user names, if either does.
+        form: What the numbers of a box are and their unit, where the user says it.
+    """
 
     graph: ir.Graph
+    image: str
     outputs: Mapping[str, tuple[int, ...]]
     size: Size
+    file: Ultralytics | None = None
+    classes: int | None = None
+    form: tuple[BoxForm, Unit] | None = None
+
+    def makers(self, name: str) -> Makers | None:
+        """Which tensors make the numbers of an output."""
+        return next((makers_of(value) for value in self.graph.outputs if value.name == name), None)
+
+    def columns(self, name: str, axis: int) -> list[frozenset[ir.Value]] | None:
+        """Which tensors make each number of a box, of an output that has these on an axis, images being the first."""
+        makers = self.makers(name)
+        return None if makers is None else makers.along(axis - (makers.numbers.ndim == 2))
+
+    def rows(self) -> Mapping[str, tuple[int, ...]]:
+        """The dimensions of the outputs with numbers of boxes, an axis of images before those that have none."""
+        found = {name: (1, *dims) if len(dims) == 2 else dims for name, dims in self.outputs.items()}
+        return {name: dims for name, dims in found.items() if len(dims) == 3 and dims[1] > 1}
 
     def cells(self, strides: Sequence[int]) -> int:
         """How many cells grids of these strides have together."""
@@ -92,14 +136,23 @@ def computed_by(value: ir.Value | None) -> ir.Node | None:
     return node
 
 
-def summarize_outputs(graph: ir.Graph, image: ir.Value, size: Size) -> OutputSummary:
-    """The summary of a normalised graph; a dimension that is not known is -1."""
+def summarize_outputs(
+    graph: ir.Graph, image: ir.Value, size: Size, file: Ultralytics | None = None, classes: int | None = None
+) -> OutputSummary:
+    """The summary of a normalised graph; where sizes are open, of a copy of it for one image of this size."""
+    names = [str(value.name) for value in graph.outputs]
+    dims = known_dims(image) or []
+    axes = (2, 3) if channel_axis(image) == 1 else (1, 2)
+    if any(dims[axis] is None for axis in axes) or any(None in (known_dims(v) or [])[1:] for v in graph.outputs):
+        model = untied(ir.Model(graph.clone(), ir_version=10))
+        fix_size(model, str(image.name), axes, size)
+        graph = model.graph
     outputs = {}
-    for value in graph.outputs:
-        dims = known_dims(value)
-        if dims is not None:
-            outputs[str(value.name)] = tuple(-1 if d is None else d for d in dims)
-    return OutputSummary(graph, outputs, size)
+    for name, value in zip(names, graph.outputs, strict=True):
+        found = known_dims(value)
+        if found is not None:
+            outputs[name] = tuple(-1 if d is None else d for d in found)
+    return OutputSummary(graph, str(image.name), outputs, size, file, classes)
 
 
 def grid(size: Size, strides: Sequence[int], anchors: int = 1) -> tuple[Floats, Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,15 @@ def iou(box: NDArray[Any], boxes: NDArray[Any]) -> NDArray[np.float64]:
     return shared
 
 
-def suppress(boxes: Floats, scores: Floats, threshold: float, overlap: float) -> list[Detection]:
+def suppress(
+    boxes: Floats,
+    scores: Floats,
+    threshold: float,
+    overlap: float,
+    *,
+    best_only: bool = False,
+    across_classes: bool = False,
+) -> list[Detection]:
     """Non-maximum suppression within each class: detections, best first.
 
     Args:
@@ -48,21 +57,35 @@ def suppress(boxes: Floats, scores: Floats, threshold: float, overlap: float) ->
         scores: (A, C).
         threshold: The least score.
         overlap: The IoU above which the weaker of two is dropped.
+        best_only: A box counts for its best class alone.
+        across_classes: Not within each class, but over all of them.
     """
-    found, classes = [], scores.shape[1]
-    for label in range(classes):
-        alive = np.flatnonzero(scores[:, label] >= threshold)
-        alive = alive[np.argsort(-scores[alive, label], kind="stable")][:_MOST]
-        while len(alive):
-            best, alive = alive[0], alive[1:]
-            box = tuple(float(v) for v in boxes[best])
-            found.append(Detection(box, label, float(scores[best, label]), int(best), classes))  # type: ignore[arg-type]
-            alive = alive[iou(boxes[best], boxes[alive]) <= overlap]
+    counts = scores >= threshold
+    if best_only:
+        counts &= np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None]
+    rows, labels = np.nonzero(counts)
+    groups = [rows == rows] if across_classes else [labels == label for label in np.unique(labels)]
+    found = [d for group in groups for d in _suppressed(boxes, scores, rows[group], labels[group], overlap)]
     return sorted(found, key=lambda d: -d.score)
+
+
+def _suppressed(
+    boxes: Floats, scores: Floats, rows: NDArray[Any], labels: NDArray[Any], overlap: float
+) -> Iterator[Detection]:
+    order = np.argsort(-scores[rows, labels], kind="stable")[:_MOST]
+    rows, labels = rows[order], labels[order]
+    while len(rows):
+        row, label = int(rows[0]), int(labels[0])
+        yield _detection(boxes, scores, row, label)
+        keep = iou(boxes[row], boxes[rows[1:]]) <= overlap
+        rows, labels = rows[1:][keep], labels[1:][keep]
+
+
+def _detection(boxes: Floats, scores: Floats, raw: int, label: int) -> Detection:
+    left, top, right, bottom = (float(v) for v in boxes[raw])
+    return Detection((left, top, right, bottom), label, float(scores[raw, label]), raw, scores.shape[1])
 
 
 def best(boxes: Floats, scores: Floats, label: int) -> Detection:
     """The best-scoring box of a class, whatever its score."""
-    raw = int(scores[:, label].argmax())
-    box = tuple(float(v) for v in boxes[raw])
-    return Detection(box, label, float(scores[raw, label]), raw, scores.shape[1])  # type: ignore[arg-type]
+    return _detection(boxes, scores, int(scores[:, label].argmax()), label)

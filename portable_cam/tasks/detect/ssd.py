@@ -24,16 +24,17 @@ _VARIANCES = (0.1, 0.2)
 
 def recognize_head(summary: OutputSummary) -> Head | None:
     """Two outputs with a row per prior: a softmax over at least two classes, and four numbers."""
-    if len(summary.outputs) != 2 or any(len(dims) != 3 for dims in summary.outputs.values()):
+    outputs = summary.rows()
+    if len(summary.outputs) != 2 or len(outputs) != 2:
         return None
-    scores = [n for n in summary.outputs if any(node.op_type == "Softmax" for node in summary.behind(n))]
-    boxes = [n for n, dims in summary.outputs.items() if dims[2] == 4 and n not in scores]
-    if len(scores) != 1 or len(boxes) != 1 or summary.outputs[scores[0]][1] != summary.outputs[boxes[0]][1]:
+    scores = [n for n in outputs if any(node.op_type == "Softmax" for node in summary.behind(n))]
+    boxes = [n for n, dims in outputs.items() if dims[2] == 4 and n not in scores]
+    if len(scores) != 1 or len(boxes) != 1 or outputs[scores[0]][1] != outputs[boxes[0]][1]:
         return None
     if any(node.op_type in _DECODES for node in summary.behind(boxes[0])):
         return decoded(scores[0], boxes[0])
     priors = ultraface_priors(summary.size)
-    return with_priors(scores[0], boxes[0], priors) if len(priors) == summary.outputs[boxes[0]][1] else None
+    return with_priors(scores[0], boxes[0], priors) if len(priors) == outputs[boxes[0]][1] else None
 
 
 def decoded(scores: str, boxes: str) -> Head:
