@@ -399,7 +399,7 @@ def test_pads_by_a_remainder() -> None:
         missing = [net.add("Mod", net.add("Sub", four, net.add("Mod", size(net, x, a), four)), four) for a in (3, 2)]
         padded = net.add("Pad", x, torch_pads(net, zero, missing[0], zero, missing[1]))
         net.add("Conv", padded, net.weight(4, 4, 4, 4), strides=[4, 4])
-        check_all(net, padded, net.last)
+        check_all(net, net.last)  # the Pad, whose amounts are known, is the convolution's
         assert probe(net)[net.last][0].size == (-(-shape[1] // 4), -(-shape[2] // 4))
 
 
@@ -419,7 +419,7 @@ def test_pads_by_a_quotient_of_floats() -> None:
             amounts += [half, net.add("Sub", total, half)]
         padded = net.add("Pad", x, torch_pads(net, *amounts))
         net.add("Conv", padded, net.weight(4, 4, 3, 3), strides=[2, 2])
-        check_all(net, padded, net.last)
+        check_all(net, net.last)  # the Pad, whose amounts are known, is the convolution's
         assert probe(net)[net.last][0].size == (-(-shape[1] // 2), -(-shape[2] // 2))
 
 

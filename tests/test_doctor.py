@@ -60,7 +60,7 @@ def test_small_cnn_by_hand(small_cnn: onnx.ModelProto) -> None:
 def test_macs_of_an_operator(make_model: Any, body: str, weights: dict[str, tuple[int, ...]], macs: int) -> None:
     content = {name: weight(*shape) for name, shape in weights.items()}
     model = make_model(f"{body} y = ReduceMean<axes = [2, 3], keepdims = 0>(a)", content, y="float[N,M] y")
-    cost = cost_of(doctor(model))
+    cost = cost_of(doctor(model, "y"))
     assert cost.macs == macs
     # a product of two tensors that both depend on the picture has two gradients
     assert cost.multiples["gradient"] == (2 if weights else 3)
