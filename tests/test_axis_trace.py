@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a tensor's axes were derived, shown operator by operator; and what each axis is in a word."""
+"""How a tensor's axes were derived, shown operator by operator."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ import portable_cam as pcam
 from portable_cam.cli import app
 from portable_cam.errors import InputError, LayerError
 from portable_cam.export import AxisTrace, doctor, list_layers, trace_axes
-from portable_cam.export.layers.roles import axis_roles
-from portable_cam.export.passes.normalized import normalized
 
 RANDOM = np.random.default_rng(7)
 INTS = {
     "flat": [0, 6, 24], "first": [0], "rows": [2], "minus": [-1], "least": [-100], "crop": [2, 3], "end": [14, 19],
-    "both": [2, 3], "map": [0, 6, 4, 6], "to_line": [0, 6, -1], "height": [2], "zero": [0], "one": [1], "lengths": [4],
+    "both": [2, 3], "height": [2], "zero": [0], "one": [1], "lengths": [4],
 }  # fmt: skip
 WEIGHTS = {
     **{name: np.array(value, np.int64) for name, value in INTS.items()},
@@ -145,7 +143,7 @@ def test_the_command(make_model: Any, tmp_path: Path) -> None:
     path.write_bytes(model(make_model, PATCHES + "n = Tanh(t) " + MEAN.replace("(t)", "(n)")).SerializeToString())
     done = CliRunner().invoke(app, ["doctor", str(path), "--why", "n"], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
-    assert "rows 4 at 4 i + 1.5, 4 wide by columns 6 at 4 i + 1.5, 4 wide" in done.stdout
+    assert all(operator in done.stdout for operator in ("Conv", "Reshape", "Transpose", "Tanh"))
     assert "as before" in done.stdout
     assert "n: a layer: NTC, 4 x 6 cells" in done.stdout
     content = json.loads(CliRunner().invoke(app, ["doctor", str(path), "--why", "n", "--json"]).stdout)
@@ -190,39 +188,3 @@ def test_an_image_that_is_declared(make_model: Any, tmp_path: Path) -> None:
     path.write_bytes(made.SerializeToString())
     found = CliRunner().invoke(app, ["doctor", str(path), "--axes", "x=NCHW", "--json"])
     assert json.loads(found.stdout)["layout"] == "NCHW"
-
-
-# -- in a word ---------------------------------------------------------------------------------------------------------
-
-ROLES = {
-    "patches of the image": (PATCHES + "y = MatMul(t, w)", "y", ("images", "grid", "channels")),
-    "patches behind a class token": (
-        PATCHES + "a = Concat<axis = 1>(token, t) y = MatMul(a, w)", "y", ("images", "grid", "channels"),
-    ),
-    "a line of text, the height averaged": (
-        "p = Conv<strides = [4, 4]>(x, patch) l = ReduceMean<axes = [2], keepdims = 0>(p) "
-        "t = Transpose<perm = [0, 2, 1]>(l) y = MatMul(t, w)", "y", ("images", "columns", "channels"),
-    ),
-    "a line of text, time first": (
-        "p = Conv<strides = [4, 4]>(x, patch) l = ReduceMax<axes = [2], keepdims = 0>(p) "
-        "t = Transpose<perm = [2, 0, 1]>(l) y = MatMul(t, w)", "y", ("columns", "images", "channels"),
-    ),
-    "the height folded into the channels": (
-        "p = Conv<strides = [4, 4]>(x, patch) l = Transpose<perm = [0, 3, 1, 2]>(p) t = Reshape(l, to_line) "
-        "y = Tanh(t)", "y", ("images", "columns", "channels"),
-    ),
-    "a map": ("y = Conv<strides = [4, 4]>(x, patch)", "y", ("images", "channels", "rows", "columns")),
-    "queries by keys": (
-        PATCHES + "u = Transpose<perm = [0, 2, 1]>(t) y = MatMul(t, u)", "y", ("images", "grid", "grid"),
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ROLES)
-def test_roles(make_model: Any, name: str) -> None:
-    """Tokens of the image's grid are told from a sequence along the width."""
-    body, tensor, expected = ROLES[name]
-    made = make_model(f"{body} z = Reshape({tensor}, minus)", WEIGHTS, "float[N,3,16,24] x", "float[M] z", 17)
-    graph = normalized(made).graph
-    value = next(v for node in graph for v in node.outputs if v.name == tensor)
-    assert axis_roles(graph, value) == expected
