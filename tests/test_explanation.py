@@ -65,7 +65,7 @@ def line() -> np.ndarray:
 def segmenter() -> onnx.ModelProto:
     """The classes are the channels: red, green, blue."""
     return onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
-        g (float[N,3,64,64] x) => (float[N,3,64,64] y) { r = Relu(x) y = Identity(r) }""")
+        g (float[N,3,64,64] x) => (float[N,3,64,64] y) { r = Relu(x) y = Softmax<axis = 1>(r) }""")
 
 
 @cache

@@ -16,7 +16,7 @@ from portable_cam.export.layers.relation import Relation
 from portable_cam.image.colormap import overlay, signed_image
 from portable_cam.image.geometry import ImageArray, Size
 from portable_cam.image.marks import Mark
-from portable_cam.image.upsample import to_unit_range
+from portable_cam.image.unit_range import to_unit_range
 from portable_cam.report.annotate import draw
 from portable_cam.report.wording import title_of
 from portable_cam.result import Result
