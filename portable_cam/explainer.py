@@ -312,10 +312,10 @@ class Explainer:
         def of_first(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
             return {name: v[:1] if v.ndim and len(v) == count else v for name, v in arrays.items()}
 
-        given = of_first({**feeds, TARGETS: values[EXPLAINED]})
-        return tuple(
-            check_explanation(self._sessions.model, self._sessions.options, self._metadata, given, of_first(values))
-        )
+        given, found = of_first({**feeds, TARGETS: values[EXPLAINED]}), of_first(values)
+        if self._metadata.shared:  # what the first image has alone is not what it has among the others
+            found = self._sessions.of(None).run(given)
+        return tuple(check_explanation(self._sessions.model, self._sessions.options, self._metadata, given, found))
 
     def _result(self, values: dict[str, NDArray[Any]]) -> Result:
         maps, raw, outputs = split(values, self._metadata)

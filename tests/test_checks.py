@@ -290,3 +290,61 @@ def test_half_precision_is_held_against_differences_in_float32(
     monkeypatch.setitem(RULES, "Gemm", replace(entry, rule=wrong))
     spoiled = verdicts(run(model, x=x))
     assert spoiled["input"] == spoiled["layer"] == "FAILED"
+
+
+def _pixels(end: str, x: str = "float[N,3,8,8]") -> onnx.ModelProto:
+    made = onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["": 18]> g ({x} x) => (float[N,4,8,8] y) '
+        f"{{ r = Conv<kernel_shape=[1, 1]>(x, k) a = Relu(r) z = Conv<kernel_shape=[1, 1]>(a, w) {end} }}"
+    )
+    random = np.random.default_rng(3)
+    weights = {"k": random.normal(size=(5, 3, 1, 1)), "w": random.normal(size=(4, 5, 1, 1))}
+    made.graph.initializer.extend(onnx.numpy_helper.from_array(v.astype(np.float32), n) for n, v in weights.items())
+    return made
+
+
+@pytest.mark.parametrize(
+    "end", ["y = Identity(z)", "y = Sigmoid(z)", "y = Softmax<axis=1>(z)", "y = LogSoftmax<axis=1>(z)"]
+)
+def test_scores_of_pixels_are_held_against_the_output(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORTABLE_CAM_CACHE", "")
+    mask = np.zeros((8, 8), np.float32)
+    mask[2:5, 1:7] = 1
+    explainer = pcam.Explainer(_pixels(end), ("gradcam",), target=pcam.targets.Dense("mask"))
+    checks = {check.name: check for check in explainer.check(X / 4, [1], mask=mask)}
+    assert checks["score"].verdict == "passed", checks["score"]
+    original = pcam.targets.Dense.score
+    monkeypatch.setattr(
+        pcam.targets.Dense, "score", lambda self, b, s, index, extra: original(self, b, s, b.op("Sub", 3, index), extra)
+    )
+    spoiled = pcam.Explainer(_pixels(end), ("gradcam",), target=pcam.targets.Dense("mask"))
+    assert {c.name: c.verdict for c in spoiled.check(X / 4, [1], mask=mask)}["score"] == "FAILED"
+
+
+@pytest.mark.parametrize("perm", [[0, 2, 1], [2, 0, 1]])
+@pytest.mark.parametrize("end", ["y = Identity(t)", "y = Softmax(t)"])
+def test_scores_of_steps_are_held_against_the_output(
+    perm: list[int], end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORTABLE_CAM_CACHE", "")
+    body = f"m = ReduceMean<keepdims=0>(z, rows) t = Transpose<perm={perm}>(m) {end}"
+    made = _pixels(body)
+    made.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("y", 1, [None, None, 4]))
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2]), "rows"))
+    said = np.full((1, 1, 8), -1)
+    said[0, 0, [2, 5]] = (1, 3)
+    explainer = pcam.Explainer(made, ("gradcam",), target=pcam.targets.Tokens())
+    checks = {check.name: check.verdict for check in explainer.check(X, said=said)}
+    assert checks["score"] == checks["images"] == checks["outputs"] == "passed"
+
+
+def test_one_score_of_all_images_is_checked_of_one(make_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORTABLE_CAM_CACHE", "")
+    body = "c = Conv<kernel_shape=[1, 1]>(x, w) r = Relu(c) p = GlobalAveragePool(r) f = Flatten(p) "
+    body += "y = ReduceMean<axes = [0], keepdims = 1>(f)"
+    model = make_model(
+        body, {"w": np.random.default_rng(0).normal(size=(4, 3, 1, 1)).astype(np.float32)}, y="float[1,4] y"
+    )
+    checks = {c.name: c.verdict for c in pcam.Explainer(model).check(np.concatenate([X, -X]), [1, 1])}
+    assert checks["outputs"] == checks["score"] == checks["layer"] == checks["input"] == "passed"
+    assert checks["images"] == "not tested"

@@ -329,3 +329,16 @@ def test_an_image_against_itself_is_flat(measure: Any) -> None:
     with_another = explainer(X[:1], embedding=other)
     assert "flat" not in with_another.flags[0][0]
     assert with_another["gradcam"].max() == 1
+
+
+def test_axes_of_scores_may_be_declared() -> None:
+    body = MAP + "i = Shape(x) h = Mod(i, i) a = Gather<axis=2>(z, h) y = Gather<axis=3>(a, h)"
+    for layout, classes in (("NCHW", 5), ("NHWC", 4)):
+        explainer = pcam.Explainer(
+            model(body, "float[N,5,4,4] y"), ("gradient",), target=pcam.targets.Dense(), axes={"y": layout}
+        )
+        assert explainer.classes == classes
+    vector = VECTOR + "y = Identity(l)"
+    assert pcam.Explainer(model(vector, "float[N,5] y"), axes={"y": "NC"}).classes == 5
+    with pytest.raises(InputError, match="scores are NC, NHW or NTC"):
+        pcam.Explainer(model(vector, "float[N,5] y"), axes={"y": "NW"})

@@ -24,6 +24,8 @@ from portable_cam.export.layers.axis_rules.sizes import named_sizes
 from portable_cam.export.layers.relation import Relation
 from portable_cam.export.layers.spatial import SpatialAxes
 
+#: Under this key what was read of scores, until axes are declared.
+SCORE_AXES = "portable_cam.score_axes"
 #: Under this key of ``ir.Value.meta`` stands what a person declared of the axes.
 DECLARED = "portable_cam.axes"
 
@@ -141,7 +143,7 @@ def _count(parts: tuple[Part, ...]) -> int | None:
 def declared_axes(value: ir.Value) -> SpatialAxes | None:
     """The axes that a person declared; None if nobody did."""
     layout, dims = value.meta.get(DECLARED), known_dims(value)
-    if layout is None or dims is None:
+    if layout is None or dims is None or not set("NHW") <= set(str(layout)):
         return None
     n, h, w = (str(layout).index(letter) for letter in "NHW")
     return SpatialAxes(n, (h, w), (dims[h], dims[w]), ((value, h), (value, w)))

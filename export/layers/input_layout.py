@@ -12,7 +12,7 @@ from portable_cam.export.layers.axes import Axis
 from portable_cam.export.layers.axis_rules import At, AxesOf, follow
 from portable_cam.export.layers.axis_rules.at import spatial_of
 from portable_cam.export.layers.axis_rules.sizes import named_sizes
-from portable_cam.export.layers.derive import DECLARED, image_axes
+from portable_cam.export.layers.derive import DECLARED, SCORE_AXES, image_axes
 
 #: Operators whose second axis is that of the channels by definition.
 _CHANNELS_SECOND = frozenset(
@@ -21,6 +21,7 @@ _CHANNELS_SECOND = frozenset(
     GlobalMaxPool GridSample GroupNormalization InstanceNormalization LRN LpPool MaxPool RoiAlign SpaceToDepth
     """.split()
 )
+_SCORES = [sorted(letters) for letters in ("NC", "NHW", "NTC")]
 _PRODUCTS = frozenset({"MatMul", "MatMulInteger", "Gemm", "Einsum"})
 
 
@@ -122,8 +123,8 @@ def declare_axes(graph: ir.Graph, axes: Mapping[str, str] | None) -> None:
 
     Args:
         graph: The graph.
-        axes: By the name of the image, or of a tensor of four axes, their letters in order: N images, C channels, H
-            rows, W columns.
+        axes: By the name of the image, of a layer of four axes, or of scores their letters in order: N images, C
+            channels or classes, H rows, W columns, T steps.
 
     Raises:
         InputError: There is no such tensor, it has not so many axes, or the letters are others.
@@ -137,10 +138,15 @@ def declare_axes(graph: ir.Graph, axes: Mapping[str, str] | None) -> None:
             raise InputError(f"axes are declared of '{name}', which is no tensor of the model")
         dims = known_dims(value)
         of_image = any(value is given for given in graph.inputs)
-        right = layout in {"NCHW", "NHWC"} if of_image else sorted(layout) == sorted("NCHW")
-        if not right or dims is None or len(dims) != 4:
+        if of_image:
+            right = layout in {"NCHW", "NHWC"}
+        else:  # a layer of four axes, or scores
+            right = sorted(layout) == sorted("NCHW") or (len(layout) < 4 and sorted(layout) in _SCORES)
+        if not right or dims is None or len(dims) != len(layout):
             raise InputError(
                 f"'{layout}' does not name the axes of '{name}' {value.shape}: an image is NCHW or NHWC, a layer of "
-                "four axes has the letters N, C, H and W in some order"
+                "four axes has the letters N, C, H and W in some order, scores are NC, NHW or NTC (T being steps)"
             )
         value.meta[DECLARED] = layout
+    for value in values.values():
+        value.meta.pop(SCORE_AXES, None)

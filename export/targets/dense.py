@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
@@ -19,6 +21,7 @@ from portable_cam.export.targets.protocol import Extra, Target, single_output
 from portable_cam.export.targets.score_axes import score_axes
 from portable_cam.export.targets.scores import PASS_THROUGH, Scores, cut_before, find_scores, own_threshold
 
+_LEAST = 1e-6  # of a probability, and of what is missing to one: nearer, its logit is lost in rounding
 #: Between a sigmoid per pixel and the output a model may resize: its logits are then smaller than its output.
 _RESIZING = frozenset({"Resize", "Upsample"})
 
@@ -152,6 +155,33 @@ class Dense(Target):
         return pick(
             b, b.op("Squeeze", b.op("MatMul", flat, b.op("Reshape", weights, b.ints([0, -1, 1]))), b.ints([2])), index
         )
+
+    def stated(self, values: Mapping[str, NDArray[Any]], index: int, cut: str | None) -> tuple[float, int | None] | str:
+        found = [value for name, value in values.items() if name != "mask" and value.dtype.kind == "f"]
+        if "mask" not in values or len(found) != 1:
+            return "the pixels that count, or the numbers of the output, are not known"
+        mask, maps = values["mask"].astype(np.float64), found[0].astype(np.float64)
+        maps = maps[0] if maps.ndim == 4 else maps
+        if (maps.shape[-2:] == mask.shape) == (maps.shape[:2] == mask.shape):
+            return "the output has another size than the scores"
+        maps = maps if maps.shape[-2:] == mask.shape else np.moveaxis(maps, -1, 0)
+        counted = maps[:, mask > 0]
+        weights = mask[mask > 0]
+        if cut is None:
+            return float((weights * counted[index]).sum()), None
+        if cut == "Sigmoid":
+            if not ((counted[index] > _LEAST) & (counted[index] < 1 - _LEAST)).all():
+                return "some probabilities are rounded to zero or one"
+            return float((weights * (np.log(counted[index]) - np.log1p(-counted[index]))).sum()), None
+        if cut not in {"Softmax", "LogSoftmax"} or len(counted) == 1:
+            return f"the scores are those before {cut}"
+        rival = int(np.argsort(-counted.mean(axis=1))[0 if int(counted.mean(axis=1).argmax()) != index else 1])
+        pair = counted[[index, rival]]
+        if cut == "Softmax":
+            if pair.min() < _LEAST:
+                return "some probabilities are rounded to zero"
+            pair = np.log(pair)
+        return float((weights * (pair[0] - pair[1])).sum()), rival
 
     def _predicted(self, b: Builder, flat: ir.Value, index: ir.Value) -> ir.Value:
         """(N, pixels): 1 where the class is the highest."""

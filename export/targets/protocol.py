@@ -91,14 +91,15 @@ class Target(ABC):
         return None
 
     def reads(self) -> tuple[str, ...]:
-        """The tensors of the model that ``stated`` looks at, by name; none where a target says nothing of itself."""
+        """The tensors of the model that ``stated`` looks at, by name; none for the output that the scores belong to."""
         return ()
 
     def stated(self, values: Mapping[str, NDArray[Any]], index: int, cut: str | None) -> tuple[float, int | None] | str:
         """What the model's own numbers say about an index: what its score has to be, computed without the graph.
 
         Args:
-            values: The tensors of ``reads`` for one image, as the model's own file gives them.
+            values: The tensors of ``reads`` for one image, as the model's own file gives them, and the further inputs
+                of the target, without the axes of images and targets.
             index: What was explained.
             cut: The operator that the score was cut before, behind which these tensors lie.
 

@@ -15,7 +15,7 @@ from portable_cam.errors import InputError
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.axes import Axis, digits_of, holds, is_one, position, why_lost
 from portable_cam.export.layers.candidates import image_input
-from portable_cam.export.layers.derive import DECLARED, derive
+from portable_cam.export.layers.derive import DECLARED, SCORE_AXES, derive
 from portable_cam.export.layers.input_layout import channel_axis
 
 #: ``images``: an entry for each image; ``classes``: channels, made by weights; ``rows``, ``columns``: positions of the
@@ -23,7 +23,6 @@ from portable_cam.export.layers.input_layout import channel_axis
 #: ``unknown``: an operator lost it, or it is another input's.
 Role: TypeAlias = Literal["images", "classes", "rows", "columns", "steps", "one", "mixed", "unknown"]
 _LETTERS: dict[str, Role] = {"N": "images", "C": "classes", "H": "rows", "W": "columns", "T": "steps"}
-_KEPT = "portable_cam.score_axes"
 
 
 @dataclass(frozen=True)
@@ -108,9 +107,9 @@ def score_axes(graph: ir.Graph, value: ir.Value) -> ScoreAxes:
         graph: A normalised graph, not yet added to.
         value: One of its tensors.
     """
-    kept = value.meta.get(_KEPT)
+    kept = value.meta.get(SCORE_AXES)
     if not isinstance(kept, ScoreAxes):
-        kept = value.meta[_KEPT] = _read(graph, value)
+        kept = value.meta[SCORE_AXES] = _read(graph, value)
     return kept
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
@@ -117,6 +118,25 @@ class Tokens(Target):
         counts = b.op("Cast", b.op("GreaterOrEqual", said, 0), to=int(dtype_of(value)))
         counted = b.op("Mul", b.op("Squeeze", chosen, b.ints([2])), counts)
         return b.op("ReduceSum", counted, b.ints([1]), keepdims=0)
+
+    def stated(self, values: Mapping[str, NDArray[Any]], index: int, cut: str | None) -> tuple[float, int | None] | str:
+        found = [value for name, value in values.items() if name != "said" and value.dtype.kind == "f"]
+        if "said" not in values or len(found) != 1 or found[0].ndim != 3:
+            return "the steps that count, or the numbers of the output, are not known"
+        rows, said = found[0].astype(np.float64), values["said"]
+        rows = rows[:, 0] if rows.shape[1] == 1 != rows.shape[0] else rows[0]
+        steps = np.flatnonzero(said >= 0)
+        if len(rows) != len(said):
+            return "the output has another number of steps than the scores"
+        chosen = rows[steps, said[steps]]
+        if self.measure == "logit":
+            return (float(chosen.sum()), None) if cut is None else f"the scores are those before {cut}"
+        if cut == "Softmax":
+            if chosen.min(initial=1) <= 0:
+                return "some probabilities are rounded to zero"
+            return float(np.log(chosen).sum()), None
+        highest = rows[steps].max(axis=1)
+        return float((chosen - highest - np.log(np.exp(rows[steps] - highest[:, None]).sum(axis=1))).sum()), None
 
     def _before_softmax(self, value: ir.Value) -> Scores:
         """Cut before a final softmax over the last axis, in the output's own layout."""
