@@ -117,7 +117,7 @@ class ExplanationMetadata:
     cut: str | None = None
     """The operator behind the scores that was left out."""
     batch: str | None = None
-    """``freed`` where a fixed batch of one was made symbolic."""
+    """``freed`` where a fixed batch of one was made symbolic; ``ranged`` where the whole batch's range quantises."""
     input_quantization: Sequence[float] | None = None
     """Scale and zero point of an integer image."""
     preprocessing: str | None = None

@@ -101,9 +101,8 @@ class Explainer:
         self.checks: tuple[Check, ...] = ()
         self._metadata = ExplanationMetadata.read(self._sessions.props)
         self._inputs = Inputs(self._sessions.of(1), self._metadata)
-        self._batches = Batches(
-            self._metadata.image, freed=self._metadata.batch == "freed", shared=bool(self._metadata.shared)
-        )
+        batch, shared = self._metadata.batch, bool(self._metadata.shared)
+        self._batches = Batches(self._metadata.image, freed=batch == "freed", shared=shared, ranged=batch == "ranged")
         if self._nothing_guided:
             wider = _WIDER[self._sessions.options.relu_policy]
             warnings.warn(

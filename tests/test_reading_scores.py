@@ -314,6 +314,17 @@ def test_images_that_mix_are_refused_together(end: str) -> None:
         explainer(X, 2)
 
 
+def test_ranges_of_a_whole_batch_are_taken_image_by_image() -> None:
+    """As ONNX Runtime's dynamic quantisation has them: a bright image would coarsen a dark one's steps."""
+    body = "q, s, o = DynamicQuantizeLinear(x) d = DequantizeLinear(q, s, o) " + VECTOR.replace("(x, k)", "(d, k)")
+    explainer = pcam.Explainer(model(body + "y = Identity(l)", "float[N,5] y"), ("gradient",))
+    both = np.concatenate([X[:1] * 300, X[1:]])
+    together = explainer(both, 2)
+    alone = [explainer(both[i : i + 1], 2).scores[0, 0] for i in range(2)]
+    np.testing.assert_allclose(together.scores[:, 0], alone, rtol=1e-6)
+    assert any("one by one" in note for note in explainer.notes)
+
+
 # -- rounding ----------------------------------------------------------------------------------------------------------
 
 

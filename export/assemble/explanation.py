@@ -199,7 +199,7 @@ def explanation_model(
         float_types=types,
         classes=target.count(scores),
         cut=", ".join(dict.fromkeys(tensor.cut for tensor in found if tensor.cut)) or None,
-        batch="freed" if freed else None,
+        batch="freed" if freed else "ranged" if any(n.op_type == "DynamicQuantizeLinear" for n in graph) else None,
         input_quantization=input_quantization(image),
         preprocessing=preprocessing,
         renamed=renamed or None,

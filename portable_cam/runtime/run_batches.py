@@ -33,14 +33,15 @@ class Batches:
         image: The image input, whose first dimension counts the images.
         freed: The model was made for one image, and its operators prove that more do not mix.
         shared: All images have one score together.
+        ranged: The model quantises by the range of the whole batch: images that mix by that alone run one by one.
 
     Attributes:
         mixes: Whether images turned out to mix all the same; None until a batch has shown it. The first batch of more
             than one is checked: its last image must get alone what it got among the others.
     """
 
-    def __init__(self, image: str, *, freed: bool, shared: bool = False) -> None:
-        self._image, self._freed, self._shared = image, freed, shared
+    def __init__(self, image: str, *, freed: bool, shared: bool = False, ranged: bool = False) -> None:
+        self._image, self._freed, self._shared, self._ranged = image, freed, shared, ranged
         self.mixes: bool | None = None
 
     def run(self, session: Runs, feeds: Arrays) -> Arrays:
@@ -55,25 +56,20 @@ class Batches:
 
     def _once(self, session: Runs, feeds: Arrays) -> Arrays:
         fixed, count = session.inputs[self._image].shape[0], len(feeds[self._image])
-        freed = self._freed and count > 1
-        if freed and not self.mixes:
-            values = session.run(feeds)
-            if self.mixes is None:
-                self.mixes = not _agree(values, session.run(_part(feeds, count - 1)))
-            if not self.mixes:
-                return values
-        elif not freed and (not isinstance(fixed, int) or fixed == count):
+        fits = not isinstance(fixed, int) or fixed == count
+        if fits and not (self.mixes and count > 1):
             values = session.run(feeds)
             if self.mixes is None and count > 1 and not self._shared and not isinstance(fixed, int):
                 self.mixes = not _agree(values, session.run(_part(feeds, count - 1)))
-            if self.mixes and count > 1:
-                raise InputError(
-                    "the images of a batch change each other's scores in this model, so that a map would show what its "
-                    "image does to the scores of all of them: explain one image at a time"
-                )
-            return values
-        if fixed != 1 and not freed:
+            if not self.mixes or count == 1:
+                return values
+        elif not fits and fixed != 1:
             raise InputError(f"the model takes exactly {fixed} images at a time, not {count}")
+        if self.mixes and not (self._freed or self._ranged):
+            raise InputError(
+                "the images of a batch change each other's scores in this model, so that a map would show what its "
+                "image does to the scores of all of them: explain one image at a time"
+            )
         parts = [session.run(_part(feeds, i)) for i in range(count)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
