@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from costs import slow_but
+from processor import needs_exact_bytes
 
 from portable_cam.errors import ExternalDataError, ModelError
 from portable_cam.export.assemble.differentiate import differentiate
@@ -49,6 +50,8 @@ def test_the_list_of_zoo_models_is_complete(zoo: Path) -> None:
 
 @pytest.mark.parametrize("name", slow_but(QUICK, ZOO))
 def test_zoo_models_are_unchanged(zoo: Path, name: str) -> None:
+    if name == "cls_mobilenetv2_torch_int8_nchw_tflm":  # whose convolutions overflow the 16 bits
+        needs_exact_bytes()
     path = zoo / "models" / f"{name}.onnx"
     original, normal = onnx.load(path), normalize(path)
     proto = ir.to_proto(normal)

@@ -213,8 +213,10 @@ def center_crop_pad(v: Vjp) -> Sequence[Gradient]:
     b, rank = v.b, rank_of(v.x)
     axes = v.ints_attr("axes", list(range(rank)))
     have, want = static_shape(v.x), static_shape(v.y)
-    if have is None or want is None:
-        raise v.unsupported("its shapes are known only at run time")
+    if have is None or want is None:  # the size may be an input: half of what was cut off, towards zero, is in front
+        cut = b.op("Sub", b.shape(v.x), b.shape(v.y))
+        half = b.op("Div", cut, b.ints([2]))
+        return [b.op("Pad", v.g, b.op("Concat", half, b.op("Sub", cut, half), axis=0))]
     pads = [0] * 2 * rank
     for axis in (a % rank for a in axes):
         difference = have[axis] - want[axis]  # positive: it was cropped, so the gradient is padded
