@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+from functools import cache
 from pathlib import Path
 
 from portable_cam.export.format import ExplanationMetadata
@@ -21,10 +22,25 @@ ENVIRONMENT = "PORTABLE_CAM_CACHE"
 
 
 def key_of(metadata: ExplanationMetadata) -> str:
-    """The model's content, what is explained of it and how, and the version of this package."""
+    """The model's content, what is explained of it and how, the version of this package, and the code of its checks,
+    which a checkout changes between versions."""
     chosen = {name: getattr(metadata.options, name) for name in Options.stored()}
-    decided = [metadata.source_sha256, metadata.version, metadata.layer, metadata.target, metadata.scores, chosen]
+    decided = [
+        metadata.source_sha256,
+        metadata.version,
+        metadata.layer,
+        metadata.target,
+        metadata.scores,
+        chosen,
+        _code(),
+    ]
     return hashlib.sha256(json.dumps(decided, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@cache
+def _code() -> str:
+    files = sorted(Path(__file__).parent.glob("check*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def read(key: str) -> tuple[Check, ...] | None:
