@@ -30,7 +30,7 @@ from portable_cam.runtime.flags import at_rounding, find_flags
 from portable_cam.runtime.gpu.options import Common
 from portable_cam.runtime.inputs import Inputs
 from portable_cam.runtime.run_batches import Batches
-from portable_cam.runtime.session import Provider
+from portable_cam.runtime.session import Provider, Session
 from portable_cam.runtime.sessions import Sessions
 from portable_cam.verify import check_cache
 from portable_cam.verify.checks import Check, check_explanation
@@ -281,7 +281,7 @@ class Explainer:
         return self._run(feeds | self._inputs.further(extra, asked.shape), asked)
 
     def _run(self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]) -> Result:
-        session = self._sessions.of(1 if asked.shape[1] == 1 else None)
+        session = self._session_for(asked)
         values = self._batches.run(session, {**feeds, TARGETS: asked})
         if self._wants_check and not self.checks:
             key = check_cache.key_of(self._metadata)
@@ -302,8 +302,12 @@ class Explainer:
         feeds = self._inputs.feeds(x, extra)
         asked = self._inputs.targets(targets, len(feeds[self.image_name]), extra)
         feeds |= self._inputs.further(extra, asked.shape)
-        session = self._sessions.of(1 if asked.shape[1] == 1 else None)
+        session = self._session_for(asked)
         return self._checked(feeds, self._batches.run(session, {**feeds, TARGETS: asked}))
+
+    def _session_for(self, asked: NDArray[np.int64]) -> Session | Pipeline:
+        """What runs these targets (N, K)."""
+        return self._sessions.of(1 if asked.shape[1] == 1 else None)
 
     def _checked(self, feeds: dict[str, NDArray[Any]], values: dict[str, NDArray[Any]]) -> tuple[Check, ...]:
         count = len(feeds[self.image_name])
@@ -313,7 +317,7 @@ class Explainer:
 
         given, found = of_first({**feeds, TARGETS: values[EXPLAINED]}), of_first(values)
         if self._metadata.shared:  # what the first image has alone is not what it has among the others
-            found = self._sessions.of(None).run(given)
+            found = self._session_for(given[TARGETS]).run(given)
         return tuple(check_explanation(self._sessions.model, self._sessions.options, self._metadata, given, found))
 
     def _result(self, values: dict[str, NDArray[Any]]) -> Result:

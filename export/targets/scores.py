@@ -29,7 +29,7 @@ PASS_THROUGH = frozenset(
     """.split()
 )
 #: What turns scores into probabilities.
-SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
+_SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 #: What decides by them: which is the best, which are, what is above a threshold.
 _ABOVE = frozenset({"Greater", "GreaterOrEqual"})
 _DECIDING = frozenset({"ArgMax", "Hardmax", "TopK", "Round"}) | _ABOVE
@@ -125,7 +125,7 @@ def cut_before(value: ir.Value, also_through: Collection[str] = ()) -> Scores:
     current, best, cut = value, value, None
     while (node := current.producer()) is not None and node.inputs and node.inputs[0] is not None:
         kind = node.op_type
-        if kind in SQUASHING:
+        if kind in _SQUASHING:
             return Scores(as_run(node.inputs[0]), str(value.name), kind)
         if kind in _DECIDING:
             if kind in _ABOVE and constant_of(node.inputs[1]) is None:  # two tensors are compared

@@ -57,13 +57,14 @@ def draft(model: AnyModel, task: str | None = None, output: str | None = None) -
         content["input"]["preprocessing"] = prepared.to_json()
     if name not in _UNNAMED and len(scores) == 1:
         content["scores"] = {"output": scores[0].output}
-    labels = labels_in(known.metadata, _count(target, scores))
+    classes = _count(target, scores)
+    labels = labels_in(known.metadata, classes)
     if labels is not None:
         content["labels"] = list(labels.names)
     content |= {key: value for key, value in said.items() if key != "derived"}
     content["derived"] = {
         "scores": [_about(known, found.value, found.cut) for found in scores],
-        "classes": _count(target, scores),
+        "classes": classes,
         "layers": _layers(known, target, scores),
     }
     return Description(content, "the draft").content  # type: ignore[return-value]
