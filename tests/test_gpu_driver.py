@@ -177,6 +177,7 @@ def test_the_nearest_architecture(compiled: Path) -> None:
     assert runs == [(75, 75), (80, 80), (80, 86), (80, 89), (90, 90), (100, 100)]
 
 
+@pytest.mark.slow
 def test_not_compiled_for_this_gpu(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError, match="TRITON_INTERPRET is set"):
         Cubins(100, compiled)[overlay_variant()]

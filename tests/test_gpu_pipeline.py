@@ -75,7 +75,8 @@ def test_same_maps_as_in_the_graph(explainers: Any, profile: str, sign: str) -> 
     compare(ours(x[:1], [[1, 4]]), theirs(x[:1], [[1, 4]]))
 
 
-@pytest.mark.parametrize("profile", slow_but(["paper"], ["paper", "pytorch_grad_cam"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["paper", "pytorch_grad_cam"])
 def test_several_layers(explainers: Any, profile: str) -> None:
     ours, theirs = explainers(("gradcam", "guided_gradcam"), layer=["r1", "r2"], profile=profile)
     x = pixels(2)
@@ -100,6 +101,7 @@ def test_channels_last(make_model: Any) -> None:
     compare(pcam.Explainer(model, METHODS, device=Host(heads="kernels"))(x), pcam.Explainer(model, METHODS)(x))
 
 
+@pytest.mark.slow
 def test_a_channel_per_class(make_model: Any) -> None:
     model = make_model(
         "c = Conv(x, w) r = Relu(c) p = GlobalAveragePool(r) y = Flatten(p)",
@@ -216,6 +218,7 @@ def test_inputs_refused(explainers: Any) -> None:
         theirs.on_device(pixels(1))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_flags(explainers: Any) -> None:
     ours, theirs = explainers(("gradcam", "guided_backprop"))

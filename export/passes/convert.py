@@ -14,7 +14,7 @@ from onnx_ir.passes import PassResult
 from portable_cam.errors import ModelError
 from portable_cam.export.autodiff.rules import NO_GRADIENT, RULES
 from portable_cam.export.graph.operators import ONNX_DOMAINS, OPSET
-from portable_cam.export.graph.protos import opset_of, proto_nodes
+from portable_cam.export.graph.protos import opset_of, proto_graphs, proto_nodes
 from portable_cam.export.passes.opset import add_defaults, to_opset
 from portable_cam.export.read.untrusted import check_nodes
 
@@ -56,7 +56,18 @@ def _convert(proto: onnx.ModelProto) -> onnx.ModelProto:
     if current < 11:
         _keep_old_resize(proto)
     _add_defaults_of_functions(proto)
-    return _inline(proto, lambda op_type: op_type not in RULES and op_type not in NO_GRADIENT)
+    proto = _inline(proto, lambda op_type: op_type not in RULES and op_type not in NO_GRADIENT)
+    _drop_half_stated_types(proto)
+    return proto
+
+
+def _drop_half_stated_types(proto: onnx.ModelProto) -> None:
+    """The standard's body of SequenceMap states sequences of tensors of no type, which onnx-ir does not read."""
+    for graph in proto_graphs(proto.graph):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            element = value.type.sequence_type.elem_type
+            if element.HasField("tensor_type") and not element.tensor_type.elem_type:
+                value.ClearField("type")
 
 
 @cache
