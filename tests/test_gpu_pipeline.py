@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from costs import slow_but
 
@@ -355,6 +356,35 @@ def test_a_graph_for_a_gpu_pools_once(make_model: Any, targets_per_image: int | 
         assert sum(node.op_type == "MaxPool" for node in graph) <= 1
     for name, value in Session(model).run(feeds).items():
         np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
+@pytest.mark.parametrize("targets_per_image", [1, None])
+def test_a_graph_for_a_gpu_pads_transposed_convolutions_evenly(make_model: Any, targets_per_image: int | None) -> None:
+    """The model's own and those of gradients, in the graph and in the Scan's body; the maps stay the same bits."""
+    body = """
+        a = Conv<pads = [0, 1, 1, 0], strides = [2, 2]>(x, w) r = Relu(a)
+        c = ConvTranspose<pads = [0, 0, 2, 1], strides = [2, 2]>(r, up) q = Relu(c)
+        d = Conv<pads = [1, 1, 1, 1]>(q, v) f = GlobalAveragePool(d) y = Flatten(f)
+    """
+    shapes = {"w": (6, 3, 3, 3), "up": (6, 6, 3, 3), "v": (5, 6, 3, 3)}
+    weights = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    model = explanation_model(
+        make_model(body, weights), Options(("gradcam", "gradient")), targets_per_image=targets_per_image
+    )
+    feeds = {"x": pixels(2), "targets": np.array([[1], [2]])}
+    before = Session(model).run(feeds)
+    assert len(_uneven(model)) == 2
+    optimize_for_cuda(model.graph)
+    assert not _uneven(model)
+    for name, value in Session(model).run(feeds).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
+def _uneven(model: ir.Model) -> list[ir.Node]:
+    """Transposed convolutions that the CUDA provider has no kernel for."""
+    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+    pads = {node: node.attributes.get_ints("pads", []) for node in nodes if node.op_type == "ConvTranspose"}
+    return [node for node, given in pads.items() if given[: len(given) // 2] != given[len(given) // 2 :]]
 
 
 @pytest.mark.slow
