@@ -75,11 +75,10 @@ class Cuda(Common):
         if self.cuda_graphs and self.stream in {0, 1}:
             raise OptionError("CUDA graphs cannot be recorded on the default stream: name another, or none")
 
-    def provider(self, stream: int, *, cuda_graphs: bool = False) -> tuple[str, dict[str, Any]]:
-        """The execution provider as ONNX Runtime takes it."""
+    def provider(self, stream: int | None = None, *, cuda_graphs: bool = False) -> tuple[str, dict[str, Any]]:
+        """The execution provider as ONNX Runtime takes it; without a stream it makes one of its own."""
         options = {
             "device_id": str(self.index),
-            "user_compute_stream": str(stream),
             # by this option ONNX Runtime also bars tensor cores from float16 convolutions
             "use_tf32": str(int(self.precision != "float32")),
             "prefer_nhwc": str(int(self.nhwc)),
@@ -87,6 +86,8 @@ class Cuda(Common):
             "cudnn_conv_use_max_workspace": str(int(self.max_workspace)),
             "enable_cuda_graph": str(int(cuda_graphs)),
         }
+        if stream is not None:
+            options["user_compute_stream"] = str(stream)
         if self.memory_limit is not None:
             options["gpu_mem_limit"] = str(self.memory_limit)
         return "CUDAExecutionProvider", {**options, **self.provider_options}
