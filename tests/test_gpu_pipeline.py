@@ -2,7 +2,9 @@
 """The GPU's pipeline without a GPU: on the host, with interpreted kernels, it gives the maps of heads in the graph."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,9 @@ from portable_cam.export.deploy.cuda import optimize_for_cuda
 from portable_cam.export.methods import registry
 from portable_cam.export.options import Options
 from portable_cam.image.colormap import overlay
-from portable_cam.runtime.gpu import Cuda, Host, placement
+from portable_cam.runtime.gpu import Cuda, Host, pipeline, placement
+from portable_cam.runtime.gpu.binding import BoundSession
+from portable_cam.runtime.gpu.device import HostDevice
 from portable_cam.runtime.gpu.float16 import to_float16
 from portable_cam.runtime.session import Placed, Session
 from portable_cam.tasks.raw_outputs import session_options
@@ -253,8 +257,8 @@ HALVES = ("cls_squeezenet", "cls_text", "det_yolox", "det_nanodet", "seg_deeplab
 
 @pytest.mark.slow
 def test_models_in_half_precision(zoo: Path) -> None:
-    """Of the zoo: float ones are converted, and answer as in float32 with their weights rounded to half precision, which
-    on noise costs YOLOX 8 % by itself; quantised ones are refused by a node's name."""
+    """Of the zoo: float ones are converted, and answer as in float32 with weights of half precision (which alone costs
+    YOLOX 8 % on noise); quantised ones are refused by a node's name."""
     for path in sorted((zoo / "models").glob("*.onnx")):
         if not path.stem.startswith(HALVES):
             continue
@@ -269,7 +273,7 @@ def test_models_in_half_precision(zoo: Path) -> None:
                 tensor.CopyFrom(onnx.numpy_helper.from_array(weights, tensor.name))
         plain, half = Session(rounded, optimize=False), Session(to_float16(path))
         sizes = next(iter(plain.inputs.values())).shape
-        shape = [size if isinstance(size, int) and size > 0 else (224 if axis else 1) for axis, size in enumerate(sizes)]
+        shape = [n if isinstance(n, int) and n > 0 else (224 if axis else 1) for axis, n in enumerate(sizes)]
         (name,) = plain.inputs
         x = np.random.default_rng(0).random(shape, np.float32)
         expected, found = plain.run({name: x.astype(plain.dtype(name))}), half.run({name: x.astype(half.dtype(name))})
@@ -283,7 +287,6 @@ def test_models_in_half_precision(zoo: Path) -> None:
 def test_what_runs_was_compiled_ahead(explainers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every variant that explanations launch is among those that are compiled ahead of time."""
     from portable_cam.kernels.cubins import all_variants
-    from portable_cam.runtime.gpu.device import HostDevice
 
     seen = set()
     real = HostDevice.launch
@@ -322,6 +325,60 @@ def test_kernels_asked_for_but_not_there(explainers: Any, monkeypatch: pytest.Mo
     x = pixels(2)
     compare(ours(x), theirs(x))
     assert "heatmap.gradcam" in ours.pipeline().outputs
+
+
+def test_two_threads_on_one_explainer(small_cnn: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share its buffers, and get their own results."""
+    explainer = pcam.Explainer(small_cnn, ("gradcam", "gradient"), device=Host(heads="graph"))
+    batches = [pixels(3) for _ in range(4)]
+    expected = [explainer(x, 1)["gradient"] for x in batches]
+    bound, run = explainer.pipeline().bound, BoundSession._run
+    # time for the others to write into the buffers
+    monkeypatch.setattr(bound, "_run", lambda *given: [sleep(0.002), run(bound, *given)])
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            found = list(pool.map(lambda x: explainer(x, 1)["gradient"], batches))
+            for ours, theirs in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+def test_buffers_are_kept_for_few_shapes(small_cnn: onnx.ModelProto) -> None:
+    explainer = pcam.Explainer(small_cnn, device=Host(heads="graph", buckets=None, shapes_kept=2))
+    x = pixels(2)
+    first = explainer(x, 1)["gradcam"]  # and its last image alone, to see that images do not mix
+    for count in (2, 1, 3, 4, 1, 5):
+        explainer(pixels(count), 1)
+        kept = [key[0][0] for key in explainer.pipeline().bound._bound]
+        assert len(kept) <= 2
+        assert kept[-1] == count
+    assert kept == [1, 5], "what was used last stays"
+    np.testing.assert_array_equal(explainer(x, 1)["gradcam"], first)
+    with pytest.raises(OptionError, match="shapes_kept is at least 1"):
+        Host(shapes_kept=0)
+
+
+@pytest.mark.parametrize(("targets", "why"), [(1, "nodes are not on the GPU"), (None, "control flow")])
+def test_cuda_graphs_that_cannot_be_recorded(
+    small_cnn: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, targets: int | None, why: str
+) -> None:
+    """Nodes on the host, and several targets, which are a loop: both run without, and say so."""
+
+    class Recording(HostDevice):
+        def providers(self, *, cuda_graphs: bool = False) -> list[Any]:
+            return ["recording"] if cuda_graphs else ["CPUExecutionProvider"]
+
+    def start(model: Any, *, providers: list[Any], **options: Any) -> Session:
+        if providers == ["recording"]:
+            raise ModelError("nodes are not on the GPU")
+        return Session(model, providers=providers, **options)
+
+    monkeypatch.setattr(pipeline, "Session", start)
+    built = explanation_model(small_cnn, Options(("gradcam",)), targets_per_image=targets)
+    with pytest.warns(UserWarning, match=f"without CUDA graphs: .*{why}"):
+        made = pipeline.Pipeline(built, Recording(Host()), Cuda(cuda_graphs=True))
+    feeds = {"x": pixels(1), "targets": np.array([[1]])}
+    expected = Session(built).run(feeds)
+    np.testing.assert_array_equal(made.run(feeds)["raw.gradcam"], expected["raw.gradcam"])
 
 
 @pytest.mark.slow

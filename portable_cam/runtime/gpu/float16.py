@@ -45,4 +45,5 @@ def to_float16(model: AnyModel) -> onnx.ModelProto:
 
 
 def _is_quantised(node: ir.Node) -> bool:
-    return node.op_type.startswith("QLinear") or node.op_type.endswith(("QuantizeLinear", "DequantizeLinear", "Integer"))
+    kind = node.op_type
+    return kind.startswith("QLinear") or kind.endswith(("QuantizeLinear", "DequantizeLinear", "Integer"))
