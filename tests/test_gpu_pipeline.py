@@ -502,6 +502,28 @@ def _uneven(model: ir.Model) -> list[ir.Node]:
 
 
 @pytest.mark.slow
+def test_biases_of_a_quantised_model_are_floats_on_a_gpu(zoo: Path) -> None:
+    """Which changes no map; the int8 weights stay what they are."""
+    path = zoo / "models" / "cls_mobilenetv2_torch_int8_nchw_tflm.onnx"
+    model = explanation_model(path, Options(("gradcam",)), targets_per_image=1)
+    feeds = {"input.5": np.random.default_rng(0).integers(-128, 128, (1, 3, 224, 224)).astype(np.int8)}
+    feeds["targets"] = np.array([[1]])
+    before = Session(model, as_written=True).run(feeds)
+    assert len(_dequantized(model, ir.DataType.INT32)) > 40
+    count = len(_dequantized(model, ir.DataType.INT8))
+    optimize_for_cuda(model.graph)
+    assert not _dequantized(model, ir.DataType.INT32)
+    assert len(_dequantized(model, ir.DataType.INT8)) == count > 40
+    for name, value in Session(model, as_written=True).run(feeds).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
+def _dequantized(model: ir.Model, dtype: ir.DataType) -> list[ir.Node]:
+    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+    return [n for n in nodes if n.op_type == "DequantizeLinear" and n.inputs[0].dtype == dtype]  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
 def test_whole_numbers_elsewhere_in_an_explanation(zoo: Path) -> None:
     """Arithmetic of shapes and indices may be on the host, and is told from that of maps."""
     path = zoo / "models" / "cls_text_orientation_ppocr_mobilenetv3.onnx"

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import ONNX_DOMAINS
-from portable_cam.export.graph.values import input_of
+from portable_cam.export.graph.values import constant_of, dtype_of, input_of
 
 _DEFAULTS: dict[str, Any] = {"ceil_mode": 0, "storage_order": 0, "auto_pad": "NOTSET"}
 
@@ -17,11 +18,29 @@ _DEFAULTS: dict[str, Any] = {"ceil_mode": 0, "storage_order": 0, "auto_pad": "NO
 def optimize_for_cuda(graph: ir.Graph) -> None:
     """Without poolings of one element, which enter the CPU provider's blocked layout and are a copy elsewhere; with one
     MaxPool where the gradient runs a second one for its indices, which would keep the first from that layout; and with
-    transposed convolutions that the CUDA provider has a kernel for."""
+    transposed convolutions and dequantised biases that the CUDA provider has kernels for."""
     constants = Builder(graph)
     for each in [graph, *graph.subgraphs()]:
         _tidy(each)
         _pad_evenly(each, constants)
+        _dequantize_biases(each, constants)
+
+
+def _dequantize_biases(graph: ir.Graph, constants: Builder) -> None:
+    """Constants of int32, the biases of quantised models, as floats: the CUDA provider dequantises only 8 bits."""
+    for node in list(graph):
+        if node.op_type != "DequantizeLinear" or node.domain not in ONNX_DOMAINS:
+            continue
+        stored, scale, zero = (constant_of(node.inputs[i]) if i < len(node.inputs) else None for i in range(3))
+        if stored is None or scale is None or stored.dtype != np.int32 or (zero is not None and zero.any()):
+            continue
+        axis = node.attributes.get_int("axis", 1)
+        if scale.size > 1:
+            scale = scale.reshape([-1 if i == axis % stored.ndim else 1 for i in range(stored.ndim)])
+        (out,) = node.outputs
+        value = constants.constant(stored.astype(scale.dtype) * scale, dtype_of(out))
+        ir.convenience.replace_all_uses_with(out, value, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
 
 
 def _pad_evenly(graph: ir.Graph, constants: Builder) -> None:
