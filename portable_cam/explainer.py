@@ -17,7 +17,9 @@ from portable_cam.export.format import (
     SCORES,
     TARGETS,
     TOKEN_ATTRIBUTION,
+    VIEWS,
     ExplanationMetadata,
+    named,
     split,
 )
 from portable_cam.export.methods.registry import uses_relu_rule
@@ -32,6 +34,7 @@ from portable_cam.runtime.inputs import Inputs
 from portable_cam.runtime.run_batches import Batches
 from portable_cam.runtime.session import Provider, Session
 from portable_cam.runtime.sessions import Sessions
+from portable_cam.runtime.unseen import not_seen, shares_unseen
 from portable_cam.verify import check_cache
 from portable_cam.verify.checks import Check, check_explanation
 
@@ -323,6 +326,7 @@ class Explainer:
 
     def _result(self, values: dict[str, NDArray[Any]]) -> Result:
         maps, raw, outputs = split(values, self._metadata)
+        unseen = shares_unseen(values, self._metadata.unseen)
         for method, found in maps.items():
             if (nothing := at_rounding(values, method)).any():
                 maps[method] = np.where(
@@ -338,15 +342,13 @@ class Explainer:
             flags=find_flags(values, maps),
             guided_nodes=self.guided_nodes,
             outputs=outputs,
-            notes=self.notes,
+            notes=(*self.notes, *not_seen(unseen)),
             activations=values.get(f"{ACTIVATIONS}{first}"),
             gradients=values.get(f"{GRADIENTS}{first}"),
-            words={
-                name.removeprefix(TOKEN_ATTRIBUTION): value
-                for name, value in values.items()
-                if name.startswith(TOKEN_ATTRIBUTION)
-            },
+            words=named(values, TOKEN_ATTRIBUTION),
             channel_axis=self._metadata.channel_axis,
             placed=dict(self._metadata.placed or {}),
+            views=named(values, VIEWS),
+            unseen=unseen,
             checks=self.checks,
         )

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from portable_cam.export.layers.axes import (
+    BATCH,
     Axis,
     Digit,
     Part,
@@ -22,6 +23,7 @@ from portable_cam.export.layers.axes import (
     split_digit,
     why_lost,
 )
+from portable_cam.export.layers.frames import settled
 from portable_cam.export.layers.relation import Size
 
 _Lose = Callable[[Size, str], Axis]
@@ -133,7 +135,7 @@ def _take_joined(digits: list[Digit], count: int) -> tuple[list[Digit], Axis] | 
     total = 1
     for k in range(1, len(digits) + 1):
         size = digits[-k].size
-        if not isinstance(size, int) or digits[-k].kind == "image":
+        if not isinstance(size, int) or digits[-k].kind in BATCH:
             return None
         total *= size
         if total % count == 0:
@@ -236,7 +238,7 @@ def _take_of_part(part: Part, entries: range) -> Part | None:
         return None
     if entries == range(size) or not part:
         return part
-    if not holds((part,), "image", "position", "unknown"):
+    if not holds((part,), *BATCH, "position", "unknown"):
         return (Digit(Source("extra" if holds((part,), "extra") else "channel", count), count),)
     if len(part) == 1:
         return _take_of_digit(part[0], entries)
@@ -255,7 +257,7 @@ def _take_of_part(part: Part, entries: range) -> Part | None:
 def _take_of_digit(digit: Digit, entries: range) -> Part | None:
     count = len(entries)
     if digit.kind == "position" and digit.whole:
-        relation = digit.relation.through(entries.step, entries.start)
+        relation = settled(digit.relation.through(entries.step, entries.start), count)
         return (Digit(Source("position", count, digit.source.spatial, relation), count),)
     if digit.kind == "joined" and digit.whole:
         cut = take(digit.source.parts, entries, lambda size, why: ())
@@ -333,7 +335,7 @@ def pick(axis: Axis, table: np.ndarray, lose: _Lose) -> Axis:
     found = permuted(axis, table)
     if found is not None:
         return found
-    if not holds(axis, "image", "position", "unknown"):
+    if not holds(axis, *BATCH, "position", "unknown"):
         return ((Digit(Source("channel", count), count),),)
     starts = [0, *(np.nonzero(np.diff(table) != 1)[0] + 1).tolist(), count]
     if len(starts) > 64:
