@@ -9,8 +9,9 @@ from portable_cam.export.layers.axes import BATCH, ONE, Axis, Known, Source, axi
 from portable_cam.export.layers.axis_rules import views
 from portable_cam.export.layers.axis_rules.at import At, rule, spatial_of
 from portable_cam.export.layers.axis_rules.join import made_of_all
-from portable_cam.export.layers.axis_rules.regroup import pick, regroup
+from portable_cam.export.layers.axis_rules.regroup import regroup
 from portable_cam.export.layers.axis_rules.sizes import computed_array, named_sizes
+from portable_cam.export.layers.axis_rules.taken import pick
 
 
 @rule("Gather")

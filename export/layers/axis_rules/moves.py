@@ -26,8 +26,9 @@ from portable_cam.export.layers.axes import (
 from portable_cam.export.layers.axis_rules import views
 from portable_cam.export.layers.axis_rules.at import At, rule
 from portable_cam.export.layers.axis_rules.join import made_of_all, unknown_views
-from portable_cam.export.layers.axis_rules.regroup import regroup, take
+from portable_cam.export.layers.axis_rules.regroup import regroup
 from portable_cam.export.layers.axis_rules.sizes import computed_sizes, named_sizes
+from portable_cam.export.layers.axis_rules.taken import take
 from portable_cam.export.layers.relation import Size
 
 
