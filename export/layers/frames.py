@@ -130,12 +130,19 @@ class View(Frame):
     @property
     def name(self) -> str:
         """The operator that made it."""
-        return self.source.why if self.source is not None else str(self.node.name if self.node is not None else "")
+        if self.source is not None:
+            return self.source.why
+        return "" if self.node is None else made_by(self.node)
 
     @property
     def has_index(self) -> bool:
         """Which image a view is of is said by a node, not by the order of the entries."""
         return self.indexed or any(view.has_index for view in self.before)
+
+
+def made_by(node: ir.Node) -> str:
+    """A node's operator and its first output, which no other node has."""
+    return f"{node.op_type} '{node.outputs[0].name}'"
 
 
 def seen_through(view: View, number: int, spatial: int, relation: Relation) -> tuple[int, Relation] | None:

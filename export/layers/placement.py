@@ -140,15 +140,19 @@ def placement(axes: SpatialAxes, image: Sequence[int | None], alignment: Alignme
     return None if rows.relation is None and columns.relation is None else Placement(rows, columns)
 
 
-def indices(relation: Relation, pixels: int) -> list[NDArray[np.float64]]:
-    """Which entry looks at each pixel, NaN where none does; one array, or for each part of an axis one."""
+def indices(relation: Relation, pixels: int, cells: int | None = None) -> list[NDArray[np.float64]]:
+    """Which entry looks at each pixel, NaN where none does; one array, or for each part of an axis one. Of so many
+    cells, each in the part that its centre lies in."""
     if not isinstance(relation.frame, Pieces):
         return [np.asarray((np.arange(pixels) - relation.offset) / relation.step, np.float64)]
     found = []
     for begin, count, piece in relation.frame.spans():
         for inner in indices(piece, pixels):
             inside = (inner >= -0.5 - 1e-6) & (inner < count - 0.5 - 1e-6)
-            found.append((np.where(inside, inner + begin, np.nan) - relation.offset) / relation.step)
+            index = (np.where(inside, inner + begin, np.nan) - relation.offset) / relation.step
+            at = np.arange(cells or 0) * relation.step + relation.offset
+            mine = np.flatnonzero((at >= begin - 0.5) & (at < begin + count - 0.5))
+            found.append(np.clip(index, mine[0], mine[-1]) if mine.size else index)
     return found
 
 
@@ -156,7 +160,7 @@ def weights_of(relation: Relation, cells: int, pixels: int, mode: str = "linear"
     """What each pixel takes of each cell, (pixels, cells): of the two nearest by distance, of the first and the last
     alone within half a step behind them, nothing further out; the mean where several parts look at it."""
     taken, seen = np.zeros((pixels, cells)), np.zeros((pixels, 1))
-    for index in indices(relation, pixels):
+    for index in indices(relation, pixels, cells):
         inside = ((index >= -0.5 - 1e-6) & (index <= cells - 0.5 + 1e-6))[:, None]
         held = np.clip(np.nan_to_num(index[:, None], nan=-1), 0, cells - 1)
         if mode == "nearest":

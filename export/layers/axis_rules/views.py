@@ -29,7 +29,7 @@ from portable_cam.export.layers.axis_rules.at import At, Lost, rule
 from portable_cam.export.layers.axis_rules.grids import is_affine
 from portable_cam.export.layers.axis_rules.join import made_of_all
 from portable_cam.export.layers.axis_rules.sizes import computed_array, computed_sizes
-from portable_cam.export.layers.frames import Look, Pieces, View, seen_through
+from portable_cam.export.layers.frames import Look, Pieces, View, made_by, seen_through
 from portable_cam.export.layers.relation import Size
 
 # -- views of an image side by side --------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def stacked(at: At, axis: int) -> Known | None:
     places = [[_placed(axes[i]) for i in moving] for axes in parts]
     if any(None in found for found in places):
         return None if not batch else at.all_lost(why="it stacks views whose rows and columns are not known")
-    source = Source("view", len(parts), why=at.name)
+    source = Source("view", len(parts), why=made_by(at.node))
     found = made_of_all(at, len(parts[0]), at.out() or [None] * len(parts[0]), skip=axis)
     found[axis] = merged([Digit(source, len(parts)), *(parts[0][axis][0] if batch else ())])
     looks = [[Look(p.spatial, p.relation, p.size) for p in each if p is not None] for each in places]
@@ -239,7 +239,7 @@ def _entries_by_index(at: At, batch: Axis, count: Size, index: int) -> tuple[Axi
     images = batch[0][0]
     if (images.size == 1 and count == 1) or _counts_up(at, at.node.inputs[index], images.size):
         return batch, None
-    source = Source("view", f"{at.node.outputs[0].name}:0" if count is None else count, why=at.name)
+    source = Source("view", f"{at.node.outputs[0].name}:0" if count is None else count, why=made_by(at.node))
     if images.size == 1 and isinstance(count, int):
         return merged([Digit(source, count), images]), source
     return axis_of(source), source
