@@ -148,6 +148,20 @@ def test_several_regions_of_one_score(make_model: Any, count: str) -> None:
     assert result.views["p_v"].shape == ((1, 3, 2, 3) if count == "3" else (3, 2, 3))
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_crop_and_resize(make_model: Any, count: int) -> None:
+    """ONNX Runtime's own operator, as TensorFlow's detectors have it."""
+    body = "v = com.microsoft.CropAndResize(x, boxes, which, crop) " + NET + "y = ReduceMax(y_p_v, few)"
+    inputs = f"{ONE}, float[{count},4] boxes, int32[{count}] which"
+    made = model(make_model, body, inputs, crop=np.array([32, 40], np.int32))
+    made.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    boxes = np.array([[0.3, 0.1, 0.9, 0.7], [0.5, 0, 1, 0.6]], np.float32)[:count]
+    feeds = {"x": spot(*AT), "boxes": boxes, "which": np.zeros(count, np.int32)}
+    explainer = pcam.Explainer(made, threads=1)
+    assert explainer.layer == "p_v"
+    assert off(explainer(feeds, 0)["gradcam"][0, 0]) < 1.5
+
+
 def test_regions_of_several_images(make_model: Any) -> None:
     """A row of scores for each region is no row for each image; behind a sum of all, each region lies in its image."""
     inputs = f"float[N,1,{SIZE},{SIZE}] x, float[R,4] boxes, int64[R] which"
