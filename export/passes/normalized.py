@@ -36,6 +36,8 @@ class NormalizedModel:
         self.source = source
         self._model = normalize(source)
         self._changes: tuple[Callable[[ir.Graph], None], ...] = ()
+        self._sizes: dict[tuple[str, int], int] = {}
+        self._at_sizes: dict[frozenset[tuple[tuple[str, int], int]], NormalizedModel] = {}
 
     @property
     def graph(self) -> ir.Graph:
@@ -72,16 +74,21 @@ class NormalizedModel:
         return fingerprint(self.source)
 
     def with_sizes(self, name: str, sizes: Mapping[int, int]) -> NormalizedModel:
-        """The same model with axes of an input fixed, normalised again: what follows from the sizes is constant."""
-        model = load(self.source)
-        (value,) = (given for given in model.graph.inputs if given.name == name)
-        dims = value.shape.dims if value.shape is not None else ()
-        value.shape = ir.Shape([sizes.get(axis, dim) for axis, dim in enumerate(dims)])
-        fixed = copy.copy(self)
-        fixed._model = normalize(model)
-        for change in self._changes:
-            change(fixed.graph)
-        return fixed
+        """The same model with axes of an input fixed, normalised again: what follows from the sizes is constant. Sizes
+        that were fixed before stay so; a model at sizes is made once."""
+        wanted = {**self._sizes, **{(name, axis): size for axis, size in sizes.items()}}
+        key = frozenset(wanted.items())
+        if key not in self._at_sizes:
+            model = load(self.source)
+            for value in model.graph.inputs:
+                dims = value.shape.dims if value.shape is not None else ()
+                value.shape = ir.Shape([wanted.get((str(value.name), axis), dim) for axis, dim in enumerate(dims)])
+            fixed = copy.copy(self)
+            fixed._model, fixed._sizes = normalize(model), wanted
+            for change in self._changes:
+                change(fixed.graph)
+            self._at_sizes[key] = fixed
+        return self._at_sizes[key]
 
     def copy(self) -> ir.Model:
         """A copy to write nodes into; the weights are shared."""
@@ -90,7 +97,7 @@ class NormalizedModel:
     def changed(self, change: Callable[[ir.Graph], None]) -> NormalizedModel:
         """This model with something done to a copy of its graph, as what a person declared of its axes."""
         other = copy.copy(self)
-        other._model, other._changes = self.copy(), (*self._changes, change)
+        other._model, other._changes, other._at_sizes = self.copy(), (*self._changes, change), {}
         change(other.graph)
         return other
 

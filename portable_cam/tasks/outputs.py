@@ -36,7 +36,7 @@ def detector(model: NormalizedModel, output: str | None) -> Target:
     file = read_ultralytics(model.metadata)
     usual = (_SIDE, _SIDE) if file is None or file.size is None else file.size
     height, width = (side or other for side, other in zip(_image_size(model.graph), usual, strict=True))
-    return _checked(find_head(model.graph, (height, width), file).target, model, output)
+    return _checked(find_head(model, (height, width), file).target, model, output)
 
 
 def classifier(model: NormalizedModel, output: str | None) -> Target:
