@@ -11,18 +11,19 @@ from rich.markup import escape
 
 from portable_cam.cli.common import (
     AxesOption,
+    ForSizeArgument,
     JsonOption,
     ModelArgument,
     OutputOption,
     SizeOption,
     TaskOption,
+    at_given_size,
     new_table,
     note,
     out,
     pairs,
     print_json,
     say,
-    size_of,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 def run(
     model: ModelArgument,
+    image: ForSizeArgument = None,
     output: OutputOption = None,
     task: TaskOption = None,
     size: SizeOption = None,
@@ -49,13 +51,12 @@ def run(
     Exit status 1 if no method works."""
     from portable_cam.errors import Error
     from portable_cam.export import doctor as examine
-    from portable_cam.export.assemble.at_size import at_size
     from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.export.read.description import description_path
     from portable_cam.tasks.draft import draft, write_description
     from portable_cam.tasks.recognize import recognize
 
-    known = at_size(declared_model(model, pairs("--axes", axes)), size_of(size))
+    known = at_given_size(declared_model(model, pairs("--axes", axes)), size, image)
     if why is not None:
         _print_trace(known, why, as_json)
         return

@@ -10,21 +10,23 @@ from rich.markup import escape
 
 from portable_cam.cli.common import (
     AxesOption,
+    ForSizeArgument,
     JsonOption,
     ModelArgument,
     OutputOption,
     SizeOption,
     TaskOption,
+    at_given_size,
     new_table,
     pairs,
     print_json,
     say,
-    size_of,
 )
 
 
 def run(
     model: ModelArgument,
+    image: ForSizeArgument = None,
     output: OutputOption = None,
     task: TaskOption = None,
     axes: AxesOption = None,
@@ -36,11 +38,10 @@ def run(
     from dataclasses import asdict
 
     from portable_cam.export import list_layers
-    from portable_cam.export.assemble.at_size import at_size
     from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.tasks.recognize import recognize
 
-    known = at_size(declared_model(model, pairs("--axes", axes)), size_of(size))
+    known = at_given_size(declared_model(model, pairs("--axes", axes)), size, image)
     found = list_layers(known, output, recognize(known, task, output)[1])
     if as_json:
         print_json([asdict(layer) for layer in found])
