@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from portable_cam.export.layers.candidates import candidates, find_axes
+from portable_cam.errors import LayerError
+from portable_cam.export.layers.candidates import candidates, find_axes, layer_axes
 from portable_cam.export.layers.pyramid import pyramid
 from portable_cam.export.layers.spatial import is_feature_map
 from portable_cam.export.passes.normalized import normalized
@@ -151,6 +152,27 @@ def test_queries_that_read_an_encoder(make_model: Any) -> None:
     found, maps = chosen(make_model, body, "y", "b", y="float[N,3,5] y, float[N,3,4] b")
     assert found[0] == "memory"
     assert not {"logits", "shares", "d", "q3", "k3", "v3", "m1"} & {*found, *maps}
+    assert not {"dl", "cross"} & {*found, *maps}, "what constant queries read of each place is no map of features"
+    made = make_model(body, WEIGHTS, "float[N,3,16,24] x", "float[N,3,5] y, float[N,3,4] b", 17)
+    with pytest.raises(LayerError, match=r"'cross' .* it holds how much each query reads of each place, no features"):
+        layer_axes(graph := normalized(made).graph, [v for node in graph for v in node.outputs if v.name == "cross"])
+
+
+@pytest.mark.parametrize("bias", ["kv0", "kv1 = Add(kv0, both)"])
+def test_a_pooling_by_attention(make_model: Any, bias: str) -> None:
+    """SigLIP: a query reads keys and values that one linear layer makes; the layer is what that reads."""
+    side = bias.split(" ")[0]
+    body = TOKENS + ENCODER + f"kv0 = MatMul(memory, pair) {bias if '=' in bias else ''} "
+    body += f"kv = Reshape({side}, pairs) dk, dv = Split<axis = 2, num_outputs = 2>(kv) "
+    body += "k4 = Squeeze(dk, second) v4 = Squeeze(dv, second) dkt = Transpose<perm = [0, 2, 1]>(k4) "
+    body += "dl = MatMul(one_query, dkt) cross = Softmax(dl) d = MatMul(cross, v4) "
+    body += "h = Squeeze(d, first_) y = MatMul(h, w)"
+    more = {"pair": weight(6, 12), "both": weight(12), "pairs": np.array([0, 24, 2, 6]), "one_query": weight(1, 1, 6)}
+    more |= {"second": np.array([2]), "first_": np.array([1])}
+    graph = normalized(make_model(body, WEIGHTS | more, "float[N,3,16,24] x", "float[N,5] y", 18)).graph
+    found = [layer.name for _, layer in candidates(graph, graph.outputs[0])]
+    assert found[0] == "memory"
+    assert not {"kv0", "kv1", "kv", "dl", "cross"} & {*found}
 
 
 def test_a_mean_of_tokens(make_model: Any) -> None:

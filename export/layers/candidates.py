@@ -17,6 +17,7 @@ from portable_cam.export.autodiff.backward import depends_on
 from portable_cam.export.autodiff.dequantized import as_run, moves, quantizer_of
 from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import known_dims, reads
+from portable_cam.export.layers.attention import without_features
 from portable_cam.export.layers.axis_rules import AxesOf
 from portable_cam.export.layers.class_tokens import only_prefix
 from portable_cam.export.layers.derive import declared_axes, derive, spatial_axes, why_not
@@ -85,6 +86,8 @@ def derived_axes(graph: ir.Graph) -> AxesOf:
 def _spatial(derived: AxesOf) -> KnownAxes:
     found = {value: axes for value, known in derived.items() if (axes := spatial_axes(value, known)) is not None}
     declared = {value: axes for value in derived if value.producer() and (axes := declared_axes(value)) is not None}
+    for value in without_features(derived).keys() & found.keys():
+        found[value] = replace(found[value], features=False)
     return found | declared
 
 
@@ -107,10 +110,15 @@ def _axes_of_layer(value: ir.Value, known: KnownAxes, derived: AxesOf) -> Spatia
         hint = f"; if it is a map, declare its axes: axes={{'{value.name}': 'NCHW'}}" if dims and len(dims) == 4 else ""
         raise LayerError(
             f"layer '{value.name}' has shape {value.shape}: a map needs (N, C, height, width), (N, height, width, C) "
-            f"or tokens (N, T, C) whose rows and columns the graph tells, but {why_not(value, derived.get(value))}"
+            f"or tokens (N, T, C) whose rows and columns the graph tells, but {_why_not(value, derived)}"
             f"{hint}; `portable-cam layers MODEL` lists them"
         )
     return spatial
+
+
+def _why_not(value: ir.Value, derived: AxesOf) -> str:
+    instead = without_features(derived).get(value)
+    return why_not(value, derived.get(value)) if instead is None else f"it holds {instead}, no features"
 
 
 def _path(graph: ir.Graph, image: ir.Value, scores: Sequence[ir.Value]) -> list[ir.Node]:
