@@ -41,7 +41,7 @@ PROMISED = {
     "timm/vit_tiny_r_s16_p8_224": (7, "blocks.2.norm1"),
     "timm/vit_small_patch14_reg4_dinov2": (16, "blocks.2.norm1"),
     "timm/vit_relpos_small_patch16_224": (14, "norm"),
-    "timm/vit_base_patch16_siglip_224": (14, "attn_pool.kv"),
+    "timm/vit_base_patch16_siglip_224": (14, "norm"),
     "timm/naflexvit_base_patch16_gap": (24, "norm"),
     "timm/deit_tiny_distilled_patch16_224": (14, "blocks.2.norm1"),
     "timm/deit3_small_patch16_224": (14, "blocks.2.norm1"),
