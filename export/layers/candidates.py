@@ -24,6 +24,9 @@ from portable_cam.export.layers.derive import declared_axes, derive, spatial_axe
 from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.layers.spatial import KnownAxes, SpatialAxes, is_feature_map
 
+#: Why a candidate stands where it stands.
+EVERY, SOME = "every path to the scores passes it", "on some of the paths to the scores"
+LAST_READ = "the last one of whose tokens the scores read more than the class token"
 #: Operators whose output says nothing new: the tensor before is listed instead.
 _NOT_A_LAYER = frozenset({"Identity", "Dropout", "Reshape", "Pad", "Cast", "Slice", "Transpose"})
 
@@ -154,12 +157,23 @@ def _ordered(
             if output in last_use and output in known and _is_candidate(output, known[output]):
                 alone = open_values == {output} and (not widths or _channels(output, known[output]) in widths)
                 (sole if alone else shared).append(output)
-    ordered = [(v, "every path to the scores passes it") for v in reversed(sole)]
+    ordered = [(v, EVERY) for v in reversed(sole)]
     if ordered and widths:
-        why = "the last one of whose tokens the scores read more than the class token"
-        ordered[0] = (ordered[0][0], f"{ordered[0][1]}; {why}")
-    ordered += [(v, "on some of the paths to the scores") for v in reversed(shared)]
+        # a class token of another branch, which has read other tokens, goes on beside it
+        if apart(path, ordered[0][0], shared):
+            ordered = [(v, SOME if apart(path, v, shared) else EVERY) for v, _ in ordered]
+        ordered[0] = (ordered[0][0], f"{ordered[0][1]}; {LAST_READ}")
+    ordered += [(v, SOME) for v in reversed(shared)]
     return [(value, known[value], why) for value, why in ordered]
+
+
+def apart(nodes: Sequence[ir.Node], value: ir.Value, others: Sequence[ir.Value]) -> list[ir.Value]:
+    """Those that neither lead to a tensor nor depend on it."""
+    after, before = depends_on(nodes, [value]), {value}
+    for node in reversed(nodes):
+        if any(output in before for output in node.outputs):
+            before.update(reads(node))
+    return [other for other in others if other not in after and other not in before]
 
 
 def _last_use(
