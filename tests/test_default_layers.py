@@ -190,9 +190,13 @@ def branch(i: int) -> str:
 def test_two_branches_with_class_tokens(make_model: Any) -> None:
     """CrossViT: the class token of each of two branches reads the tokens of the other; the layers are those of both."""
     more = {
-        "coarse": weight(6, 3, 8, 8), "to_few": np.array([0, 6, 6]), "class": weight(1, 1, 6), "one": np.array([1]),
-        "many": np.array([1000]), "none": np.array([0]),
-    }  # fmt: skip
+        "coarse": weight(6, 3, 8, 8),
+        "to_few": np.array([0, 6, 6]),
+        "class": weight(1, 1, 6),
+        "one": np.array([1]),
+        "many": np.array([1000]),
+        "none": np.array([0]),
+    }
     body = TOKENS + "p1 = Conv<strides = [8, 8]>(x, coarse) f1 = Reshape(p1, to_few) "
     body += "t1 = Transpose<perm = [0, 2, 1]>(f1) "
     body += "k0 = Concat<axis = 1>(class, t) k1 = Concat<axis = 1>(class, t1) l0 = Tanh(k0) l1 = Tanh(k1) "

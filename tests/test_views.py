@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from costs import slow_after
+from onnx import numpy_helper
 from test_alignment import SIZE, centre, spot
 from test_branches import FLIP, ROLL, TURN, UPSIDE, WEIGHTS, head, network
 
@@ -111,6 +112,13 @@ def test_a_rolled_image(make_model: Any, at: tuple[int, int]) -> None:
 
 # -- places that another tensor says ----------------------------------------------------------------------------------
 
+
+def rotation(angle: float, scale: float, row: float, column: float) -> np.ndarray:
+    c, s = scale * np.cos(angle), scale * np.sin(angle)
+    return np.array([[[c, -s, column], [s, c, row]]], np.float32)
+
+
+STN = "grid = AffineGrid<align_corners = {0}>(theta, size) v = GridSample<align_corners = {0}>(x, grid) "
 ROI = "v = RoiAlign<output_height = 32, output_width = 32, sampling_ratio = 2>(x, boxes, which) "
 ONE = f"float[1,1,{SIZE},{SIZE}] x"
 
@@ -146,6 +154,60 @@ def test_several_regions_of_one_score(make_model: Any, count: str) -> None:
     result = pcam.Explainer(made, threads=1)({"x": spot(*AT), "boxes": boxes, "which": np.zeros(3, np.int64)}, 0)
     assert off(result["gradcam"][0, 0]) < 1.5
     assert result.views["p_v"].shape == ((1, 3, 2, 3) if count == "3" else (3, 2, 3))
+
+
+def test_regions_of_a_warped_image(make_model: Any) -> None:
+    """Frame within frame: a region of what a spatial transformer made; mirror images of a region."""
+    body = STN.format(0).replace("v =", "s =") + ROI.replace("(x,", "(s,") + NET + "y = ReduceMax(y_p_v, few)"
+    weights = {"size": np.array([1, 1, 48, 48], np.int64), "theta": rotation(0.6, 0.6, 0.2, -0.1)}
+    for count in (1, 2):
+        made = model(make_model, body, f"{ONE}, float[{count},4] boxes, int64[{count}] which", **weights)
+        boxes = np.array([[4, 4, 44, 44], [0, 10, 30, 48]], np.float32)[:count]
+        explainer = pcam.Explainer(made, threads=1)
+        assert explainer.layer == "p_v"
+        feeds = {"x": spot(*AT), "boxes": boxes, "which": np.zeros(count, np.int64)}
+        assert off(explainer(feeds, 0)["gradcam"][0, 0]) < 1.5
+    body = ROI.replace("v =", "s =") + "f = Slice(s, minus, least, columns, minus) v = Concat<axis = 0>(s, f) "
+    made = model(make_model, body + NET + MEAN, f"{ONE}, float[1,4] boxes, int64[1] which")
+    feeds = {"x": spot(*AT), "boxes": np.array([[4, 20, 50, 60]], np.float32), "which": np.zeros(1, np.int64)}
+    assert off(pcam.Explainer(made, threads=1)(feeds, 0)["gradcam"][0, 0]) < 1.5
+
+
+@pytest.mark.parametrize(
+    ("body", "inputs", "why"),
+    [
+        (
+            f"{ROLL} v = Concat<axis = 0>(o, o) {NET} {MEAN}",
+            ONE,
+            "it stacks views whose rows and columns are not known",
+        ),
+        (
+            FLIP.replace("v =", "f =")
+            + "s = Concat<axis = 0>(x, f) "
+            + ROI.replace("(x,", "(s,")
+            + NET
+            + "y = ReduceMax(y_p_v, few)",
+            f"{ONE}, float[2,4] boxes, int64[2] which",
+            "its indices choose between images and more",
+        ),
+    ],
+)
+def test_what_is_not_combined_is_refused(make_model: Any, body: str, inputs: str, why: str) -> None:
+    with pytest.raises(LayerError, match=why):
+        pcam.Explainer(model(make_model, body, inputs), layer="p_v")
+
+
+def test_half_precision_takes_one_map_for_each_image(make_model: Any) -> None:
+    made = model(make_model, BATCHES["turned"])
+    for tensor in made.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for value in (*made.graph.input, *made.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    with pytest.raises(OptionError, match="several views of an image has no gradient in float16"):
+        pcam.Explainer(made)
+    heat = pcam.Explainer(made, precision="float32", threads=1)(spot(*AT), 0)["gradcam"][0, 0]
+    assert off(heat) < 1
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -194,12 +256,6 @@ def test_a_region_for_each_image(make_model: Any) -> None:
     assert off(result["gradcam"][1, 0], (10, 50)) < 1.5
 
 
-def rotation(angle: float, scale: float, row: float, column: float) -> np.ndarray:
-    c, s = scale * np.cos(angle), scale * np.sin(angle)
-    return np.array([[[c, -s, column], [s, c, row]]], np.float32)
-
-
-STN = "grid = AffineGrid<align_corners = {0}>(theta, size) v = GridSample<align_corners = {0}>(x, grid) "
 BASE = np.stack([*np.meshgrid(np.linspace(-1, 1, 48), np.linspace(-1, 1, 48)), np.ones((48, 48))], -1)
 
 
