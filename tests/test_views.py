@@ -4,6 +4,7 @@ its view was, then the views of an image are summed."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,13 @@ import onnx
 import pytest
 from costs import slow_after
 from onnx import numpy_helper
+from PIL import Image
 from test_alignment import SIZE, centre, spot
 from test_branches import FLIP, ROLL, TURN, UPSIDE, WEIGHTS, head, network
+from typer.testing import CliRunner
 
 import portable_cam as pcam
+from portable_cam.cli import app
 from portable_cam.errors import LayerError, OptionError, TargetError
 from portable_cam.export import list_layers
 
@@ -353,6 +357,15 @@ def test_an_image_of_any_size_resized_in_the_graph(make_model: Any, kind: str) -
         image = np.zeros((1, 1, height, width), np.float32)
         image[0, 0, 37:43, 27:33] = 1
         assert off(explainer(image, 0)["gradcam"][0, 0], (40, 30)) < height / 32
+
+
+def test_what_is_unseen_is_said_on_the_command_line(make_model: Any, tmp_path: Path) -> None:
+    body = "v = Slice(x, a4, b4, ax) " + NET + "y = Identity(y_p_v)"
+    onnx.save(model(make_model, body, ONE, a4=np.array([4, 4]), b4=np.array([36, 36])), tmp_path / "m.onnx")
+    Image.fromarray((spot(*AT)[0, 0] * 255).astype(np.uint8)).save(tmp_path / "spot.png")
+    given = ["explain", tmp_path / "m.onnx", tmp_path / "spot.png", "--task", "classify", "-o", tmp_path / "out"]
+    found = CliRunner().invoke(app, [*map(str, given), "--no-check"])
+    assert "spot.png: layer 'p_v' does not see 75% of the image" in found.stderr
 
 
 def test_checks_of_views(make_model: Any) -> None:
