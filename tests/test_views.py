@@ -117,6 +117,47 @@ def test_a_rolled_image(make_model: Any, at: tuple[int, int]) -> None:
 # -- places that another tensor says ----------------------------------------------------------------------------------
 
 
+COUNTED = "n0 = Shape<start = 0, end = 1>(x) n = Squeeze(n0) count = Range(zero, n, one) "
+IN_TABLE = "c = Cast<to = 1>(count) column = Unsqueeze(c, one_) rois = Concat<axis = 1>(column, boxes) "
+
+
+@pytest.mark.parametrize(
+    ("taken", "rows"),
+    [
+        ("q = Slice(rois, few, one_, one_) s = Squeeze(q, one_) which = Cast<to = 7>(s) ", True),
+        ("s = Gather<axis = 1>(rois, zero) which = Cast<to = 7>(s) ", True),
+        ("s = Gather<axis = 1>(rois, one) which = Cast<to = 7>(s) ", False),
+        ("s = Gather<axis = 1>(rois, zero) r = Slice(s, minus, least, few, minus) which = Cast<to = 7>(r) ", False),
+    ],
+)
+def test_an_index_before_the_boxes(make_model: Any, taken: str, rows: bool) -> None:
+    """torchvision's table of regions: the first column is the image's number; another, or turned round, is no proof."""
+    numbers = {"zero": np.array(0, np.int64), "one": np.array(1, np.int64)}
+    body = COUNTED + IN_TABLE + taken + ROI + NET + "y = Identity(y_p_v)"
+    made = model(make_model, body, f"float[N,1,{SIZE},{SIZE}] x, float[N,4] boxes", **numbers)
+    if not rows:
+        with pytest.raises(TargetError, match="has several rows for each image"):
+            pcam.Explainer(made)
+        return
+    boxes = np.array([[0, 20, 40, 60], [30, 0, 62, 32]], np.float32)
+    result = pcam.Explainer(made, threads=1)({"x": np.concatenate([spot(*AT), spot(10, 50)]), "boxes": boxes}, 0)
+    assert off(result["gradcam"][0, 0]) < 1.5
+    assert off(result["gradcam"][1, 0], (10, 50)) < 1.5
+
+
+@pytest.mark.parametrize("how", ["r = Tile(x, three)", "r = Expand(x, wide)"])
+def test_samples_of_an_image(make_model: Any, how: str) -> None:
+    """An image several times with different noise, as for dropout at test time: one map."""
+    noise = np.random.default_rng(0).uniform(0.9, 1.1, (3, 1, SIZE, SIZE)).astype(np.float32)
+    more = {"three": np.array([3, 1, 1, 1]), "wide": np.array([3, 1, 1, 1]), "noise": noise}
+    made = model(make_model, f"{how} v = Mul(r, noise) {NET} y = ReduceMean(y_p_v, few)", ONE, **more)
+    explainer = pcam.Explainer(made, threads=1)
+    assert explainer.layer == "p_v"
+    result = explainer(spot(*AT), 0)
+    assert off(result["gradcam"][0, 0]) < 1
+    assert result.views["p_v"].shape == (1, 3, 2, 3)
+
+
 def rotation(angle: float, scale: float, row: float, column: float) -> np.ndarray:
     c, s = scale * np.cos(angle), scale * np.sin(angle)
     return np.array([[[c, -s, column], [s, c, row]]], np.float32)

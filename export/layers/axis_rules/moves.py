@@ -77,7 +77,7 @@ def unsqueeze(at: At) -> Known:
 
 @rule("Expand")
 def expand(at: At) -> Known:
-    """Axes of one entry are repeated, the others stay."""
+    """Axes of one entry are repeated, the others stay; an image that is repeated has views."""
     axes = at.first
     out = at.out()
     if at.node.outputs[0].shape is None:
@@ -86,6 +86,8 @@ def expand(at: At) -> Known:
     wanted = [*out[: len(out) - len(wanted)], *wanted]
     out = [d if isinstance(d, int) else w for d, w in zip(out, wanted, strict=True)]
     lead = len(out) - len(axes)
+    if not lead and _only_image(axes[0]) and isinstance(out[0], int) and out[0] > 1 and at.dims(0)[1:] == out[1:]:
+        return views.repeated(at, 0, out[0])
     repeated = [channels(size) if size != 1 else ONE for size in out]
     return Known(
         tuple(
@@ -96,12 +98,22 @@ def expand(at: At) -> Known:
     )
 
 
+_SAMPLES = 256  # of an image, at most
+
+
+def _only_image(axis: Axis) -> bool:
+    return len(axis) == 1 and len(axis[0]) == 1 and axis[0][0].kind == "image" and axis[0][0].size == 1
+
+
 @rule("Tile")
 def tile(at: At) -> Known:
-    """As Expand; an axis of more than one entry is repeated part by part."""
+    """As Expand; an axis of more than one entry is repeated part by part, that of images as views."""
     axes, repeats = at.axes(0), at.const(1)
     if axes is None or repeats is None:
         return at.all_lost(why="how often it repeats is computed at run time")
+    batch = [i for i, count in enumerate(repeats) if count != 1]
+    if len(batch) == 1 and holds(axes[batch[0]], *BATCH) and len(axes[batch[0]]) == 1 and repeats[batch[0]] <= _SAMPLES:
+        return views.repeated(at, batch[0], repeats[batch[0]])
     found: list[Axis] = []
     for axis, count, size in zip(axes, repeats, at.out() or [None] * len(axes), strict=True):
         if count == 1:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
+from portable_cam.export.graph.values import constant_of, known_dims
 from portable_cam.export.layers.axes import (
     BATCH,
     Axis,
@@ -57,6 +58,23 @@ def stacked(at: At, axis: int) -> Known | None:
     found[axis] = merged([Digit(source, len(parts)), *(parts[0][axis][0] if batch else ())])
     looks = [[Look(p.spatial, p.relation, p.size) for p in each if p is not None] for each in places]
     return Known(_in_view(at, found, moving, looks, source, found[axis] if batch else axis_of(source)), at.wide)
+
+
+def repeated(at: At, axis: int, count: int) -> Known:
+    """Images that stand so many times behind one another, as for samples of noise.
+
+    Raises:
+        Lost: Where the image's rows and columns are is not known.
+    """
+    axes = at.first
+    source = Source("view", count, why=made_by(at.node))
+    found = list(axes)
+    found[axis] = merged([Digit(source, count), *axes[axis][0]])
+    moving = [i for i, a in enumerate(axes) if holds(a, "position")]
+    if not moving:
+        return Known(tuple(found), at.wide)
+    looks = _looks(at, moving, "it repeats images whose rows and columns are not known")
+    return Known(_in_view(at, found, moving, [looks] * count, source, found[axis]), at.wide)
 
 
 def _placed(axis: Axis) -> Position | None:
@@ -245,15 +263,38 @@ def _entries_by_index(at: At, batch: Axis, count: Size, index: int) -> tuple[Axi
     return axis_of(source), source
 
 
+_KEEPS_ORDER = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+
+
 def _counts_up(at: At, index: ir.Value | None, size: Size) -> bool:
     """The index is 0, 1, 2 and so on up to the number of images."""
     table = computed_array(index, at.known)
     if table is not None:
         return table.reshape(-1).tolist() == list(range(size)) if isinstance(size, int) else False
     node = None if index is None else index.producer()
-    while node is not None and node.op_type in {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}:
-        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    while node is not None and (node.op_type in _KEEPS_ORDER or _takes_first_column(node)):
+        before = node.inputs[0]
+        table_of = None if before is None else before.producer()
+        if _takes_first_column(node) and table_of is not None:
+            before = table_of.inputs[0]  # torchvision: the index stands before the box
+        node = None if before is None else before.producer()
     if node is None or node.op_type != "Range":
         return False
     start, limit, step = (computed_sizes(value, at.known) for value in node.inputs)
     return (start, limit, step) == ([0], [size], [1])
+
+
+def _takes_first_column(node: ir.Node) -> bool:
+    """Of a table whose first column is put before others."""
+    table = None if node.op_type not in {"Slice", "Gather"} or node.inputs[0] is None else node.inputs[0].producer()
+    if table is None or table.op_type != "Concat" or table.attributes.get_int("axis", 0) != 1:
+        return False
+    given = [constant_of(value) for value in node.inputs[1:4]]
+    if any(array is None for array in given) or (known_dims(table.inputs[0]) or [])[1:] != [1]:
+        return False
+    numbers = [array.reshape(-1).tolist() for array in given if array is not None]
+    return (
+        numbers == [[0], [1], [1]]
+        if node.op_type == "Slice"
+        else (numbers == [[0]] and node.attributes.get_int("axis", 0) == 1)
+    )
