@@ -9,7 +9,7 @@ from typing import Any
 
 from portable_cam.explanation import Explanation
 from portable_cam.export.passes.normalized import AnyModel, normalized
-from portable_cam.tasks.base import AnyPreprocessing, TaskExplainer, Targets
+from portable_cam.tasks.base import AnyPreprocessing, Targets, TaskExplainer
 from portable_cam.tasks.recognize import implied_task, recognize
 from portable_cam.tasks.registry import TASKS, own_options, task_named
 
