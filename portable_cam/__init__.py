@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from portable_cam.errors import Error
 
 if TYPE_CHECKING:
-    from portable_cam import batch, export, kernels, targets
+    from portable_cam import batch as batch
+    from portable_cam import export, kernels, targets
     from portable_cam.explainer import Explainer
     from portable_cam.explanation import Explanation
     from portable_cam.result import Result
@@ -35,7 +36,6 @@ __all__ = [
     "Result",
     "SegmentExplainer",
     "__version__",
-    "batch",
     "explain",
     "export",
     "kernels",

@@ -97,7 +97,8 @@ def digest(table: pa.Table) -> str:
     found = hashlib.sha256()
     for name in ("key", "offset", "targets", "asked"):
         for chunk in table[name].cast(pa.string()).fill_null("\x01").chunks:
-            found.update("\x00".join(chunk.to_pylist()).encode("utf-8", "surrogatepass"))
+            for value in chunk.to_pylist():  # each with its end: chunks may begin anywhere
+                found.update(value.encode("utf-8", "surrogatepass") + b"\x00")
         found.update(b"\x02")
     return found.hexdigest()
 

@@ -137,8 +137,13 @@ class ShardFiles:
             values = np.concatenate(arrays)
             segment = self._file(name, values).append(values)
             appended[name] = (
-                values.dtype.str, list(values.shape[1:]), len(values), segment.start, segment.length, segment.crc,
-            )  # fmt: skip
+                values.dtype.str,
+                list(values.shape[1:]),
+                len(values),
+                segment.start,
+                segment.length,
+                segment.crc,
+            )
         for path, data in overlays.items():
             place = self.layout.root / path
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,6 @@ class Suspects:
 
     Attributes:
         careful: Some image is under suspicion: one at a time is to be in hand.
-        alone: Images that a batch died of: they are to be run by themselves.
     """
 
     def __init__(self, path: Path, count: int, *, certain: bool = False) -> None:
@@ -50,9 +49,6 @@ class Suspects:
         return bool(self._shared.any())
 
     @property
-    def alone(self) -> set[int]:
-        return {int(i) for i in np.flatnonzero(self._shared == RUNNING)}
-
     def condemned(self) -> dict[int, str]:
         """The images that are passed over, and what they did."""
         doing = {DECODING: "decoding", RUNNING: "explaining"}

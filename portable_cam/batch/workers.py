@@ -36,6 +36,7 @@ _TICK, _PATIENCE = 0.2, 1.0
 class _Worker:
     process: subprocess.Popen[str]
     errors: Any
+    listener: threading.Thread = field(default_factory=threading.Thread)
     ready: bool = False
     shard: int | None = None
     heard: float = field(default_factory=monotonic)
@@ -103,9 +104,10 @@ class Workers:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
         worker = _Worker(process, errors)
+        worker.listener = threading.Thread(target=self._listen, args=(worker,), daemon=True)
         self._workers.append(worker)
         self._progress.workers = len(self._workers)
-        threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
+        worker.listener.start()
 
     def _listen(self, worker: _Worker) -> None:
         assert worker.process.stdout is not None
@@ -183,7 +185,7 @@ class Workers:
         self._progress.workers, self._progress.lost = len(self._workers), self._progress.lost + 1
         worker.errors.seek(0)
         said = worker.errors.read().strip()
-        worker.errors.close()
+        _close(worker)
         if not worker.ready:
             self._stillborn += 1
             if self._stillborn >= _HOPELESS:
@@ -203,13 +205,14 @@ class Workers:
             worker.process.kill()
         for worker in self._workers:
             worker.process.wait()
-            for stream in (worker.process.stdin, worker.process.stdout, worker.errors):
-                if stream is not None:
-                    _close(stream)
+            _close(worker)
         self._workers.clear()
         self._progress.workers = 0
 
 
-def _close(stream: Any) -> None:
-    with contextlib.suppress(OSError):
-        stream.close()
+def _close(worker: _Worker) -> None:
+    worker.listener.join()
+    for stream in (worker.process.stdin, worker.process.stdout, worker.errors):
+        with contextlib.suppress(OSError):  # what was not yet sent cannot be
+            assert stream is not None
+            stream.close()

@@ -34,9 +34,11 @@ def write_coco(results: Results, path: Path) -> Path:
             for annotation in _annotations(row):
                 name = annotation.pop("name")
                 whole = {
-                    "id": count, "image_id": number, "category_id": categories.setdefault(name, len(categories)),
+                    "id": count,
+                    "image_id": number,
+                    "category_id": categories.setdefault(name, len(categories)),
                     **annotation,
-                }  # fmt: skip
+                }
                 file.write((",\n" if count else "\n") + json.dumps(whole, ensure_ascii=False))
                 count += 1
         names = [{"id": i, "name": name} for name, i in categories.items()]

@@ -173,10 +173,16 @@ class _Bar:
 
     def __init__(self) -> None:
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(), TextColumn("{task.fields[more]}"), console=err, transient=True,
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[more]}"),
+            console=err,
+            transient=True,
             disable=not err.is_terminal,
-        )  # fmt: skip
+        )
         self._task = self._bar.add_task("explaining", total=None, rate="", more="")
 
     def __enter__(self) -> _Bar:
@@ -191,9 +197,12 @@ class _Bar:
         more = [f"{counts.failed} failed"] * bool(counts.failed) + [f"{counts.lost} workers lost"] * bool(counts.lost)
         more += [f"most time: {counts.slowest}"] * bool(counts.slowest)
         self._bar.update(
-            self._task, total=counts.total, completed=counts.done + counts.failed, rate=f"{counts.rate:.1f}/s",
+            self._task,
+            total=counts.total,
+            completed=counts.done + counts.failed,
+            rate=f"{counts.rate:.1f}/s",
             more=", ".join(more),
-        )  # fmt: skip
+        )
 
 
 def _report(results: Any, folder: Path, files: tuple[str, ...], as_json: bool) -> int:
@@ -212,11 +221,17 @@ def _report(results: Any, folder: Path, files: tuple[str, ...], as_json: bool) -
     if as_json:
         print_json(
             {
-                "out": str(folder), "files": written, "complete": results.complete, "before": counts.before,
-                "done": counts.done, "failed": counts.failed, "seconds": round(counts.seconds, 3),
-                "images_per_second": round(counts.rate, 3), "workers_lost": counts.lost,
+                "out": str(folder),
+                "files": written,
+                "complete": results.complete,
+                "before": counts.before,
+                "done": counts.done,
+                "failed": counts.failed,
+                "seconds": round(counts.seconds, 3),
+                "images_per_second": round(counts.rate, 3),
+                "workers_lost": counts.lost,
             }
-        )  # fmt: skip
+        )
     else:
         before = f", {counts.before} were finished before" if counts.before else ""
         say(f"{counts.done} explained, {counts.failed} failed in {counts.seconds:.1f} s{before}: {written[0]}")
