@@ -41,14 +41,12 @@ class Suspects:
         if len(held) == 1:
             self._deaths[held] = ENOUGH if certain else np.minimum(self._deaths[held] + 1, ENOUGH)
         self._shared[held] = np.maximum(self._shared[held], self._stage[held])
-        self._last = {int(i): int(self._stage[i]) for i in held}
         self._stage[:] = IDLE
 
     @property
     def careful(self) -> bool:
         return bool(self._shared.any())
 
-    @property
     def condemned(self) -> dict[int, str]:
         """The images that are passed over, and what they did."""
         doing = {DECODING: "decoding", RUNNING: "explaining"}
