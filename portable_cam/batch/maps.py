@@ -51,7 +51,7 @@ class Stored:
 
 def maps_of(explanation: Explanation, size: StoredSize, dtype: StoredType) -> list[Stored]:
     """All maps of an explanation, and of its counterpart."""
-    if size == "none":
+    if size == "none" or not explanation.scores.size:
         return []
     found = _of_result(explanation.result, size, dtype)
     if explanation.counterpart is not None:

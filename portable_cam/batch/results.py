@@ -166,7 +166,6 @@ class Results:
             preprocessing=preprocessing,
             labels=[row["labels"]],
             writer=ReportWriter(),
-            sign=self.facts()["sign"],
             source=given.url if given.offset is None else "",
             notes=notes,
             counterpart=None if other is None else self._result(row, record, preprocessing.size, other, OTHER),
@@ -223,6 +222,8 @@ class Results:
             own = {name: values for name, values in raw.items() if of_method(name, method)}
             if method in whole:
                 maps[method] = whole[method]
+            elif not row["targets"]:  # nothing was found
+                maps[method] = np.zeros((1, 0, *size), np.float32)
             elif own:
                 found = heat_maps(own, size, self.facts()["profile"], placed)
                 found[flat[next(iter(own))]] = 0

@@ -7,7 +7,7 @@ import base64
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,10 @@ from portable_cam.image.geometry import Geometry
 from portable_cam.image.marks import Mark
 
 _LIST = pa.list_
+#: The fields of an explanation that are text or a switch, which the record has as they are.
+_PLAIN = tuple(
+    f.name for f in fields(Explanation) if f.type in {"str", "bool", "Drawing", "dict[str, str]"} and f.name != "source"
+)
 #: Where a map is: entries ``offset`` to ``offset + count`` of an NPY file, one for each target. The value of a cell is
 #: ``low + stored * scale``. ``flat``: the map of the target is zero everywhere, whatever is stored.
 _MAP = pa.struct(
@@ -108,7 +112,7 @@ def probabilities(explanation: Explanation, details: Sequence[Detail]) -> list[f
 def peaks(explanation: Explanation) -> list[list[float]]:
     """For each target the pixel of the photo, (x, y), that the first method's map is largest at."""
     method = next(iter(explanation), None)
-    if method is None:
+    if method is None or not explanation.scores.size:
         return []
     values = np.abs(explanation[method][0])
     if values.ndim == 4:
@@ -129,14 +133,10 @@ def _record(explanation: Explanation) -> dict[str, Any]:
     other = explanation.counterpart
     attribution = explanation.token_attribution
     found = {
-        "task": explanation.task,
+        **{name: getattr(explanation, name) for name in _PLAIN},
         "details": [asdict(detail) for detail in explanation.details],
         "marks": [_packed(mark) for mark in explanation.marks],
         "top": explanation.top,
-        "top_scale": explanation.top_scale,
-        "text": explanation.text,
-        "text_given": explanation.text_given,
-        "question": explanation.question,
         "words": explanation.words,
         "characters": [asdict(character) for character in explanation.characters],
         "token_attribution": None if attribution is None else attribution.tolist(),
@@ -144,7 +144,6 @@ def _record(explanation: Explanation) -> dict[str, Any]:
         "layer": explanation.layer,
         "placed": explanation.result.placed,
         "preprocessing": explanation.preprocessing.to_json(),
-        "drawing": explanation.drawing,
         "counterpart": None
         if other is None
         else {"scores": other.scores[0].tolist(), "targets": other.targets[0].tolist(), "flags": other.flags[0]},
@@ -170,8 +169,7 @@ def _unpacked(packed: Mapping[str, Any]) -> Mark:
 
 def record_fields(record: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an explanation that the record has."""
-    names = ("task", "top_scale", "text", "text_given", "question", "drawing")
-    found: dict[str, Any] = {name: record[name] for name in names if name in record}
+    found: dict[str, Any] = {name: record[name] for name in _PLAIN if name in record}
     attribution = record.get("token_attribution")
     return {
         **found,

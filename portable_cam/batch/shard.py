@@ -219,7 +219,6 @@ def _facts(explainer: Any) -> dict[str, Any]:
         "preprocessing": explainer.preprocessing.to_json(),
         "guessed": list(explainer.preprocessing.guessed),
         "profile": metadata.options.profile,
-        "sign": known.sign,
         "guided_nodes": known.guided_nodes,
         "notes": list(explainer.notes),
     }
