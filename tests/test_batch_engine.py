@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ from PIL import Image
 import portable_cam as pcam
 from portable_cam import batch
 from portable_cam.batch import engine, shard, shard_files
+from portable_cam.batch.inputs import Input
 from portable_cam.batch.layout import Layout
+from portable_cam.batch.maps import maps_of
+from portable_cam.batch.rows import done_row
 from portable_cam.batch.suspects import DECODING, ENOUGH, RUNNING, Suspects
 from portable_cam.batch.verify import verify
 from portable_cam.batch.written import write_coco
@@ -173,6 +177,19 @@ def test_boxes_of_a_detector(make_model: Any, tmp_path: Path) -> None:
     left, top, right, bottom = alone.details[0].box  # type: ignore[misc]
     first = next(a for a in written["annotations"] if a["image_id"] == 1)
     np.testing.assert_allclose(first["bbox"], [left, top, right - left, bottom - top], rtol=1e-6)
+
+
+def test_an_image_in_which_nothing_is_found_is_a_result(undisturbed: Path, model: Path, photos: Path) -> None:
+    whole = pcam.explain(model, photos / "1.png", task="classify", preprocessing="unit")
+    none = {"scores": whole.scores[:, :0], "targets": whole.targets[:, :0], "flags": [[]], "raw": {}}
+    maps = {"gradcam": whole["gradcam"][:, :0]}
+    nothing = replace(whole, result=replace(whole.result, maps=maps, **none), labels=[[]])
+    assert maps_of(nothing, "layer", "float16") == []
+    row = done_row(Input("1.png", "1.png"), nothing, [], [])
+    assert (row["status"], row["labels"], row["peaks"], row["boxes"]) == ("done", [], [], [])
+    results = batch.open(undisturbed)
+    again, raw = results._maps(row, (8, 8), {}, "")[::-1]
+    assert (again["gradcam"].shape, raw) == ((1, 0, 8, 8), {})
 
 
 # -- the same bytes, whoever makes them --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 """Sources of a batch: each gives the same images under keys of its own, in an order that is its own, too."""
 
 import io
+import os
 import random
 import tarfile
 from collections.abc import Callable
@@ -131,6 +132,18 @@ def test_each_source_gives_each_image_under_its_key(
 
 def test_files_that_are_no_images_are_counted(folder: Path) -> None:
     assert Sources().find([folder]).skipped == {".md": 1}
+
+
+def test_a_folder_is_read_whole_but_for_results_and_links(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "overlay.png").write_bytes(encoded("a.png"))
+    (folder / "b" / "back").symlink_to(folder)
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(encoded("a.png"))
+    found = Sources(without=folder / "out").find([folder])
+    inputs = [Input(**row) for row in found.table.to_pylist()]
+    assert [given.key for given in inputs] == ["a.png", "b/c.png", "b/d.PNG", "caf\\xe9.png", "e.webp"]
+    assert (read_image(containers.read(inputs[3], folder)) == PIXELS["a.png"]).all()
+    assert found.skipped == {".md": 1, "linked folder": 1}
 
 
 def test_targets_and_options_of_single_images(folder: Path) -> None:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +25,32 @@ _IMAGES = ("image", "img", "jpg", "png", "webp", "bytes", "image_bytes")
 _NPY = b"\x93NUMPY"
 
 
+#: In front of a path that is not UTF-8, escaped byte by byte.
+_ESCAPED = "escaped:"
+
+
+def address(path: str) -> str:
+    """A path or address as text that a table can hold."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return _ESCAPED + quote_from_bytes(os.fsencode(path))
+    return path
+
+
+def readable(path: str) -> str:
+    """A path for people: bytes that are not UTF-8 as ``\\xff``."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def opened(url: str) -> AbstractContextManager[Any]:
     """A file, or an address that fsspec knows, for reading bytes.
 
     Raises:
         OptionError: It cannot be opened.
     """
+    if url.startswith(_ESCAPED):
+        url = os.fsdecode(unquote_to_bytes(url.removeprefix(_ESCAPED)))
     try:
         return open(url, "rb") if "://" not in url else library("fsspec").open(url, "rb").open()
     except OSError as error:
@@ -117,7 +139,9 @@ def read(given: Input, root: Path) -> Any:
     Raises:
         ImageError: It cannot be read.
     """
-    url = given.url if "://" in given.url or given.url.startswith("/") else str(root / given.url)
+    url = given.url
+    if "://" not in url and not url.startswith(("/", _ESCAPED)):
+        url = str(root / url)
     try:
         if given.column is not None:
             cell = _cell(given, given.column)

@@ -111,7 +111,7 @@ def run(
     )
     if found.skipped:
         counts.notes = (
-            f"passed over in folders: {sum(found.skipped.values())} files that are no images "
+            f"passed over in folders: {sum(found.skipped.values())} files and folders "
             f"({', '.join(f'{n} x {s}' for s, n in found.skipped.most_common(5))})",
         )
     tell, known = progress or _silent, ready or _silent
@@ -145,7 +145,7 @@ def _found(source: Any, layout: Layout) -> Found:
     names: Iterable[Any] = [source] if isinstance(source, str | Path) else source
     if is_names(source):
         asks = {name for row in TASKS.values() for name in row.explainer().asks}
-        return Sources(asks).find(names)
+        return Sources(asks, layout.root).find(names)
     return keep(source, layout)
 
 

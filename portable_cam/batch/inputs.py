@@ -63,8 +63,10 @@ class Input:
 def listing(found: Iterable[Mapping[str, Any]]) -> pa.Table:
     """The list of inputs in its own order, whatever order they were found in: files by key, what lies in a container by
     its place there. A key that comes again gets a number: ``cat.jpg#2``."""
-    rows = list(found)
-    columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names}
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    for row in found:
+        for name, column in columns.items():
+            column.append(row.get(name))
     return in_order(pa.table(columns, schema=SCHEMA))
 
 
@@ -96,6 +98,9 @@ def digest(table: pa.Table) -> str:
     """Of what is asked for, not of where it lies: a folder may move."""
     found = hashlib.sha256()
     for name in ("key", "offset", "targets", "asked"):
+        if table[name].null_count == len(table):
+            found.update(b"\x03")
+            continue
         for chunk in table[name].cast(pa.string()).fill_null("\x01").chunks:
             for value in chunk.to_pylist():  # each with its end: chunks may begin anywhere
                 found.update(value.encode("utf-8", "surrogatepass") + b"\x00")

@@ -49,10 +49,12 @@ class Sources:
 
     Args:
         asks: The task's options of a call, which may be columns of a table.
+        without: A folder that is left out, as that of the results.
     """
 
-    def __init__(self, asks: Iterable[str] = ()) -> None:
+    def __init__(self, asks: Iterable[str] = (), without: str | os.PathLike[str] | None = None) -> None:
         self._asks = frozenset(asks)
+        self._without = None if without is None else os.path.abspath(without)
         self.skipped: Counter[str] = Counter()
 
     def find(self, sources: Iterable[str | os.PathLike[str]]) -> Found:
@@ -61,11 +63,11 @@ class Sources:
         Raises:
             OptionError: Something named is not there or cannot be read, or holds no input.
         """
-        rows = [row for source in sources for row in self._of(str(source))]
-        if not rows:
+        table = listing(row for source in sources for row in self._of(str(source)))
+        if not len(table):
             skipped = f" ({_described(self.skipped)} were passed over)" if self.skipped else ""
             raise OptionError(f"no image was found{skipped}: name images, folders, or tables of them")
-        return Found(listing(rows), self.skipped)
+        return Found(table, +self.skipped)
 
     def _of(self, source: str) -> Iterator[Row]:
         if "://" in source:
@@ -92,14 +94,28 @@ class Sources:
             for path in sorted(folder.glob("*.arrow")):
                 yield from containers.arrow_rows(str(path.absolute()), path.name)
             return
-        names = [
-            os.path.relpath(os.path.join(where, name), folder)
-            for where, inner, files in os.walk(folder, followlinks=True)
-            if not inner.sort()
-            for name in files
-            if not name.startswith(".")
-        ]
-        yield from self._named((str((folder / name).absolute()), name) for name in sorted(names))
+        names = sorted(self._below(folder))
+        yield from self._named((str((folder / name).absolute()), name) for name in names)
+
+    def _below(self, folder: Path) -> Iterator[str]:
+        """The files in a folder and its folders, but for hidden ones."""
+
+        def fail(error: OSError) -> None:
+            raise OptionError(f"cannot read the folder {error.filename}: {error.strerror}; check your rights")
+
+        for where, inner, files in os.walk(folder, onerror=fail):
+            linked = [name for name in inner if os.path.islink(os.path.join(where, name))]
+            self.skipped["linked folder"] += len(linked)  # not followed: a link may lead back
+            inner[:] = [
+                name
+                for name in inner
+                if name not in linked
+                and not name.startswith(".")
+                and os.path.abspath(os.path.join(where, name)) != self._without
+            ]
+            for name in files:
+                if not name.startswith("."):
+                    yield os.path.relpath(os.path.join(where, name), folder)
 
     def _remote(self, source: str) -> Iterator[Row]:
         system, path = library("fsspec").core.url_to_fs(source)
@@ -143,7 +159,7 @@ class Sources:
         elif suffix in {".txt", ".lst"}:
             yield from (self._listed({"path": line}, url) for line in _text(url).splitlines() if line.strip())
         else:
-            yield {"key": key.replace(os.sep, "/"), "url": url}
+            yield {"key": containers.readable(key), "url": containers.address(url)}
 
     def _csv(self, url: str, delimiter: str) -> Iterator[Row]:
         for row in csv.DictReader(_text(url).splitlines(), delimiter=delimiter):
