@@ -99,9 +99,10 @@ class Job:
             raise OptionError(
                 f"{layout.root} is no folder of results ({error}): give the one named with --out"
             ) from None
-        if content.get("version") != VERSION:
-            raise OptionError(f"{layout.root} was written by another version of this package")
-        return cls(**{f.name: content[f.name] for f in fields(cls)})
+        names = [f.name for f in fields(cls)]
+        if content.get("version") != VERSION or not set(names) <= set(content):
+            raise OptionError(f"{layout.root} was written by another version of this package: begin another folder")
+        return cls(**{name: content[name] for name in names})
 
     def begin(self, layout: Layout) -> None:
         """Write the job into the folder, or go on with what is there.
