@@ -3,8 +3,8 @@
 
 ``keys`` fills a folder with made-up rows and maps through the engine's own files, and times writing, what a resumed run
 does before its first image, opening, and looking up keys, at a tenth of the count and at all of it. ``stores`` writes
-and reads the same maps as NPY files and as Zarr arrays (needs zarr). ``memory`` runs the engine on tiny images and
-prints the resident memory of its processes (needs psutil).
+and reads the same maps as NPY files and as Zarr arrays (needs zarr). ``memory`` runs the engine on tiny images
+and a tiny network and prints the resident memory of its processes (needs psutil).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import onnx.parser
 from PIL import Image
 
 from portable_cam import assets, batch
@@ -202,7 +203,14 @@ def memory(count: int) -> None:
                 sizes = [process.memory_info().rss for process in (me, *me.children(recursive=True))]
                 report(done=counts.done, megabytes=[round(size / 2**20) for size in sizes], per_second=counts.rate)
 
-        batch.run(assets.model(), photos / "list.txt", Path(folder) / "out", task="classify", progress=tell)
+        weights = ", ".join(f"{v:.3f}" for v in np.random.default_rng(0).standard_normal(216))
+        model = onnx.parser.parse_model(
+            '<ir_version: 8, opset_import: ["": 17]> small (float[N,3,32,32] x) => (float[N,8] y) '
+            f"<float[8,3,3,3] w = {{{weights}}}> "
+            "{ c = Conv(x, w) r = Relu(c) p = GlobalAveragePool(r) y = Flatten(p) }"
+        )
+        how: dict[str, Any] = {"task": "classify", "preprocessing": "unit", "workers": 2}
+        batch.run(model, photos / "list.txt", Path(folder) / "out", progress=tell, **how)
 
 
 def main() -> None:
