@@ -183,7 +183,7 @@ def test_an_image_in_which_nothing_is_found_is_a_result(undisturbed: Path, model
     whole = pcam.explain(model, photos / "1.png", task="classify", preprocessing="unit")
     none = {"scores": whole.scores[:, :0], "targets": whole.targets[:, :0], "flags": [[]], "raw": {}}
     maps = {"gradcam": whole["gradcam"][:, :0]}
-    nothing = replace(whole, result=replace(whole.result, maps=maps, **none), labels=[[]])
+    nothing = replace(whole, result=replace(whole.result, maps=maps, **none), labels=[[]], details=[])
     assert maps_of(nothing, "layer", "float16") == []
     row = done_row(Input("1.png", "1.png"), nothing, [], [])
     assert (row["status"], row["labels"], row["peaks"], row["boxes"]) == ("done", [], [], [])

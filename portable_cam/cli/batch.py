@@ -120,7 +120,7 @@ def _options(asked: dict[str, Any]) -> dict[str, Any]:
     preprocessing = {name: asked.pop(name) for name in _PREPROCESSING if name in asked}
     preprocessing |= {"size": size_of(size), "quantization": numbers("--quantization", quantization, 2)}
     preprocessing |= {name: numbers(f"--{name}", preprocessing[name]) for name in ("mean", "std")}
-    given = {own: asked.pop(name) for name, own in _OF_TASKS.items()}
+    given = {own: asked.pop(name, None) for name, own in _OF_TASKS.items()}
     given["sets"] = explain._sets(given["sets"])
     given["region"] = numbers("--region", given["region"], 4)
     given["pixel"] = numbers("--pixel", given["pixel"], 2)
