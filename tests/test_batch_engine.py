@@ -314,19 +314,22 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (lambda out: flip(sorted((out / "maps").iterdir())[0], -1), "is not as it was written"),
-        (lambda out: sorted((out / "maps").iterdir())[0].unlink(), "is missing"),
-        (lambda out: flip(out / "table.parquet" / "000001.parquet", 60), "table.parquet/000001.parquet"),
-        (lambda out: shutil.copy(out / "table.parquet" / "000001.parquet", out / "table.parquet" / "000002.parquet"),
-         "its keys are not those"),
-        (lambda out: shutil.copy(out / "table.parquet" / "000001.parquet", out / "table.parquet" / "000009.parquet"),
-         "of no shard"),
-        (lambda out: shutil.copy(out / "table.parquet" / "000001.parquet", out / "inputs.parquet"), "not the list"),
-    ],
-)  # fmt: skip
+def again(out: Path, other: int) -> Any:
+    """A part under the number of another."""
+    return shutil.copy(out / "table.parquet" / "000001.parquet", out / "table.parquet" / f"{other:06d}.parquet")
+
+
+DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
+    (lambda out: flip(sorted((out / "maps").iterdir())[0], -1), "is not as it was written"),
+    (lambda out: sorted((out / "maps").iterdir())[0].unlink(), "is missing"),
+    (lambda out: flip(out / "table.parquet" / "000001.parquet", 60), "table.parquet/000001.parquet"),
+    (lambda out: again(out, 2), "its keys are not those"),
+    (lambda out: again(out, 9), "of no shard"),
+    (lambda out: shutil.copy(out / "table.parquet" / "000001.parquet", out / "inputs.parquet"), "not the list"),
+]
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES, ids=[said for _, said in DAMAGES])
 def test_verify_finds_damage(undisturbed: Path, tmp_path: Path, damage: Callable[[Path], Any], said: str) -> None:
     out = shutil.copytree(undisturbed, tmp_path / "out")
     assert verify(out).whole
