@@ -18,6 +18,7 @@ import onnx
 import pyarrow.parquet as pq
 import pytest
 from chaos.__main__ import campaign
+from costs import slow_but
 from detectors import IMAGE, SIZE, joined
 from PIL import Image
 
@@ -122,7 +123,7 @@ def test_a_photo_that_is_gone_is_grey_and_said_so(model: Path, tmp_path: Path) -
     assert any("not where it was" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("profile", ["paper", "pytorch_grad_cam", "captum"])
+@pytest.mark.parametrize("profile", slow_but(["paper"], ["paper", "pytorch_grad_cam", "captum"]))
 def test_maps_computed_from_stored_ones_are_those_of_the_graph(
     model: Path, photos: Path, tmp_path: Path, profile: str
 ) -> None:
@@ -195,6 +196,7 @@ def test_an_image_in_which_nothing_is_found_is_a_result(undisturbed: Path, model
 # -- the same bytes, whoever makes them --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_interrupted_at_each_image_it_goes_on_to_the_same_bytes(
     model: Path, photos: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -354,7 +356,10 @@ def test_a_part_that_is_removed_is_made_again(model: Path, photos: Path, undistu
     assert results_in(out) == results_in(undisturbed)
 
 
-@pytest.mark.parametrize("damage", ["torn line", "lost line", "torn maps", "wrong maps", "no maps", "nonsense"])
+@pytest.mark.parametrize(
+    "damage",
+    slow_but(["torn line", "wrong maps"], ["torn line", "lost line", "torn maps", "wrong maps", "no maps", "nonsense"]),
+)
 def test_a_shard_that_was_left_goes_on_behind_what_is_whole(
     model: Path, photos: Path, undisturbed: Path, tmp_path: Path, damage: str
 ) -> None:
@@ -388,7 +393,7 @@ def test_a_shard_that_was_left_goes_on_behind_what_is_whole(
     assert results_in(out) == results_in(undisturbed)
 
 
-@pytest.mark.parametrize("what", ["maps", "journal", "rows", "list"])
+@pytest.mark.parametrize("what", slow_but(["maps"], ["maps", "journal", "rows", "list"]))
 def test_a_full_disk_stops_it_and_loses_nothing(
     model: Path, photos: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
