@@ -64,9 +64,10 @@ def listing(found: Iterable[Mapping[str, Any]]) -> pa.Table:
     """The list of inputs in its own order, whatever order they were found in: files by key, what lies in a container by
     its place there. A key that comes again gets a number: ``cat.jpg#2``."""
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    append = [(name, column.append) for name, column in columns.items()]
     for row in found:
-        for name, column in columns.items():
-            column.append(row.get(name))
+        for name, add in append:
+            add(row.get(name))
     return in_order(pa.table(columns, schema=SCHEMA))
 
 

@@ -94,16 +94,17 @@ class Sources:
             for path in sorted(folder.glob("*.arrow")):
                 yield from containers.arrow_rows(str(path.absolute()), path.name)
             return
-        names = sorted(self._below(folder))
-        yield from self._named((str((folder / name).absolute()), name) for name in names)
+        root = os.path.abspath(folder)
+        yield from self._named((f"{root}/{name}", name) for name in sorted(self._below(root)))
 
-    def _below(self, folder: Path) -> Iterator[str]:
+    def _below(self, root: str) -> Iterator[str]:
         """The files in a folder and its folders, but for hidden ones."""
 
         def fail(error: OSError) -> None:
             raise OptionError(f"cannot read the folder {error.filename}: {error.strerror}; check your rights")
 
-        for where, inner, files in os.walk(folder, onerror=fail):
+        for where, inner, files in os.walk(root, onerror=fail):
+            inside = where[len(root) :].lstrip("/")
             linked = [name for name in inner if os.path.islink(os.path.join(where, name))]
             self.skipped["linked folder"] += len(linked)  # not followed: a link may lead back
             inner[:] = [
@@ -115,7 +116,7 @@ class Sources:
             ]
             for name in files:
                 if not name.startswith("."):
-                    yield os.path.relpath(os.path.join(where, name), folder)
+                    yield f"{inside}/{name}" if inside else name
 
     def _remote(self, source: str) -> Iterator[Row]:
         system, path = library("fsspec").core.url_to_fs(source)
@@ -134,15 +135,17 @@ class Sources:
     def _named(self, files: Iterable[tuple[str, str]]) -> Iterator[Row]:
         """What a folder holds: images and tar files; the rest is counted and passed over."""
         for url, key in files:
-            suffix = PurePosixPath(key).suffix.lower()
-            if suffix in SUFFIXES or suffix == ".tar":
+            suffix = _suffix(key)
+            if suffix in SUFFIXES:
+                yield _single(url, key)
+            elif suffix == ".tar":
                 yield from self._file(url, key)
             else:
                 self.skipped[suffix or "no suffix"] += 1
 
     def _file(self, url: str, key: str) -> Iterator[Row]:
         """A file that was named, by its suffix."""
-        suffix = PurePosixPath(key).suffix.lower()
+        suffix = _suffix(key)
         if suffix == ".tar":
             yield from containers.tar_members(url, SUFFIXES)
         elif suffix in {".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip"}:
@@ -159,7 +162,7 @@ class Sources:
         elif suffix in {".txt", ".lst"}:
             yield from (self._listed({"path": line}, url) for line in _text(url).splitlines() if line.strip())
         else:
-            yield {"key": containers.readable(key), "url": containers.address(url)}
+            yield _single(url, key)
 
     def _csv(self, url: str, delimiter: str) -> Iterator[Row]:
         for row in csv.DictReader(_text(url).splitlines(), delimiter=delimiter):
@@ -207,6 +210,17 @@ class Sources:
         if asked:
             found["asked"] = json.dumps(asked, ensure_ascii=False)
         return found
+
+
+def _single(url: str, key: str) -> Row:
+    """A file with one image; its name need not be UTF-8."""
+    if url.isascii():
+        return {"key": key, "url": url}
+    return {"key": containers.readable(key), "url": containers.address(url)}
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _value(given: Any) -> Any:
