@@ -252,7 +252,9 @@ def same(printed: str, comment: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "page", [ROOT / "README.md", pytest.param(DOCS / "python.md", marks=pytest.mark.slow)], ids=named
+    "page",
+    [ROOT / "README.md", *(pytest.param(DOCS / name, marks=pytest.mark.slow) for name in ("python.md", "batch.md"))],
+    ids=named,
 )
 def test_examples_print_what_they_say(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
