@@ -18,6 +18,7 @@ from portable_cam.export.autodiff.dequantized import as_run, moves, quantizer_of
 from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import known_dims, reads
 from portable_cam.export.layers.attention import without_features
+from portable_cam.export.layers.axes import holds
 from portable_cam.export.layers.axis_rules import AxesOf
 from portable_cam.export.layers.class_tokens import only_prefix
 from portable_cam.export.layers.derive import declared_axes, derive, spatial_axes, why_not
@@ -115,6 +116,12 @@ def _axes_of_layer(value: ir.Value, known: KnownAxes, derived: AxesOf) -> Spatia
             f"layer '{value.name}' has shape {value.shape}: a map needs (N, C, height, width), (N, height, width, C) "
             f"or tokens (N, T, C) whose rows and columns the graph tells, but {_why_not(value, derived)}"
             f"{hint}; `portable-cam layers MODEL` lists them"
+        )
+    axes = derived[value].axes if value in derived else None
+    if axes is not None and not spatial.entries and holds(axes[spatial.batch], "view"):
+        raise LayerError(
+            f"layer '{value.name}' was declared to have the images along axis {spatial.batch}, which has several views "
+            "of each: leave the declaration out, or choose a layer before them"
         )
     return spatial
 
