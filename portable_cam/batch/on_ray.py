@@ -13,7 +13,6 @@ from portable_cam.batch.progress import Progress
 from portable_cam.batch.shard import ShardRunner, Spent
 from portable_cam.batch.shard_files import TakenError
 
-
 #: A shard that one actor left to another may be left when that one dies: it is given again.
 _ROUNDS = 3
 
