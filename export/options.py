@@ -21,6 +21,7 @@ from portable_cam.export.methods.profiles import Profile
 from portable_cam.export.methods.registry import METHODS, check_methods, help_text, with_factors
 from portable_cam.export.passes.precision import Precision
 from portable_cam.export.targets import Class, Target
+from portable_cam.spelling import option
 
 Sign: TypeAlias = Literal["positive", "negative"]
 
@@ -110,11 +111,11 @@ class Options:
         if not self.methods and not self.words:
             raise OptionError(f"no method was given; the methods are {', '.join(METHODS)}")
         if self.as_is and self.output is None:
-            raise OptionError("as_is explains the tensor that output names: name one")
+            raise OptionError(f"{option('as_is')} explains the tensor that {option('output')} names: name one")
         for choice in fields(self):
             allowed, value = choice.metadata.get("allowed"), getattr(self, choice.name)
             if allowed is not None and value not in allowed:
-                raise OptionError(f"{choice.name} is one of {', '.join(allowed)}, not {value!r}")
+                raise OptionError(f"{option(choice.name)} is one of {', '.join(allowed)}, not {value!r}")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:

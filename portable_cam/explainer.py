@@ -32,6 +32,7 @@ from portable_cam.runtime.inputs import Inputs
 from portable_cam.runtime.run_batches import Batches
 from portable_cam.runtime.session import Provider, Session
 from portable_cam.runtime.sessions import Sessions
+from portable_cam.spelling import option
 from portable_cam.verify import check_cache
 from portable_cam.verify.checks import Check, check_explanation
 
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
 
 #: What a relu_policy that found nothing may be exchanged for.
 _WIDER = {
-    "relu": "; relu_policy 'relu+clip' also guides ReLU6, 'all' also SiLU, GELU, HardSwish and other relatives",
-    "relu+clip": "; relu_policy 'all' also guides SiLU, GELU, HardSwish and other relatives",
-    "all": "",
+    "relu": {"relu+clip": "ReLU6", "all": "SiLU, GELU, HardSwish and other relatives"},
+    "relu+clip": {"all": "SiLU, GELU, HardSwish and other relatives"},
+    "all": {},
 }
 
 
@@ -104,9 +105,10 @@ class Explainer:
         batch, shared = self._metadata.batch, bool(self._metadata.shared)
         self._batches = Batches(self._metadata.image, freed=batch == "freed", shared=shared, ranged=batch == "ranged")
         if self._nothing_guided:
-            wider = _WIDER[self._sessions.options.relu_policy]
+            wider = _WIDER[self._sessions.options.relu_policy].items()
+            ways = "".join(f"; {option('relu_policy', policy)} also guides {what}" for policy, what in wider)
             warnings.warn(
-                f"no node counts as a ReLU here, so that guided methods give the plain gradient{wider}", stacklevel=2
+                f"no node counts as a ReLU here, so that guided methods give the plain gradient{ways}", stacklevel=2
             )
 
     # -- what was decided ------------------------------------------------------------------------------------------
@@ -268,7 +270,9 @@ class Explainer:
 
         session = self._sessions.of(targets_per_image)
         if not isinstance(session, Pipeline):
-            raise DeviceError("this explainer runs on the host: make it with device='cuda' to leave results on the GPU")
+            raise DeviceError(
+                f"this explainer runs on the host: make it with {option('device', 'cuda')} to leave results on the GPU"
+            )
         return session
 
     def top(self, x: ArrayLike | Mapping[str, ArrayLike], k: int, **extra: ArrayLike) -> Result:

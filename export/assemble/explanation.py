@@ -34,6 +34,7 @@ from portable_cam.export.passes.precision import float_types, to_float32
 from portable_cam.export.read.weights import save_model, to_proto
 from portable_cam.export.targets import Target
 from portable_cam.export.targets.protocol import scores_of
+from portable_cam.spelling import option
 
 
 def build_explanation(
@@ -176,7 +177,7 @@ def explanation_model(
     if plan.for_kernels and any([*plan.places, *(plan.cam.places if plan.cam is not None else ())]):
         raise OptionError(
             "the kernels stretch maps over the image, but this layer does not look at all of it, or "
-            "alignment='field' was asked for: make the maps in the graph"
+            f"{option('alignment', 'field')} was asked for: make the maps in the graph"
         )
     graph.outputs.clear()
     write(plan, targets_per_image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -60,6 +61,15 @@ class NormalizedModel:
             OptionError: It cannot be read, or is not what its schema asks for.
         """
         return Description.of(self.path, self.metadata)
+
+    def saying(self, content: Mapping[str, Any]) -> NormalizedModel:
+        """The same model with more said in its description, or something else than there; None says nothing."""
+        said = {name: value for name, value in content.items() if value is not None}
+        if not said:
+            return self
+        other, known = copy.copy(self), self.description
+        other.description = replace(known, content={**known.content, **said})
+        return other
 
     def described(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The options of an explanation that are given, and those that the description says where one is None or not

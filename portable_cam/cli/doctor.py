@@ -11,6 +11,8 @@ from rich.markup import escape
 
 from portable_cam.cli.common import (
     AxesOption,
+    ChannelsOption,
+    HeadOption,
     JsonOption,
     ModelArgument,
     OutputOption,
@@ -22,8 +24,8 @@ from portable_cam.cli.common import (
     pairs,
     print_json,
     say,
-    size_of,
 )
+from portable_cam.cli.reading import read_model
 
 if TYPE_CHECKING:
     from portable_cam.export import DoctorReport
@@ -36,6 +38,8 @@ def run(
     output: OutputOption = None,
     task: TaskOption = None,
     size: SizeOption = None,
+    head: HeadOption = None,
+    channels: ChannelsOption = None,
     write: Annotated[
         bool, typer.Option("--write", help="Draft MODEL.explain.json: what was derived, to be read and corrected.")
     ] = False,
@@ -49,13 +53,11 @@ def run(
     Exit status 1 if no method works."""
     from portable_cam.errors import Error
     from portable_cam.export import doctor as examine
-    from portable_cam.export.assemble.at_size import at_size
-    from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.export.read.description import description_path
     from portable_cam.tasks.draft import draft, write_description
     from portable_cam.tasks.recognize import recognize
 
-    known = at_size(declared_model(model, pairs("--axes", axes)), size_of(size))
+    known = read_model(model, axes=pairs("--axes", axes), size=size, head=head, channels=channels)
     if why is not None:
         _print_trace(known, why, as_json)
         return

@@ -10,6 +10,8 @@ from rich.markup import escape
 
 from portable_cam.cli.common import (
     AxesOption,
+    ChannelsOption,
+    HeadOption,
     JsonOption,
     ModelArgument,
     OutputOption,
@@ -19,8 +21,8 @@ from portable_cam.cli.common import (
     pairs,
     print_json,
     say,
-    size_of,
 )
+from portable_cam.cli.reading import read_model
 
 
 def run(
@@ -29,6 +31,8 @@ def run(
     task: TaskOption = None,
     axes: AxesOption = None,
     size: SizeOption = None,
+    head: HeadOption = None,
+    channels: ChannelsOption = None,
     every: Annotated[bool, typer.Option("--all", help="All of them, not the first ten.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -36,11 +40,9 @@ def run(
     from dataclasses import asdict
 
     from portable_cam.export import list_layers
-    from portable_cam.export.assemble.at_size import at_size
-    from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.tasks.recognize import recognize
 
-    known = at_size(declared_model(model, pairs("--axes", axes)), size_of(size))
+    known = read_model(model, axes=pairs("--axes", axes), size=size, head=head, channels=channels)
     found = list_layers(known, output, recognize(known, task, output)[1])
     if as_json:
         print_json([asdict(layer) for layer in found])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from portable_cam.errors import DeviceError, InputError, ModelError
 from portable_cam.export.read.weights import Parts, apart, fits
+from portable_cam.spelling import either, option
 
 try:
     import onnxruntime as ort
@@ -214,7 +215,10 @@ def check_available(providers: Sequence[str]) -> None:
 
 def _providers_of(device: str) -> list[Provider]:
     if device not in _DEVICES:
-        raise DeviceError(f"device is {' or '.join(map(repr, _DEVICES))}, not {device!r}; or name `providers`")
+        raise DeviceError(
+            f"{option('device')} is {' or '.join(map(repr, _DEVICES))}, not {device!r}"
+            + either(f"; or name {option('providers')}", "")
+        )
     return _DEVICES[device]
 
 

@@ -20,6 +20,7 @@ from portable_cam.image.geometry import Geometry, ImageArray
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.report.write import ReportWriter
 from portable_cam.result import Result
+from portable_cam.spelling import option
 from portable_cam.tasks.labels import Labels, as_labels, labels_in, parse_targets
 
 #: What a user asks for: a number or name, several (a list, or text with commas), ``top3``, or None.
@@ -80,11 +81,11 @@ class TaskExplainer(ABC):
         given = {name: value for name, value in asked.items() if value is not None}
         unknown = sorted(given.keys() - self.asks)
         if unknown:
-            known = f"takes a {', a '.join(sorted(self.asks))}, but no" if self.asks else "takes no"
-            raise OptionError(f"the task {self.task} {known} {', '.join(unknown)}")
+            known = f"takes {', '.join(map(option, sorted(self.asks)))}, but no" if self.asks else "takes no"
+            raise OptionError(f"the task {self.task} {known} {', '.join(map(option, unknown))}")
         missing = [name for name in self.needs if name in self.asks and name not in given]
         if missing:
-            raise OptionError(f"the task {self.task} needs a {', a '.join(missing)}")
+            raise OptionError(f"the task {self.task} needs {', '.join(map(option, missing))}")
         decoded = read_image(image)
         preprocessing = self._preprocessing_for(decoded)
         geometry = preprocessing.geometry((decoded.shape[0], decoded.shape[1]))

@@ -23,6 +23,7 @@ from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.result import Result
+from portable_cam.spelling import either, option
 from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
 from portable_cam.tasks.counterfactual import Counterfactual
 from portable_cam.tasks.detect.families import find_head, head_from
@@ -105,7 +106,7 @@ class DetectExplainer(LabelledExplainer):
             self.head = find_head(graph, size, file, named)
         for name, value in (("threshold", threshold), ("overlap", overlap)):
             if value is not None and not 0 < value < 1:
-                raise OptionError(f"{name} is between 0 and 1, not {value}")
+                raise OptionError(f"{option(name)} is between 0 and 1, not {value}")
         self._threshold = self.head.threshold if threshold is None else threshold
         self._overlap = self.head.overlap if overlap is None else overlap
         self._most = most
@@ -149,12 +150,13 @@ class DetectExplainer(LabelledExplainer):
             raise TargetError(
                 f"the scores that head '{self.head.family}' reads from {where} lie between {low:.3g} and {high:.3g}, "
                 "but scores are 0 to 1: these numbers are no classes (key points, angles, coefficients of masks?), or "
-                "logits. Say in a JSON file which they are (--head); docs/tasks.md shows how"
+                f"logits. Say in a JSON file which they are ({option('head')}); docs/tasks.md shows how"
             )
         if float(np.nanmax(np.abs(boxes))) <= 2 and min(self.preprocessing.size) > _TINY:
             raise TargetError(
                 f"the boxes that head '{self.head.family}' decodes lie within 2 pixels of the input: they are "
-                'fractions of it. Say so in a JSON file (--head), with "unit": "fraction"; docs/tasks.md shows how'
+                f'fractions of it. Say so in a JSON file ({option("head")}), with "unit": "fraction"; docs/tasks.md '
+                "shows how"
             )
 
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
@@ -257,5 +259,6 @@ def _input_size(dims: list[int | None], axis: int, wanted: Any, usual: Size | No
     if size is None and usual is not None:
         return usual
     if size is None:
-        raise OptionError("the model takes pictures of any size: say with --size at which it is to detect, as 640x640")
+        wanted_size = either(option("preprocessing", {"size": (640, 640)}), option("size", "640x640"))
+        raise OptionError(f"the model takes images of any size: say at which it is to detect, as {wanted_size}")
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

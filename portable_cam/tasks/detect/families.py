@@ -12,6 +12,7 @@ import onnx_ir as ir
 from portable_cam.errors import TargetError
 from portable_cam.export.layers.candidates import image_input
 from portable_cam.image.geometry import Size
+from portable_cam.spelling import either, option
 from portable_cam.tasks.detect import centernet, detr, fastestdet, inner_nms, nanodet, ssd, yolo, yolox, yunet
 from portable_cam.tasks.detect.described import check_form, content_of, read_head
 from portable_cam.tasks.detect.head import BoxForm, Head, OutputSummary, Unit, summarize_outputs
@@ -64,7 +65,8 @@ def find_head(
     known = ", ".join(_FAMILIES)
     raise TargetError(
         f"the outputs {listing} are not those of a detector known here ({known}): say in a JSON file what they mean "
-        "(--head), or give a Head with a decode function of your own; docs/tasks.md shows both"
+        f"({option('head')}){either(', or give a Head with a decode function of your own', '')}; docs/tasks.md shows "
+        "how"
     )
 
 

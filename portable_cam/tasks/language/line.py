@@ -28,6 +28,7 @@ from portable_cam.image.geometry import ImageArray
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.resolve import resolve
 from portable_cam.runtime.session import Session
+from portable_cam.spelling import option
 from portable_cam.tasks.base import AnyPreprocessing, Photo, Targets, TaskExplainer
 from portable_cam.tasks.language.caption import details_of
 from portable_cam.tasks.language.spans import WHOLE, find_spans, parse_phrases
@@ -116,9 +117,8 @@ class LineExplainer(TaskExplainer):
             last = scores.shape[1] - 1
             self.blank, self.characters = self._with_blank(last if (best == last).sum() > (best == 0).sum() else 0)
             self._blank_is_open = False
-            self._own_notes = (
-                f"the blank is taken to be class {self.blank}, which most frames have; --blank says otherwise",
-            )
+            otherwise = f"{option('blank')} says otherwise"
+            self._own_notes = (f"the blank is taken to be class {self.blank}, which most frames have; {otherwise}",)
         read = self.read(scores)
         if not read:
             raise TargetError("no character was read here: is this one line of text, upright and cut out?")
@@ -187,7 +187,9 @@ class LineExplainer(TaskExplainer):
         found = list_layers(sized, self._output)
         fine = [layer for layer in found if layer.stride is not None and layer.stride * _CELLS_PER_LINE <= size[0]]
         if not fine:
-            raise LayerError(f"no layer has cells of at most {size[0] // _CELLS_PER_LINE} pixels: name a `layer`")
+            raise LayerError(
+                f"no layer has cells of at most {size[0] // _CELLS_PER_LINE} pixels: name one with {option('layer')}"
+            )
         return fine[0].name
 
 
