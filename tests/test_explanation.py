@@ -242,9 +242,9 @@ def test_options_of_a_call() -> None:
     with pytest.raises(OptionError, match="the task segment takes no question"):
         pcam.explain(segmenter(), scene(), question="why?", **options)
     explainer = pcam.SegmentExplainer(segmenter(), **options)
-    with pytest.raises(OptionError, match="the task segment takes a mask, a pixel, a region, but no caption"):
+    with pytest.raises(OptionError, match="the task segment takes mask=, pixel=, region=, but no caption="):
         explainer(scene(), caption="a")
-    with pytest.raises(OptionError, match="the task vqa needs question"):
+    with pytest.raises(OptionError, match="the task vqa needs question="):
         pcam.explain(MODELS / "vqa_recurrent.onnx", scene(), vocabulary=MODELS / "vqa_words.txt")
     assert explainer(scene(), pixel=(10, 30), mask=None).details[0].pixel == (10, 30)
 

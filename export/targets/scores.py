@@ -79,8 +79,9 @@ def find_scores(graph: ir.Graph, output: str | None = None, *, shared: bool = Fa
         because = f" ({'; '.join(reasons)})" if reasons else ""
         raise TargetError(
             f"none of the model's outputs is a vector of scores per image: {listing}{because}. Name the tensor that "
-            f"holds the scores with {option('output')}; a detector or a segmentation is explained as such, "
-            + either("by portable_cam.explain, DetectExplainer or SegmentExplainer", "with --task detect or segment")
+            f"holds the scores with {option('output')}; boxes, masks, captions and lines of text are explained "
+            + either("by portable_cam.explain, with task=", "with --task")
+            + " detect, segment, caption or ctc"
         )
     raise TargetError(f"several outputs could hold the scores: {listing}. Choose one with {option('output')}")
 
