@@ -16,7 +16,7 @@ from portable_cam.tasks.detect import find_head
 from portable_cam.tasks.detect.explainer import DetectExplainer
 from portable_cam.tasks.detect.families import head_from
 from portable_cam.tasks.recognize import recognize
-from portable_cam.tasks.ultralytics import Ultralytics, read_ultralytics
+from portable_cam.ultralytics import Ultralytics, read_ultralytics
 
 PICTURE = Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 32, 3), dtype=np.uint8))
 #: The nodes behind ``dense`` or ``joined``, by what the numbers behind the box are.

@@ -56,10 +56,12 @@ TABLE = {
     # what an explanation is and what is asked are below what runs it: the runtime fills results, flags them, and on a
     # GPU makes results of its own kind
     "targets": "export",
+    "ultralytics": "",  # what its exporter writes into a file
+    "labels": "assets ultralytics",
     "result": "",
     "explanation": "result targets image",
     "runtime": "export kernels image result explanation targets",
-    "explainer": "runtime verify",  # which checks what it explained
+    "explainer": "runtime verify labels",  # which checks what it explained
     "methods": "explainer",
     "metrics": "explainer",
     "report": "explanation image runtime",  # the words for the runtime's flags

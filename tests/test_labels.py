@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from portable_cam.errors import LabelError, TargetError
-from portable_cam.tasks.labels import Labels, parse_targets, read_labels
+from portable_cam.labels import Labels, parse_targets, read_labels
 
 NAMES = ("tench, Tinca tinca", "goldfish", "great white shark")
 LABELS = Labels(("tabby, tabby cat", "Tiger Cat", "tiger", "crane", "crane", "maillot", "maillot, tank suit"))

@@ -16,7 +16,7 @@ from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.presets import PRESETS
 from portable_cam.image.resolve import METADATA_KEY, resolve
 from portable_cam.image.sidecar import FIELDS, find_sidecar
-from portable_cam.tasks.labels import Labels
+from portable_cam.labels import Labels
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NCHW, NHWC = (1, 3, 224, 224), (None, 224, 224, 3)

@@ -18,10 +18,10 @@ from portable_cam.explanation import Drawing, Explanation
 from portable_cam.image.decode import read_image
 from portable_cam.image.geometry import Geometry, ImageArray
 from portable_cam.image.preprocess import Preprocessing
+from portable_cam.labels import Labels, as_labels, labels_in, parse_targets
 from portable_cam.report.write import ReportWriter
 from portable_cam.result import Result
 from portable_cam.spelling import option
-from portable_cam.tasks.labels import Labels, as_labels, labels_in, parse_targets
 
 #: What a user asks for: a number or name, several (a list, or text with commas), ``top3``, or None.
 Targets: TypeAlias = str | int | Sequence[int | str] | None

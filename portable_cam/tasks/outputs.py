@@ -22,7 +22,7 @@ from portable_cam.export.targets.scores import PASS_THROUGH, cut_before
 from portable_cam.spelling import option
 from portable_cam.tasks.detect.families import find_head, head_from
 from portable_cam.tasks.evidence import against_classes
-from portable_cam.tasks.ultralytics import read_ultralytics
+from portable_cam.ultralytics import read_ultralytics
 
 #: The metadata in which PaddleOCR's recognisers carry their characters, one a line.
 CHARACTERS = "character"

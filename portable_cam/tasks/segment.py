@@ -19,10 +19,10 @@ from portable_cam.export.targets import Contrast, Dense
 from portable_cam.export.targets.protocol import scores_of
 from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
+from portable_cam.labels import parse_targets
 from portable_cam.result import Result
 from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
 from portable_cam.tasks.counterfactual import Counterfactual
-from portable_cam.tasks.labels import parse_targets
 from portable_cam.tasks.preprocessing import preprocessing_of
 from portable_cam.tasks.raw_outputs import raw_session, session_options
 from portable_cam.tasks.regions import given_weights, resized

@@ -22,6 +22,7 @@ from portable_cam.export.targets import Contrast
 from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
 from portable_cam.image.preprocess import Preprocessing
+from portable_cam.labels import Labels, as_labels, parse_targets
 from portable_cam.result import Result
 from portable_cam.spelling import either, option
 from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
@@ -29,11 +30,10 @@ from portable_cam.tasks.counterfactual import Counterfactual
 from portable_cam.tasks.detect.families import find_head, head_from
 from portable_cam.tasks.detect.head import Floats, Head
 from portable_cam.tasks.detect.nms import Detection, best, iou, suppress
-from portable_cam.tasks.labels import Labels, as_labels, parse_targets
 from portable_cam.tasks.preprocessing import preprocessing_of
 from portable_cam.tasks.raw_outputs import raw_session, session_options
 from portable_cam.tasks.regions import check_region
-from portable_cam.tasks.ultralytics import read_ultralytics
+from portable_cam.ultralytics import read_ultralytics
 
 _ROUNDING = 1e-3  # of a score in half precision, or quantised
 _TINY = 16  # pixels

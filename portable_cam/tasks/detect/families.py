@@ -16,7 +16,7 @@ from portable_cam.spelling import either, option
 from portable_cam.tasks.detect import centernet, detr, fastestdet, inner_nms, nanodet, ssd, yolo, yolox, yunet
 from portable_cam.tasks.detect.described import check_form, content_of, read_head
 from portable_cam.tasks.detect.head import BoxForm, Head, OutputSummary, Unit, summarize_outputs
-from portable_cam.tasks.ultralytics import Ultralytics
+from portable_cam.ultralytics import Ultralytics
 
 # the surest first: each looks at the shapes of the outputs and at the operators behind them
 _FAMILIES: dict[str, Callable[[OutputSummary], Head | None]] = {

@@ -17,7 +17,7 @@ from portable_cam.export.passes.fixed_size import fix_size
 from portable_cam.export.read.load import untied
 from portable_cam.export.targets import Boxes
 from portable_cam.image.geometry import Size
-from portable_cam.tasks.ultralytics import Ultralytics
+from portable_cam.ultralytics import Ultralytics
 
 _QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 

@@ -16,8 +16,8 @@ from portable_cam.explanation import Explanation
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.methods.tokens import embeddings
 from portable_cam.export.passes.normalized import AnyModel, normalized
+from portable_cam.labels import parse_targets
 from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets
-from portable_cam.tasks.labels import parse_targets
 from portable_cam.tasks.language.layer import image_layer
 from portable_cam.tasks.language.vocabulary import Vocabulary, read_vocabulary
 from portable_cam.tasks.preprocessing import preprocessing_of

@@ -15,7 +15,7 @@ from typing import Any
 
 from portable_cam import assets
 from portable_cam.errors import LabelError, TargetError
-from portable_cam.tasks.ultralytics import read_ultralytics
+from portable_cam.ultralytics import read_ultralytics
 
 # far more classes than any model has; a stray number in a file must not become a list of gigabytes
 _MOST_CLASSES = 1_000_000
