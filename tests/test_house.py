@@ -34,6 +34,7 @@ MODULES = TREE.modules
 TABLE = {
     "errors": "",
     "spelling": "",
+    "arrays": "",
     # graph time, pure ONNX
     "export.graph": "",
     "export.read": "export.graph",
@@ -52,16 +53,17 @@ TABLE = {
     # run time and users
     "kernels": "",
     "assets": "",
-    "image": "",
+    "image": "arrays",
     # what an explanation is and what is asked are below what runs it: the runtime fills results, flags them, and on a
     # GPU makes results of its own kind
     "targets": "export",
     "ultralytics": "",  # what its exporter writes into a file
-    "labels": "assets ultralytics",
+    "labels": "assets targets ultralytics",
     "result": "",
     "explanation": "result targets image",
     "runtime": "export kernels image result explanation targets",
-    "explainer": "runtime verify labels",  # which checks what it explained
+    "rebuilt": "export",
+    "explainer": "runtime verify labels rebuilt",  # which checks what it explained
     "methods": "explainer",
     "metrics": "explainer",
     "report": "explanation image runtime",  # the words for the runtime's flags

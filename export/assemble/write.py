@@ -33,8 +33,6 @@ from portable_cam.export.methods.tokens import token_attribution
 from portable_cam.export.options import Options
 from portable_cam.export.targets import Extra, Target
 
-_TOP = 16  # how far down the ranking a negative target can point
-
 
 @dataclass
 class Plan:
@@ -157,9 +155,9 @@ def _resolve(plan: Plan, targets: ir.Value) -> ir.Value:
     if ranking is None:
         return targets
     if count is not None:
-        depth = b.ints([min(_TOP, count)])
+        depth = b.ints([min(format.MOST_RANKS, count)])
     else:
-        depth = b.op("Min", b.ints([_TOP]), b.op("Shape", ranking, start=1))
+        depth = b.op("Min", b.ints([format.MOST_RANKS]), b.op("Shape", ranking, start=1))
     _, order = b.op_multi("TopK", [ranking, depth], 2, axis=1)
     order.dtype = ir.DataType.INT64
     rank = b.op("Max", b.op("Sub", b.op("Neg", targets), 1), 0)

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ import onnx_ir as ir
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.read.description import Description
 from portable_cam.export.read.load import ModelLike, fingerprint, load, untied
+from portable_cam.export.read.travel import ModelFile, pack, unpack
 
 
 class NormalizedModel:
@@ -37,6 +37,12 @@ class NormalizedModel:
         self.source = source
         self._model = normalize(source)
         self._changes: tuple[Callable[[ir.Graph], None], ...] = ()
+        self._sizes: tuple[tuple[str, Mapping[int, int]], ...] = ()
+        self._read_from = ModelFile(source) if isinstance(source, str | Path) else source
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        said = self.description if "description" in vars(self) else None
+        return _made_again, (pack(self._read_from), self._sizes, self._changes, said)
 
     @property
     def graph(self) -> ir.Graph:
@@ -67,7 +73,7 @@ class NormalizedModel:
         said = {name: value for name, value in content.items() if value is not None}
         if not said:
             return self
-        other, known = copy.copy(self), self.description
+        other, known = self._twin(), self.description
         other.description = replace(known, content={**known.content, **said})
         return other
 
@@ -83,15 +89,23 @@ class NormalizedModel:
 
     def with_sizes(self, name: str, sizes: Mapping[int, int]) -> NormalizedModel:
         """The same model with axes of an input fixed, normalised again: what follows from the sizes is constant."""
-        model = load(self.source)
-        (value,) = (given for given in model.graph.inputs if given.name == name)
-        dims = value.shape.dims if value.shape is not None else ()
-        value.shape = ir.Shape([sizes.get(axis, dim) for axis, dim in enumerate(dims)])
-        fixed = copy.copy(self)
+        model, fixed = load(self.source), self._twin()
+        fixed._sizes = (*self._sizes, (name, sizes))
+        inputs = {value.name: value for value in model.graph.inputs}
+        for of, wanted in fixed._sizes:
+            value = inputs[of]
+            dims = value.shape.dims if value.shape is not None else ()
+            value.shape = ir.Shape([wanted.get(axis, dim) for axis, dim in enumerate(dims)])
         fixed._model = normalize(model)
         for change in self._changes:
             change(fixed.graph)
         return fixed
+
+    def _twin(self) -> NormalizedModel:
+        """Another one of the same graph, to be changed."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
 
     def copy(self) -> ir.Model:
         """A copy to write nodes into; the weights are shared."""
@@ -99,7 +113,7 @@ class NormalizedModel:
 
     def changed(self, change: Callable[[ir.Graph], None]) -> NormalizedModel:
         """This model with something done to a copy of its graph, as what a person declared of its axes."""
-        other = copy.copy(self)
+        other = self._twin()
         other._model, other._changes = self.copy(), (*self._changes, change)
         change(other.graph)
         return other
@@ -107,6 +121,23 @@ class NormalizedModel:
     def original(self) -> ir.Model:
         """The model as it was before normalisation, read again."""
         return load(self.source)
+
+
+def _made_again(
+    source: Any,
+    sizes: Sequence[tuple[str, Mapping[int, int]]],
+    changes: Sequence[Callable[[ir.Graph], None]],
+    description: Description | None,
+) -> NormalizedModel:
+    """The model as it was pickled: read, and changed again."""
+    made = NormalizedModel(unpack(source))
+    for name, fixed in sizes:
+        made = made.with_sizes(name, fixed)
+    for change in changes:
+        made = made.changed(change)
+    if description is not None:
+        made.description = description
+    return made
 
 
 #: What the functions of this package take for a model.

@@ -64,7 +64,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     """
     if not fits(model):
         raise ModelError(
-            "the explanation is larger than the 2 GiB of one protobuf: write it to two files with "
+            "the model is larger than the 2 GiB of one protobuf: write it to two files with "
             + either("portable_cam.export.save_explanation, or run it with portable_cam.Explainer", command("export"))
         )
     return ir.to_proto(model)

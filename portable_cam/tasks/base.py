@@ -6,8 +6,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from portable_cam.explanation import Drawing, Explanation
 from portable_cam.image.decode import read_image
 from portable_cam.image.geometry import Geometry, ImageArray
 from portable_cam.image.preprocess import Preprocessing
-from portable_cam.labels import Labels, as_labels, labels_in, parse_targets
+from portable_cam.labels import AnyLabels, Labels, as_labels, labels_in, parse_targets
 from portable_cam.report.write import ReportWriter
 from portable_cam.result import Result
 from portable_cam.spelling import option
@@ -27,7 +26,6 @@ from portable_cam.spelling import option
 Targets: TypeAlias = str | int | Sequence[int | str] | None
 #: A preprocessing, a preset's name, options of :func:`~portable_cam.image.resolve.resolve`, or None.
 AnyPreprocessing: TypeAlias = Preprocessing | str | Mapping[str, Any] | None
-AnyLabels: TypeAlias = Labels | str | Path | Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -168,10 +166,27 @@ def class_numbers(names: Sequence[int | str], labels: Labels | None) -> tuple[in
         LabelError: There is no class of that name.
         TargetError: A name is ``topk``, which is not a class.
     """
-    asked = parse_targets(list(names), labels)
-    if not isinstance(asked, list):
-        raise TargetError(f"'{names[0]}' is no class: give its number or name")
+    asked = parse_targets(list(names), labels) or []
+    if min(asked, default=0) < 0:
+        raise TargetError(f"{', '.join(map(str, names))}: a rank is no class, give the number or name of one")
     return tuple(asked)
+
+
+def each_once(result: Result) -> Result:
+    """The result of one image without targets that are explained before, as a class that is also the top one."""
+    first = {target: k for k, target in reversed(list(enumerate(result.targets[0].tolist())))}
+    kept = sorted(first.values())
+    if len(kept) == result.targets.shape[1]:
+        return result
+    by_name: dict[str, Any] = {n: {k: v[:, kept] for k, v in getattr(result, n).items()} for n in ("maps", "raw", "words")}
+    return replace(
+        result,
+        scores=result.scores[:, kept],
+        targets=result.targets[:, kept],
+        flags=[[row[k] for k in kept] for row in result.flags],
+        gradients=None if result.gradients is None else result.gradients[:, kept],
+        **by_name,
+    )
 
 
 def class_in_range(label: int, classes: int) -> int:

@@ -13,9 +13,9 @@ from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Class, ClassSet, Contrast
-from portable_cam.labels import Labels, as_labels, parse_targets
+from portable_cam.labels import AnyLabels, Labels, as_labels, parse_targets
 from portable_cam.result import Result
-from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_numbers
+from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, class_numbers, each_once
 from portable_cam.tasks.preprocessing import preprocessing_of
 
 
@@ -73,10 +73,7 @@ class PhotoExplainer(LabelledExplainer):
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
         numbers = parse_targets(targets, self.labels)
         rival = {} if self._rival is None else {"rather_than": self._rival}
-        if isinstance(numbers, int):
-            result = self.explainer.top(photo.x, -numbers, **rival)
-        else:
-            result = self.explainer(photo.x, None if numbers is None else [numbers], **rival)
+        result = each_once(self.explainer.ranked(photo.x, None if numbers is None else [numbers], **rival))
         names = [self.name(int(target)) for target in result.targets[0]]
         top, scale = self._top(result)
         if self._rival is None:

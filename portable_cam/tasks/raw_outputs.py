@@ -71,4 +71,5 @@ def _pass_on(node: ir.Node) -> None:
 
 def session_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of an explainer's options that say where and how a session runs."""
-    return {name: options[name] for name in ("device", "providers", "threads") if name in options}
+    names = ("device", "providers", "threads", "session_options", "custom_op_libraries")
+    return {name: options[name] for name in names if name in options}

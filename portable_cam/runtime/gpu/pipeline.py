@@ -48,6 +48,7 @@ class Pipeline:
         device: The device.
         options: What the user chose.
         details: Also give the layers' activations and gradients.
+        **native: What is handed through to ONNX Runtime, as :class:`Session` takes it.
 
     Attributes:
         bound: The graph on its buffers.
@@ -58,10 +59,12 @@ class Pipeline:
         DeviceError: A node did not get the device, and the options make that an error.
     """
 
-    def __init__(self, model: ir.Model, device: PipelineDevice, options: Common, *, details: bool = False) -> None:
+    def __init__(
+        self, model: ir.Model, device: PipelineDevice, options: Common, *, details: bool = False, **native: Any
+    ) -> None:
         self.device = device
         graphs = isinstance(options, Cuda) and options.cuda_graphs and not _has_subgraphs(model)
-        self.session = Session(model, providers=device.providers(cuda_graphs=graphs), record_placement=True)
+        self.session = Session(model, providers=device.providers(cuda_graphs=graphs), record_placement=True, **native)
         self.inputs, self.outputs, self.optional = self.session.inputs, self.session.outputs, self.session.optional
         metadata = ExplanationMetadata.read(model.metadata_props)
         self._image, self._axis = metadata.image, metadata.channel_axis

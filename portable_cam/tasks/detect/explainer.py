@@ -22,10 +22,10 @@ from portable_cam.export.targets import Contrast
 from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
 from portable_cam.image.preprocess import Preprocessing
-from portable_cam.labels import Labels, as_labels, parse_targets
+from portable_cam.labels import AnyLabels, Labels, as_labels, parse_targets
 from portable_cam.result import Result
 from portable_cam.spelling import either, option
-from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
+from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
 from portable_cam.tasks.counterfactual import Counterfactual
 from portable_cam.tasks.detect.families import find_head, head_from
 from portable_cam.tasks.detect.head import Floats, Head
@@ -199,17 +199,18 @@ class DetectExplainer(LabelledExplainer):
         )
 
     def _choose(
-        self, boxes: Floats, scores: Floats, found: list[Detection], asked: list[int] | int | None
+        self, boxes: Floats, scores: Floats, found: list[Detection], asked: list[int] | None
     ) -> tuple[list[Detection], list[Detection]]:
         """The detections to explain, and those of them that the model did not make."""
-        if isinstance(asked, list):
+        if asked is not None and (found or max(asked) >= 0):
             chosen, missed = [], []
-            for label in (class_in_range(number, self._classes) for number in asked):
-                own = [d for d in found if d.label == label]
-                if not own:
+            for number in asked:
+                label = class_in_range(number, self._classes) if number >= 0 else None
+                own = found[-number - 1 : -number] if label is None else [d for d in found if d.label == label]
+                if label is not None and not own:
                     own = [best(boxes, scores, label)]
                     missed += own
-                chosen += own
+                chosen += [d for d in own if d not in chosen]
             return chosen[: max(self._most, len(asked))], missed
         if not found:
             label = int(scores.max(axis=0).argmax())
@@ -217,17 +218,17 @@ class DetectExplainer(LabelledExplainer):
                 f"no box scores {self._threshold:g} or more (the best is {self.name(label)}, {scores.max():.2f}): "
                 "lower the threshold, check the preprocessing, or name a class to see why it was missed"
             )
-        return found[: self._most if asked is None else -asked], []
+        return found[: self._most], []
 
     def _nearest(
-        self, boxes: Floats, scores: Floats, marked: Sequence[float], asked: list[int] | int | None, geometry: Geometry
+        self, boxes: Floats, scores: Floats, marked: Sequence[float], asked: list[int] | None, geometry: Geometry
     ) -> Detection:
         """The raw box that fits a region of the photo best, weighted with its score."""
         region = check_region(marked, geometry)
         shared = iou(np.array(geometry.to_input(region)), boxes.astype(np.float64))
         if shared.max() < 0.1:
             raise TargetError(f"no box of the model overlaps the region {region}: name one around an object")
-        named = asked if isinstance(asked, list) else range(self._classes)
+        named = [number for number in asked or () if number >= 0] or range(self._classes)
         labels = [class_in_range(label, self._classes) for label in named]
         fit = shared[:, None] * scores[:, labels]
         raw, column = np.unravel_index(int(fit.argmax()), fit.shape)

@@ -16,8 +16,8 @@ from portable_cam.explanation import Explanation
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.methods.tokens import embeddings
 from portable_cam.export.passes.normalized import AnyModel, normalized
-from portable_cam.labels import parse_targets
-from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets
+from portable_cam.labels import AnyLabels, parse_targets
+from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, each_once
 from portable_cam.tasks.language.layer import image_layer
 from portable_cam.tasks.language.vocabulary import Vocabulary, read_vocabulary
 from portable_cam.tasks.preprocessing import preprocessing_of
@@ -93,11 +93,7 @@ class QuestionExplainer(LabelledExplainer):
         ids = self.vocabulary.encode(asked["question"])
         feeds = {self.explainer.image_name: photo.x, self.question_name: self._fill(ids)}
         try:
-            result = (
-                self.explainer.top(feeds, -numbers)
-                if isinstance(numbers, int)
-                else self.explainer(feeds, None if numbers is None else [numbers])
-            )
+            result = each_once(self.explainer.ranked(feeds, None if numbers is None else [numbers]))
         except InputError as error:
             if self._length is not None:
                 raise
