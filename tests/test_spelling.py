@@ -27,7 +27,7 @@ LIBRARY = sorted(p for folder in ("portable_cam", "export", "kernels") for p in 
 #: Where flags belong: the commands, a script with flags of its own, and the module that spells them.
 ON_COMMAND_LINE = ("portable_cam/cli/", "kernels/compile.py", "portable_cam/spelling.py")
 #: Where a user of the command line cannot get, and options that have no flag for a reason.
-PYTHON_ONLY = {"providers", "preprocessing"}
+PYTHON_ONLY = {"providers", "preprocessing", "session_options", "custom_op_libraries"}
 
 
 def options_in_python() -> set[str]:

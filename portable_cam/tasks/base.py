@@ -18,6 +18,7 @@ from portable_cam.image.decode import read_image
 from portable_cam.image.geometry import Geometry, ImageArray
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.labels import AnyLabels, Labels, as_labels, labels_in, parse_targets
+from portable_cam.rebuilt import Rebuilt
 from portable_cam.report.write import ReportWriter
 from portable_cam.result import Result
 from portable_cam.spelling import option
@@ -39,7 +40,7 @@ class Photo:
     source: str
 
 
-class TaskExplainer(ABC):
+class TaskExplainer(Rebuilt, ABC):
     """Explains images for one task.
 
     A task's constructor takes ``(model, methods=None, *, preprocessing=None, <its own options>, **options)``, the last
@@ -178,7 +179,9 @@ def each_once(result: Result) -> Result:
     kept = sorted(first.values())
     if len(kept) == result.targets.shape[1]:
         return result
-    by_name: dict[str, Any] = {n: {k: v[:, kept] for k, v in getattr(result, n).items()} for n in ("maps", "raw", "words")}
+    by_name: dict[str, Any] = {
+        n: {k: v[:, kept] for k, v in getattr(result, n).items()} for n in ("maps", "raw", "words")
+    }
     return replace(
         result,
         scores=result.scores[:, kept],

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from portable_cam.checked import checked
 from portable_cam.errors import InputError, OptionError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Explanation
@@ -53,6 +54,7 @@ class QuestionExplainer(LabelledExplainer):
     needs = ("vocabulary", "question")
     drawing = "answers"
 
+    @checked
     def __init__(
         self,
         model: AnyModel,
