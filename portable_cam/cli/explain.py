@@ -145,7 +145,7 @@ def run(
         how = f"as {known.description.source} says" if chosen == known.description.task else "recognised"
         note(f"task: {chosen} ({how}; --task overrides)")
     made, asked = own_options(chosen, own, known.description.task_options)
-    explainer: Any = task_named(chosen).explainer()(  # type: ignore[call-arg]
+    explainer: Any = task_named(chosen).explainer()(
         known,
         options.pop("methods", None) or known.description.methods,
         device=device,

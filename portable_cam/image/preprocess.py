@@ -127,6 +127,14 @@ class Preprocessing:
         """Where the input lies in a photo of ``image_size`` (H, W)."""
         return fit(image_size, self.size, self.resize, self.resize_to, self.pad_position)
 
+    def notes(self, image_size: Size) -> tuple[str, ...]:
+        """What a reader of the maps of a photo of this size (H, W) should know."""
+        return ()
+
+    def recorded(self) -> Preprocessing:
+        """What an explanation keeps of it."""
+        return self
+
     def view(self, image: ImageArray) -> ImageArray:
         """What the model sees of a photo: uint8 (H, W, 3) RGB at the input's size.
 

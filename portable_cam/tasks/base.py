@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias, overload
 
 from numpy.typing import NDArray
 
-from portable_cam.errors import OptionError, TargetError
+from portable_cam.errors import Error, OptionError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Drawing, Explanation
 from portable_cam.image.decode import read_image
@@ -25,8 +26,31 @@ from portable_cam.spelling import option
 
 #: What a user asks for: a number or name, several (a list, or text with commas), ``top3``, or None.
 Targets: TypeAlias = str | int | Sequence[int | str] | None
-#: A preprocessing, a preset's name, options of :func:`~portable_cam.image.resolve.resolve`, or None.
-AnyPreprocessing: TypeAlias = Preprocessing | str | Mapping[str, Any] | None
+#: A preprocessing, a preset's name, options of :func:`~portable_cam.image.resolve.resolve`, a function from a photo,
+#: uint8 (H, W, 3), to the model's input, or None.
+AnyPreprocessing: TypeAlias = Preprocessing | str | Mapping[str, Any] | Callable[[ImageArray], Any] | None
+
+
+def each_photo(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Let what explains one image take several: a list of them, or an iterator, which is not run ahead of."""
+
+    @functools.wraps(call)
+    def over(self: Any, image: Any, *args: Any, **kwargs: Any) -> Any:
+        def one(index: int, photo: Any) -> Any:
+            try:
+                return call(self, photo, *args, **kwargs)
+            except Error as error:
+                if isinstance(photo, str | os.PathLike):  # the message names the file
+                    raise
+                raise type(error)(f"image {index}, counted from 0: {error}") from error
+
+        if isinstance(image, Iterator):
+            return (one(index, photo) for index, photo in enumerate(image))
+        if isinstance(image, list | tuple):
+            return [one(index, photo) for index, photo in enumerate(image)]
+        return call(self, image, *args, **kwargs)
+
+    return over
 
 
 @dataclass(frozen=True)
@@ -58,17 +82,37 @@ class TaskExplainer(Rebuilt, ABC):
     asks: ClassVar[frozenset[str]] = frozenset()
     #: Those of ``takes`` and ``asks`` that must be given.
     needs: ClassVar[tuple[str, ...]] = ()
+    #: Whether ``target`` may say that something else than the task's own kind of thing is explained.
+    takes_target: ClassVar[bool] = False
     #: How its explanations are drawn.
     drawing: ClassVar[Drawing] = "sheet"
 
     explainer: Explainer
     preprocessing: Preprocessing
 
-    def __call__(self, image: Any, targets: Targets = None, **asked: Any) -> Explanation:
-        """Explain one image.
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if kwargs.get("target") is not None and not cls.takes_target:
+            raise OptionError(
+                f"the task {cls.task} says itself what kind of thing is explained: {option('target')} is for "
+                f"Explainer; {option('targets')} of a call says which"
+            )
+        return super().__new__(cls, *args, **kwargs)
+
+    @overload
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], targets: Targets = ..., **asked: Any
+    ) -> list[Explanation]: ...
+    @overload
+    def __call__(self, image: Iterator[Any], targets: Targets = ..., **asked: Any) -> Iterator[Explanation]: ...
+    @overload
+    def __call__(self, image: Any, targets: Targets = ..., **asked: Any) -> Explanation: ...
+    @each_photo
+    def __call__(self, image: Any, targets: Targets = None, **asked: Any) -> Any:
+        """Explain one image, or each of several.
 
         Args:
-            image: A path, bytes, PIL image or uint8 array (H, W, 3).
+            image: A path, bytes, PIL image or uint8 array or tensor (H, W, 3); a list of them, which gives a list; an
+                iterator, which gives an iterator that explains each image when it is asked for.
             targets: What is explained, in the task's own terms; None for what the model finds.
             **asked: Those of ``asks``.
 
@@ -107,14 +151,14 @@ class TaskExplainer(Rebuilt, ABC):
 
     def _explanation(self, photo: Photo, result: Result, labels: Sequence[str], **own: Any) -> Explanation:
         """The explanation of an image, ``own`` being the fields that this task alone fills."""
-        notes = self.notes
+        notes = (*self.notes, *photo.preprocessing.notes(photo.geometry.photo))
         return Explanation(
             task=self.task,
             result=result,
             image=photo.image,
             view=photo.preprocessing.view(photo.image),
             geometry=photo.geometry,
-            preprocessing=photo.preprocessing,
+            preprocessing=photo.preprocessing.recorded(),
             labels=[list(labels)],
             writer=ReportWriter(),
             sign=self.explainer.sign,
