@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from portable_cam.checked import check_fields
-from portable_cam.errors import OptionError
+from portable_cam.errors import OptionError, TargetError
 from portable_cam.export.autodiff.backward import Saturation
 from portable_cam.export.autodiff.relu_policy import ReluPolicy
 from portable_cam.export.layers.placement import Alignment
@@ -115,6 +115,8 @@ class Options:
             if allowed is not None and not (isinstance(value, str) and value in allowed):
                 raise OptionError(f"{option(choice.name)} is one of {', '.join(allowed)}, not {value!r}")
         check_fields(self)
+        if is_dataclass(self.target):
+            check_fields(self.target, TargetError)
         object.__setattr__(self, "methods", check_methods(self.methods))
         if not self.methods and not self.words:
             raise OptionError(f"no method was given; the methods are {', '.join(METHODS)}")

@@ -9,7 +9,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from portable_cam.errors import (
     Error,
@@ -72,18 +72,25 @@ def checked(function: F) -> F:
     return call  # type: ignore[return-value]
 
 
-def check_fields(record: Any) -> None:
-    """Check the fields of a dataclass, from its ``__post_init__``.
+def check_fields(record: Any, error: type[Error] | None = None) -> None:
+    """Check the fields of a dataclass; a list becomes a tuple where that is what the field is.
+
+    Args:
+        record: The dataclass.
+        error: What to raise, if not by the name of the field.
 
     Raises:
         Error: As :func:`checked`.
     """
     hints = _hints(type(record))
     for known in fields(record):
-        object.__setattr__(record, known.name, check(known.name, getattr(record, known.name), hints[known.name]))
+        if (hint := hints.get(known.name)) is not None:
+            value = getattr(record, known.name)
+            value = _tupled(value) if get_origin(hint) is tuple else value
+            object.__setattr__(record, known.name, check(known.name, value, hint, error))
 
 
-def check(name: str, value: Any, hint: Any) -> Any:
+def check(name: str, value: Any, hint: Any, error: type[Error] | None = None) -> Any:
     """The value, a scalar of numpy as one of Python.
 
     Raises:
@@ -104,14 +111,22 @@ def check(name: str, value: Any, hint: Any) -> Any:
         given = re.sub(r"\s+", " ", repr(value))
         given = given if len(given) <= 80 else f"{given[:77]}..."
         more = _mistaken(name, value)
-        raise _KINDS.get(name, OptionError)(f"{option(name)} takes {_described(hint)}, not {given}{more}") from None
+        kind = error or _KINDS.get(name, OptionError)
+        raise kind(f"{option(name)} takes {_described(hint)}, not {given}{more}") from None
     return value
 
 
 def _hints(of: Any) -> dict[str, Any]:
     if of not in _HINTS:
-        _HINTS[of] = get_type_hints(of)
+        try:
+            _HINTS[of] = get_type_hints(of)
+        except NameError:  # of a class of a user's own, whose annotations are known where it stands
+            _HINTS[of] = {}
     return _HINTS[of]
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(map(_tupled, value)) if isinstance(value, list | tuple) else value
 
 
 def _described(hint: Any) -> str:

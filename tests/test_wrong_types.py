@@ -22,7 +22,9 @@ from portable_cam.image.decode import read_image
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.resolve import resolve
 from portable_cam.labels import read_labels
+from portable_cam.tasks.language.caption import CaptionExplainer
 
+MODELS = Path(__file__).parents[1] / "benchmarks" / "train" / "models"
 X = np.random.default_rng(5).standard_normal((2, 3, 8, 8)).astype(np.float32)
 PHOTO = np.random.default_rng(6).integers(0, 255, (16, 16, 3), np.uint8)
 
@@ -66,6 +68,12 @@ def cases(model: onnx.ModelProto, make_model: Any) -> dict[str, tuple[Callable[.
     made = pcam.Explainer(model)
     photo = pcam.PhotoExplainer(model, preprocessing="unit")
     segment = pcam.SegmentExplainer(segmenter(), preprocessing="unit")
+    explained = photo(PHOTO)
+    caption = CaptionExplainer(
+        MODELS / "caption_encoder.onnx",
+        decoder=MODELS / "caption_lstm_decoder.onnx",
+        vocabulary=MODELS / "caption_words.txt",
+    )
     of_explainer = {"methods": ("gradcam",), "layer": "r2", "output": "y", "profile": "paper", "axes": {"x": "NCHW"}}
     of_photo = {"methods": ("gradcam",), "preprocessing": "unit", "labels": list("abcde"), "rather_than": 1}
     return {
@@ -97,6 +105,7 @@ def cases(model: onnx.ModelProto, make_model: Any) -> dict[str, tuple[Callable[.
         "call": (made, {"x": X, "targets": [1, 2]}),
         "a dict": (lambda x: made({"x": x}), {"x": X}),
         "top": (made.top, {"x": X, "k": 2}),
+        "ranked": (made.ranked, {"x": X, "targets": [[1, -2], [0, -1]]}),
         "check": (made.check, {"x": X, "targets": [1, 2]}),
         "input_shape": (made.input_shape, {"name": "x"}),
         "Options": (Options, {**of_explainer, "target": None}),
@@ -153,6 +162,46 @@ def cases(model: onnx.ModelProto, make_model: Any) -> dict[str, tuple[Callable[.
         "doctor": (pcam.export.doctor, {"model": model, "output": "y", "target": None}),
         "trace_axes": (pcam.export.trace_axes, {"model": model, "tensor": "r2", "axes": None}),
         "normalize": (pcam.export.normalize, {"model": model}),
+        "link": (
+            pcam.export.link,
+            {
+                "encoder": MODELS / "caption_encoder.onnx",
+                "decoder": MODELS / "caption_lstm_decoder.onnx",
+                "mapping": {"features": "features"},
+            },
+        ),
+        "unroll": (
+            pcam.export.unroll,
+            {
+                "decoder": MODELS / "caption_lstm_step.onnx",
+                "steps": 2,
+                "tokens": "tokens",
+                "logits": "logits",
+                "state": {"h_next": "h", "c_next": "c"},
+            },
+        ),
+        "CaptionExplainer": (
+            CaptionExplainer,
+            {
+                "model": MODELS / "caption_encoder.onnx",
+                "decoder": MODELS / "caption_lstm_decoder.onnx",
+                "vocabulary": MODELS / "caption_words.txt",
+                "mapping": None,
+                "longest": 4,
+            },
+        ),
+        "a caption": (caption, {"image": PHOTO, "targets": "*", "caption": "a red circle"}),
+        "a target": (
+            lambda **k: pcam.Explainer(segmenter(), target=targets.Dense(**k)),
+            {"over": "predicted", "channels": "first", "threshold": 0.5},
+        ),
+        "a set": (lambda sets: pcam.Explainer(model, target=targets.ClassSet(sets)), {"sets": ((0, 1), (2,))}),
+        "boxes": (
+            lambda classes: pcam.Explainer(detector(make_model), target=targets.Boxes(classes)),
+            {"classes": (targets.Columns("y"),)},
+        ),
+        "overlay": (explained.overlay, {"method": "gradcam", "k": 0}),
+        "a method": (explained.__getitem__, {"method": "gradcam"}),
         "read_image": (read_image, {"source": PHOTO}),
         "Preprocessing": (Preprocessing, {"size": (8, 8), **dict.fromkeys(FIELDS)}),
         "from_json": (Preprocessing.from_json, {"content": {"size": [8, 8]}}),
@@ -184,6 +233,7 @@ NAMES = [
     "call",
     "a dict",
     "top",
+    "ranked",
     "check",
     "input_shape",
     "Options",
@@ -202,6 +252,15 @@ NAMES = [
     "doctor",
     "trace_axes",
     "normalize",
+    "link",
+    "unroll",
+    "CaptionExplainer",
+    "a caption",
+    "a target",
+    "a set",
+    "boxes",
+    "overlay",
+    "a method",
     "read_image",
     "Preprocessing",
     "from_json",
@@ -215,7 +274,7 @@ def public(small_cnn: onnx.ModelProto, make_model: Any) -> Mapping[str, tuple[Ca
     return cases(small_cnn, make_model)
 
 
-@pytest.mark.parametrize("name", slow_but(["call", "Options", "read_image", "a photo"], NAMES))
+@pytest.mark.parametrize("name", slow_but(["call", "Options", "read_image", "a photo", "a method"], NAMES))
 def test_an_error_of_the_project_or_none(public: Any, name: str) -> None:
     function, right = public[name]
     base = {key: value for key, value in right.items() if value is not None or name != "Preprocessing"}

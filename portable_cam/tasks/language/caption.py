@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portable_cam.checked import checked
+from portable_cam.checked import check, checked
 from portable_cam.errors import InputError, LabelError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
@@ -101,7 +101,7 @@ class CaptionExplainer(TaskExplainer):
             if not ids:
                 raise TargetError("the model ends its caption at once: there is no word to explain")
         else:
-            ids = self.vocabulary.encode(caption)
+            ids = self.vocabulary.encode(check("caption", caption, str))
         words = [self.vocabulary[i] for i in ids]
         phrases = parse_phrases(targets)
         spans = find_spans(words, None if phrases is None else [self._phrase(text) for text in phrases])

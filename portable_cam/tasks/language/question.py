@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portable_cam.checked import checked
+from portable_cam.checked import check, checked
 from portable_cam.errors import InputError, OptionError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Explanation
@@ -92,7 +92,7 @@ class QuestionExplainer(LabelledExplainer):
 
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
         numbers = parse_targets(targets, self.labels)
-        ids = self.vocabulary.encode(asked["question"])
+        ids = self.vocabulary.encode(check("question", asked["question"], str))
         feeds = {self.explainer.image_name: photo.x, self.question_name: self._fill(ids)}
         try:
             result = each_once(self.explainer.ranked(feeds, None if numbers is None else [numbers]))
