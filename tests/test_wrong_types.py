@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +64,21 @@ def detector(make_model: Any) -> onnx.ModelProto:
 HEAD = {"classes": {"tensor": "y", "start": 4, "stop": 6}, "boxes": {"tensor": "y", "stop": 4}}
 
 
+@cache
+def captions() -> CaptionExplainer:
+    return CaptionExplainer(
+        MODELS / "caption_encoder.onnx",
+        decoder=MODELS / "caption_lstm_decoder.onnx",
+        vocabulary=MODELS / "caption_words.txt",
+    )
+
+
 def cases(model: onnx.ModelProto, make_model: Any) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """Public functions, each with arguments that it takes."""
     made = pcam.Explainer(model)
     photo = pcam.PhotoExplainer(model, preprocessing="unit")
     segment = pcam.SegmentExplainer(segmenter(), preprocessing="unit")
     explained = photo(PHOTO)
-    caption = CaptionExplainer(
-        MODELS / "caption_encoder.onnx",
-        decoder=MODELS / "caption_lstm_decoder.onnx",
-        vocabulary=MODELS / "caption_words.txt",
-    )
     of_explainer = {"methods": ("gradcam",), "layer": "r2", "output": "y", "profile": "paper", "axes": {"x": "NCHW"}}
     of_photo = {"methods": ("gradcam",), "preprocessing": "unit", "labels": list("abcde"), "rather_than": 1}
     return {
@@ -190,7 +195,7 @@ def cases(model: onnx.ModelProto, make_model: Any) -> dict[str, tuple[Callable[.
                 "longest": 4,
             },
         ),
-        "a caption": (caption, {"image": PHOTO, "targets": "*", "caption": "a red circle"}),
+        "a caption": (lambda **given: captions()(**given), {"image": PHOTO, "targets": "*", "caption": "a red circle"}),
         "a target": (
             lambda **k: pcam.Explainer(segmenter(), target=targets.Dense(**k)),
             {"over": "predicted", "channels": "first", "threshold": 0.5},
