@@ -59,6 +59,13 @@ def option(name: str, value: Any = _OPEN) -> str:
     return f"{flag} {shlex.quote(str(value))}"
 
 
+def by_arrays() -> str:
+    """The way out where a photo cannot become all that a model takes."""
+    return either(
+        "give its arrays to portable_cam.Explainer", "from Python it can be explained, on arrays that you prepare"
+    )
+
+
 def command(name: str) -> str:
     """A command as a user types it, or the function that does the same: ``portable-cam layers MODEL``."""
     return either(FUNCTIONS[name], f"portable-cam {name} MODEL")

@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 
 from portable_cam.errors import PreprocessError
 from portable_cam.image.geometry import Size
+from portable_cam.spelling import by_arrays
 
 ChannelOrder = Literal["rgb", "bgr", "gray"]
 Layout = Literal["nchw", "nhwc"]
@@ -39,7 +40,7 @@ def read_shape(
         raise PreprocessError(f"layout {layout!r} is unknown: choose nchw or nhwc")
     if len(dims) != 4:
         raise PreprocessError(
-            f"the model's input {shown} is not a batch of images (N, C, H, W) or (N, H, W, C): give its arrays yourself"
+            f"the model's input {shown} is not a batch of images (N, C, H, W) or (N, H, W, C): {by_arrays()}"
         )
     wanted = {"gray": (1,), "rgb": (3,), "bgr": (3,)}.get(color or "", (3, 1))
     both: tuple[tuple[int, Layout], ...] = ((1, "nchw"), (3, "nhwc"))
@@ -52,7 +53,7 @@ def read_shape(
         raise PreprocessError(
             f"the model's input {shown} has no axis of {what} to go with {said}: correct or leave out what does not fit"
             if said
-            else f"the model's input {shown} has no axis of {what}: give its arrays yourself"
+            else f"the model's input {shown} has no axis of {what}: {by_arrays()}"
         )
     channels, name = (certain or open_)[0]
     height, width = (dims[2], dims[3]) if name == "nchw" else (dims[1], dims[2])
@@ -112,5 +113,5 @@ def dtype_name(dtype: DTypeLike) -> str:
     except (TypeError, ValueError):
         kind = np.dtype(object)
     if kind.kind not in "fiu":
-        raise PreprocessError(f"the model's input is of type {dtype}, which holds no picture: give its arrays yourself")
+        raise PreprocessError(f"the model's input is of type {dtype}, which holds no picture: {by_arrays()}")
     return kind.name

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from portable_cam.arrays import as_array
 from portable_cam.errors import InputError, TargetError
 from portable_cam.export.format import MOST_RANKS, ExplanationMetadata
-from portable_cam.spelling import option
+from portable_cam.spelling import by_arrays, either, option
 from portable_cam.targets import Target
 
 
@@ -67,7 +67,7 @@ class Inputs:
                 raise InputError(f"'{name}' is missing: {what}")
         for name in self._session.inputs:
             if name not in named and name != "targets" and name not in self._further:
-                raise InputError(f"input '{name}' is missing: give a dict of all inputs")
+                raise InputError(f"input '{name}' is missing: {either('give a dict of all inputs', by_arrays())}")
 
     def feeds(self, x: ArrayLike | Mapping[str, ArrayLike], extra: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
         """The model's inputs as it takes them, any number of images where it takes one.

@@ -18,6 +18,7 @@ from portable_cam.export.graph.values import known_dims
 from portable_cam.export.methods.tokens import embeddings
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.labels import AnyLabels, parse_targets
+from portable_cam.spelling import by_arrays
 from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, each_once
 from portable_cam.tasks.language.layer import image_layer
 from portable_cam.tasks.language.vocabulary import Vocabulary, read_vocabulary
@@ -72,7 +73,7 @@ class QuestionExplainer(LabelledExplainer):
         model = normalized(model)
         found = embeddings(model.graph)
         if len(found) > 1:
-            raise OptionError(f"several inputs hold token ids: {', '.join(found)}; use Explainer with a dict of inputs")
+            raise OptionError(f"several inputs hold token ids: {', '.join(found)}; {by_arrays()}")
         ((self.question_name, embedded),) = found.items()
         table = known_dims(embedded.producer().inputs[0])  # type: ignore[union-attr]
         self.vocabulary.check(table[0] if table is not None else None)
