@@ -86,6 +86,8 @@ def check_fields(record: Any, error: type[Error] | None = None) -> None:
     for known in fields(record):
         if (hint := hints.get(known.name)) is not None:
             value = getattr(record, known.name)
+            if isinstance(value, str) and "Literal" in str(hint):
+                continue  # which words there are, and what else to say, the class itself knows
             value = _tupled(value) if get_origin(hint) is tuple else value
             object.__setattr__(record, known.name, check(known.name, value, hint, error))
 

@@ -101,7 +101,7 @@ class CaptionExplainer(TaskExplainer):
             if not ids:
                 raise TargetError("the model ends its caption at once: there is no word to explain")
         else:
-            ids = self.vocabulary.encode(check("caption", caption, str))
+            ids = self.vocabulary.encode(check("caption", caption, str | Sequence[str]))
         words = [self.vocabulary[i] for i in ids]
         phrases = parse_phrases(targets)
         spans = find_spans(words, None if phrases is None else [self._phrase(text) for text in phrases])

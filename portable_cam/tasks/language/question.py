@@ -93,7 +93,7 @@ class QuestionExplainer(LabelledExplainer):
 
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
         numbers = parse_targets(targets, self.labels)
-        ids = self.vocabulary.encode(check("question", asked["question"], str))
+        ids = self.vocabulary.encode(check("question", asked["question"], str | Sequence[str]))
         feeds = {self.explainer.image_name: photo.x, self.question_name: self._fill(ids)}
         try:
             result = each_once(self.explainer.ranked(feeds, None if numbers is None else [numbers]))
