@@ -33,24 +33,30 @@ CAM = "cam"
 HEAT_MAP = "heatmap."
 """``heatmap.<method>``: (N, K, H, W), normalised as the profile says; other methods' outputs have their bare name."""
 RAW = "raw."
-"""``raw.<method>``, or ``raw.<method>.<layer>`` for several layers: (N, K, h, w), after the profile's ReLU."""
+"""``raw.<method>``, or ``raw.<method>.<layer>`` for several layers: (N, K, h, w), after the profile's ReLU; of a layer
+with V views (N, K, V, h, w), and none where the model says which views are of which image."""
 RANGE = "range."
 """``range.<method>``: (N, K, 2), the least and greatest value before the ReLU."""
 TOKEN_ATTRIBUTION = "token_attribution."
 """``token_attribution.<input>``: (N, K, T)."""
 ACTIVATIONS = "activations."
-"""``activations.<layer>``: (N, C, h, w)."""
+"""``activations.<layer>``: (N, C, h, w); all views behind one another where a layer has some."""
 GRADIENTS = "gradients."
-"""``gradients.<layer>``: (N, K, C, h, w)."""
+"""``gradients.<layer>``: (N, K, C, h, w); as activations."""
 WEIGHTS = "weights."
 """``weights.<layer>`` or ``weights.cam``: (N, K, C), for kernels."""
 SUMS = "sums."
 """``sums.cam``: (N, K, h, w) before sign and ReLU, for kernels."""
+VIEWS = "views."
+"""``views.<layer>``: (N, V, 2, 3), where a layer looks at V views of each image: from a cell (row, column, 1) to a
+pixel's row and column, NaN where no affine map says it; (E, 2, 3) where the model says which of E views are whose."""
+UNSEEN = "unseen."
+"""``unseen.<layer>``: (N,), of a layer with views: the share of each image that none of them looks at."""
 EXTENT = "extent."
 """``extent.<method>``: (N, K, 2), the least and greatest value of a finished map; never in a file."""
 
 #: What the names of outputs that are ours begin with.
-PREFIXES = (HEAT_MAP, RAW, RANGE, TOKEN_ATTRIBUTION, ACTIVATIONS, GRADIENTS, WEIGHTS, SUMS, EXTENT)
+PREFIXES = (HEAT_MAP, RAW, RANGE, TOKEN_ATTRIBUTION, ACTIVATIONS, GRADIENTS, WEIGHTS, SUMS, VIEWS, UNSEEN, EXTENT)
 #: Of these, what a graph hands to kernels and no result holds.
 _FOR_KERNELS = (WEIGHTS, SUMS)
 _KEY = "portable_cam."
@@ -136,7 +142,8 @@ class ExplanationMetadata:
     """The share of the image that a layer did not see, where its map does not cover the image."""
     placed: dict[str, Any] | None = None
     """Of low-resolution maps that are not to be stretched over the image, by the names of ``raw``: for rows and for
-    columns step and offset (cell i is centred at pixel step i + offset), or None where they are."""
+    columns step and offset (cell i is centred at pixel step i + offset), or None where they are. Where an axis has
+    several parts, they follow as pairs of a number of entries and what these are, and the former count in the axis."""
     widened: str | None = None
     """The type that the model had where it is always computed in float32 (written by ``normalize``)."""
 
@@ -179,6 +186,11 @@ def _read(name: str, kind: str, text: str) -> Any:
         raise ModelError(f"the explanation's metadata '{_KEY}{name}' is damaged: build it again") from None
 
 
+def named(values: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """The outputs whose names begin so, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
 def split(values: Mapping[str, T], metadata: ExplanationMetadata) -> tuple[dict[str, T], dict[str, T], dict[str, T]]:
     """The outputs of an explanation by what they are.
 
@@ -187,7 +199,7 @@ def split(values: Mapping[str, T], metadata: ExplanationMetadata) -> tuple[dict[
         own outputs by the names that they have in the model.
     """
     maps = {method: values[output_of(method)] for method in metadata.options.methods}
-    raw = {name.removeprefix(RAW): values[name] for name in values if name.startswith(RAW)}
+    raw = named(values, RAW)
     renamed = metadata.renamed or {}
     own = {
         renamed.get(name, name): value

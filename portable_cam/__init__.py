@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from portable_cam.errors import Error
 
 if TYPE_CHECKING:
+    from portable_cam import batch as batch
     from portable_cam import export, kernels, targets
     from portable_cam.explainer import Explainer
     from portable_cam.explanation import Explanation
@@ -56,6 +57,6 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
-    if name in {"export", "kernels", "targets", "errors"}:
+    if name in {"batch", "export", "kernels", "targets", "errors"}:
         return import_module(f"portable_cam.{name}")
     raise AttributeError(f"module 'portable_cam' has no attribute {name!r}")

@@ -55,7 +55,8 @@ class Result(ByMethod[NDArray[np.float32]]):
     """(N, K, h, w): the low-resolution map, not normalised, after the ReLU if the profile has one."""
     flags: list[list[tuple[str, ...]]]
     """For each image and target: ``flat`` (a map with one value everywhere, shown as zeros), ``all_negative`` (nothing
-    speaks for the target, so that the ReLU left nothing), ``nan`` (NaN or infinity somewhere)."""
+    speaks for the target, so that the ReLU left nothing), ``nan`` (NaN or infinity somewhere), ``unplaced`` (the model
+    looked at places that follow no affine map, so that what it saw there is left out)."""
     guided_nodes: list[str]
     """The nodes that the guided rule was applied to."""
     outputs: dict[str, NDArray[Any]]
@@ -73,7 +74,14 @@ class Result(ByMethod[NDArray[np.float32]]):
     """Of the input: 1 for (N, C, H, W), 3 for (N, H, W, C)."""
     placed: dict[str, Any] = field(default_factory=dict)
     """Of the maps in ``raw`` that do not cover the image, by name: for rows and for columns step and offset (cell i is
-    centred at pixel step i + offset of the image), or None where they are stretched over it."""
+    centred at pixel step i + offset of the image), or None where they are stretched over it. Where an axis has several
+    parts, as a rolled one has, they follow as pairs of a number of entries and what these are."""
+    views: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Of each layer that looks at V views of an image (regions, mirror images, what a spatial transformer makes):
+    (N, V, 2, 3), from a cell (row, column, 1) to a pixel's row and column, NaN where no affine map says it; (E, 2, 3)
+    where the model says which of E views are whose."""
+    unseen: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    """(N,) of each layer: the share of the image that it does not see, if there is any."""
     checks: tuple[Any, ...] = ()
     """The :class:`~portable_cam.verify.checks.Check` of the first explanation with this model and these options; empty
     where none was asked for."""

@@ -216,13 +216,12 @@ def test_channels_that_nothing_tells(make_model: Any) -> None:
 def test_a_layer_that_is_declared(make_model: Any) -> None:
     """What an operator lost can be said: the map is then stretched over the image."""
     body = """
-        grid = AffineGrid(theta, size) v = GridSample(x, grid) p = Conv<strides = [2, 2]>(v, w)
+        v = GridSample(x, bent) p = Conv<strides = [2, 2]>(v, w)
         t = Transpose<perm = [2, 0, 3, 1]>(p) r = Relu(t) u = Transpose<perm = [1, 3, 0, 2]>(r)
         g = GlobalAveragePool(u) f = Flatten(g) y = MatMul(f, half)
     """
     weights = {
-        "theta": np.array([[[1, 0, 0.1], [0, 1, 0]]], np.float32),
-        "size": np.array([1, 3, 8, 12], np.int64),
+        "bent": np.random.default_rng(2).uniform(-1, 1, (1, 8, 12, 2)).astype(np.float32),
         "w": np.random.default_rng(3).standard_normal((4, 3, 2, 2)).astype(np.float32),
         "half": np.full((4, 2), 0.5, np.float32),
     }

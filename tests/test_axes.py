@@ -21,6 +21,7 @@ import portable_cam.export.autodiff.backward  # noqa: F401 - registers the rules
 from portable_cam.export.autodiff.registry import NO_GRADIENT, RULES
 from portable_cam.export.layers.axis_rules import AXIS_RULES
 from portable_cam.export.layers.candidates import find_axes
+from portable_cam.export.layers.frames import Pieces
 from portable_cam.export.layers.relation import Relation
 from portable_cam.export.layers.spatial import SpatialAxes, is_feature_map
 from portable_cam.export.passes.normalize import normalize
@@ -112,9 +113,34 @@ def probe(net: Net, channels_last: bool = False) -> dict[str, tuple[SpatialAxes,
     return found
 
 
+def looks_at(relation: Relation, index: float, reach: float) -> list[tuple[float, float]]:
+    """The intervals of pixels that an entry and ``reach`` others on either side of it may see."""
+    middle, width = relation.at(index), relation.span / 2 - 0.5 + reach * abs(relation.step)
+    if not isinstance(relation.frame, Pieces):
+        return [(middle - width, middle + width)]
+    found = []
+    for begin, count, piece in relation.frame.spans():
+        first, last = max(middle - width, begin) - begin, min(middle + width, begin + count - 1) - begin
+        if first <= last + 1e-6:
+            found += looks_at(piece, (first + last) / 2, (last - first) / 2)
+    return found
+
+
+def check_parts(relation: Relation, seen: np.ndarray, name: str) -> None:
+    """Each cell sees pixels of its intervals alone, and some."""
+    for i, pixels in enumerate(seen):
+        for pixel in np.nonzero(pixels)[0]:
+            around = looks_at(relation, i, 0)
+            assert any(a - 1e-4 <= pixel <= b + 1e-4 for a, b in around), (name, i, pixel, around)
+    assert seen.any(1).all(), name
+
+
 def check(relation: Relation | None, seen: np.ndarray, exact: bool, name: str) -> None:
     """Each cell sees pixels of its interval alone; and some cell all of them, or one in the middle nearly all."""
     assert relation is not None, name
+    if isinstance(relation.frame, Pieces):
+        check_parts(relation, seen, name)
+        return
     cells, pixels = seen.shape
     reach = relation.span / 2 - 0.5
     most = 0.0
@@ -347,10 +373,36 @@ def test_windows_rolled_and_back() -> None:
     net.add("Add", image, back)
     found = probe(net)
     assert {conv, image, back, net.last} <= found.keys()
-    assert not {rolled, windows, shares, mixed, joined} & found.keys()
+    assert not {windows, shares, mixed} & found.keys()
+    check_all(net, rolled, joined)
     assert found[net.last][0].features
     relations = found[net.last][0].relations
     assert [(r.step, r.offset) for r in relations if r is not None] == [(2, 0.5), (2, 0.5)]
+
+
+@pytest.mark.parametrize("by", [5, -3])
+def test_windows_over_a_rolled_image(by: int) -> None:
+    """Each part looks elsewhere, windows over the seam at both; rolled again, in a frame within a frame."""
+    net = Net(shape=(3, 16, 24))
+
+    def roll(value: str, axis: int, by: int) -> str:
+        one = net.add("Slice", value, net.constant([by]), net.constant([100]), net.constant([axis]))
+        two = net.add("Slice", value, net.constant([0]), net.constant([by]), net.constant([axis]))
+        return net.add("Concat", one, two, axis=axis)
+
+    rolled = roll(roll("x", 2, 3), 3, by)
+    conv = net.add("Conv", rolled, net.weight(4, 3, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1])
+    again = roll(conv, 3, 4)
+    net.add("Conv", again, net.weight(4, 4, 3, 3), pads=[1, 1, 1, 1])
+    check_all(net, rolled, conv, again, net.last)
+    back = Net(shape=(3, 16, 24))
+    net = back
+    conv = net.add("Conv", roll("x", 3, 8), net.weight(4, 3, 2, 2), strides=[2, 2])
+    there = roll(conv, 3, -4)
+    relation = probe(net)[there][0].relations[1]
+    assert relation is not None
+    assert (relation.step, relation.offset, relation.frame) == (2, 0.5, None)
+    check_all(net, conv, there)
 
 
 def test_attention_is_no_map() -> None:

@@ -12,7 +12,6 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-import portable_cam as pcam
 from portable_cam.cli import app
 from portable_cam.errors import InputError, LayerError
 from portable_cam.export import AxisTrace, doctor, list_layers, trace_axes
@@ -27,8 +26,7 @@ WEIGHTS = {
     "patch": RANDOM.standard_normal((6, 3, 4, 4)).astype(np.float32),
     "w": RANDOM.standard_normal((6, 6)).astype(np.float32),
     "token": RANDOM.standard_normal((1, 1, 6)).astype(np.float32),
-    "theta": np.array([[[1, 0, 0.1], [0, 1, 0]]], np.float32),
-    "size": np.array([1, 3, 16, 24], np.int64),
+    "bent": RANDOM.uniform(-1, 1, (1, 16, 24, 2)).astype(np.float32),
 }
 PATCHES = "p = Conv<strides = [4, 4]>(x, patch) f = Reshape(p, flat) t = Transpose<perm = [0, 2, 1]>(f) "
 MEAN = "m = ReduceMean<axes = [1], keepdims = 0>(t) y = Gemm(m, w)"
@@ -70,10 +68,10 @@ def test_tokens_and_another_branch(make_model: Any) -> None:
     ("body", "tensor", "lost_by", "verdict"),
     [
         (
-            "grid = AffineGrid(theta, size) v = GridSample(x, grid) c = Conv<strides = [4, 4]>(v, patch) r = Relu(c) ",
+            "v = GridSample(x, bent) c = Conv<strides = [4, 4]>(v, patch) r = Relu(c) ",
             "r",
             "GridSample",
-            "axis 2 is not known behind GridSample",
+            "axis 2 is not known behind GridSample 'node': its grid is no affine map of rows and columns",
         ),
         (
             "c = Conv<strides = [4, 4]>(x, patch) u = Slice(c, minus, least, rows, minus) r = Add(c, u) ",
@@ -100,34 +98,21 @@ def test_what_is_lost_names_its_operator(make_model: Any, body: str, tensor: str
     assert unknown[0] == lost_by
 
 
-REGIONS = {
-    "RoiAlign": "r = RoiAlign<output_height = 4, output_width = 6>(c, boxes, which)",
-    "GridSample": "r = GridSample(c, grid)",
-    "of a crop of the regions": (
-        "q = RoiAlign<output_height = 8, output_width = 8>(c, boxes, which) r = Conv<strides = [2, 2]>(q, small)"
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REGIONS)
-def test_regions_that_another_tensor_says_are_refused(make_model: Any, name: str) -> None:
-    """Where a region lies is known at run time alone: the error names the operator, and the default is before it."""
-    more = {
-        "boxes": np.array([[2, 3, 12, 14], [0, 0, 8, 8]], np.float32),
-        "which": np.array([0, 0], np.int64),
-        "grid": RANDOM.uniform(-1, 1, (1, 4, 6, 2)).astype(np.float32),
-        "small": RANDOM.standard_normal((6, 6, 2, 2)).astype(np.float32),
-    }
-    body = f"p = Conv<strides = [1, 1]>(x, patch) c = Relu(p) {REGIONS[name]} a = Relu(r) "
-    body += "g = ReduceMean<keepdims = 0>(a, places) y = Gemm(g, w)"
+def test_views_name_their_operator(make_model: Any) -> None:
+    """Where the regions of an image lie is known at run time alone: rows and columns count in them."""
+    more = {"boxes": np.array([[2, 3, 12, 14], [0, 0, 8, 8]], np.float32), "which": np.array([0, 0], np.int64)}
+    body = "q = RoiAlign<output_height = 8, output_width = 8>(x, boxes, which) r = Conv<strides = [4, 4]>(q, patch) "
+    body += "g = ReduceMean<keepdims = 0>(r, places) y = Gemm(g, w)"
     weights = {**WEIGHTS, **more, "places": np.array([2, 3], np.int64)}
-    made = make_model(body, weights, "float[1,3,16,24] x", "float[N,6] y", 20)
-    operator = name if name in {"RoiAlign", "GridSample"} else "RoiAlign"
-    for layer in ("r", "a"):
-        with pytest.raises(LayerError, match=rf"layer '{layer}' .* not known behind {operator} .*declare its axes"):
-            pcam.Explainer(made, layer=layer)
-    assert list_layers(made)[0].name == "c"
-    assert pcam.Explainer(made).layer == "c"
+    trace = trace_axes(make_model(body, weights, "float[1,3,16,24] x", "float[N,6] y", 20), "r")
+    assert trace.steps[-1].describe() == [
+        "views 2 by images 1",
+        "channels 6",
+        "rows 2 at 4 i + 1.5, 4 wide, in a view by RoiAlign 'q'",
+        "columns 2 at 4 i + 1.5, 4 wide, in a view by RoiAlign 'q'",
+    ]
+    assert trace.layer
+    assert trace.verdict == "a layer: NCHW, 2 x 2 cells, put back by the views of RoiAlign 'q'"
 
 
 def test_names(make_model: Any) -> None:
@@ -154,7 +139,7 @@ def test_the_command(make_model: Any, tmp_path: Path) -> None:
 # -- what a person declares --------------------------------------------------------------------------------------------
 
 LOST = """
-    grid = AffineGrid(theta, size) v = GridSample(x, grid) c = Conv<strides = [4, 4]>(v, patch) r = Relu(c)
+    v = GridSample(x, bent) c = Conv<strides = [4, 4]>(v, patch) r = Relu(c)
     g = GlobalAveragePool(r) f = Flatten(g) y = Gemm(f, w)
 """
 

@@ -13,7 +13,7 @@ from test_alignment import INTS, SIZE, centre, spot
 
 import portable_cam as pcam
 from portable_cam.errors import LayerError, OptionError
-from portable_cam.export import doctor, list_layers
+from portable_cam.export import doctor
 
 AT = (40, 10)  # where the drawn spot is: its mirror images and rotations are far away
 WEIGHTS = {name: np.array(value, np.int64) for name, value in INTS.items()} | {
@@ -114,21 +114,3 @@ def test_branches_of_one_view_have_the_layer_before_them(make_model: Any) -> Non
     """Two heads on one map are no views of their own."""
     body = network("x") + "a = Relu(p_x) b = Tanh(p_x) " + head("a") + head("b") + "y = Add(y_a, y_b)"
     assert pcam.Explainer(model(make_model, body), threads=1).layer == "p_x"
-
-
-@pytest.mark.parametrize(
-    ("body", "why"),
-    [
-        (
-            FLIP + "w = Concat<axis = 0>(x, v) " + network("w") + head("p_w") + "y = ReduceMean(y_p_w, few)",
-            "it stacks images",
-        ),
-        (ROLL + network("o") + head("p_o") + "y = Identity(y_p_o)", "a window over more than one axis of the image"),
-    ],
-)
-def test_what_is_not_put_back_is_refused(make_model: Any, body: str, why: str) -> None:
-    """Views stacked in the batch, a rolled image under a convolution: the error names the operator."""
-    made = model(make_model, body)
-    assert list_layers(made) == []
-    with pytest.raises(LayerError, match=f"its rows and columns are not known behind .*{why}"):
-        pcam.Explainer(made)

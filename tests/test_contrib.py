@@ -78,6 +78,12 @@ def group_norm(t: Any, gamma: Any, beta: Any, last: bool, groups: int, silu: boo
     return y.permute(0, 2, 3, 1) if last else y
 
 
+#: y, x, y, x in shares of the image: within it, mirrored, and beyond it.
+BOXES = np.array([[0.13, 0.21, 0.81, 0.74], [0.9, 0.1, 0.3, 0.66], [-0.4, 0.3, 0.55, 1.37]], np.float32)
+#: Images without a kink between their pixels.
+RAMPS = np.einsum("nck,kij->ncij", np.random.default_rng(5).standard_normal((2, 3, 2)), np.indices((7, 9))).astype(
+    np.float32
+)
 CASES = [
     conv(), conv(activation="Relu"), conv(z=True, activation="Relu"), conv(activation="Tanh"), conv(activation="Sigmoid", group=1, strides=[2, 2]),
     conv(activation="LeakyRelu", activation_params=[0.2]), conv(activation="Clip", activation_params=[-0.5, 1.5]),
@@ -124,6 +130,9 @@ CASES = [
     mha(rest=[ints([[1, 1, 1, 0], [1, 0, 1, 1]])]), mha(rest=[ints(np.arange(24).reshape(2, 3, 4) % 5 > 0)]), mha(rest=[None, (2, 2, 3, 4)]), mha(rest=[None, (1, 1, 3, 4)]),
     mha(t=3, rest=[None, None, (2, 2, 5, 4), (2, 2, 5, 4)], outputs=("y", "k", "v")), mha(t=3, rest=[None, None, (2, 2, 5, 4), (2, 2, 5, 4)], outputs=("y", "k", "v"), attributes={"unidirectional": 1}, note="past"),
     Case("MultiHeadAttention", [(2, 3, 8), (2, 2, 5, 4), (2, 2, 5, 4)], {"num_heads": 2}, note="keys by head"),
+    Case("CropAndResize", [RAMPS, BOXES[:2], ints([1, 0]), ints([4, 5])]), Case("CropAndResize", [RAMPS, BOXES[:2], ints([1, 0]), ints([1, 5])], smooth=False, note="one row"),
+    Case("CropAndResize", [(2, 3, 7, 9), BOXES, ints([1, 0, 1]), ints([4, 5])], {"extrapolation_value": -1.0}, smooth=False),
+    Case("CropAndResize", [(2, 3, 7, 9), BOXES, ints([1, 0, 0]), ints([3, 6])], {"mode": "nearest", "extrapolation_value": 2.0}, smooth=False),
 ]  # fmt: skip
 
 

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from portable_cam.export.layers.candidates import candidates, find_axes
+from portable_cam.errors import LayerError
+from portable_cam.export.layers.branches import default_layers
+from portable_cam.export.layers.candidates import candidates, find_axes, layer_axes
 from portable_cam.export.layers.pyramid import pyramid
 from portable_cam.export.layers.spatial import is_feature_map
 from portable_cam.export.passes.normalized import normalized
@@ -25,8 +27,8 @@ with (Path(__file__).parents[1] / "benchmarks" / "results" / "layers.csv").open(
 
 #: Network: rows and columns of the last stage, and which of torch's modules gives the layer. Where the class token
 #: alone goes on, that is the normalisation before the last attention; where the tokens are averaged, the last
-#: normalisation, or the last block where the normalisation follows the mean. Of CrossViT one of its two branches (the
-#: other is not of one kind with it), of SigLIP the keys and values of the pooling.
+#: normalisation, or the last block where the normalisation follows the mean. Of CrossViT the row has the best
+#: candidate, of one of its two branches; explained are both.
 PROMISED = {
     "timm/swin_tiny_patch4_window7_224": (7, "norm"),
     "timm/swinv2_tiny_window8_256": (8, "norm"),
@@ -40,7 +42,7 @@ PROMISED = {
     "timm/vit_tiny_r_s16_p8_224": (7, "blocks.2.norm1"),
     "timm/vit_small_patch14_reg4_dinov2": (16, "blocks.2.norm1"),
     "timm/vit_relpos_small_patch16_224": (14, "norm"),
-    "timm/vit_base_patch16_siglip_224": (14, "attn_pool.kv"),
+    "timm/vit_base_patch16_siglip_224": (14, "norm"),
     "timm/naflexvit_base_patch16_gap": (24, "norm"),
     "timm/deit_tiny_distilled_patch16_224": (14, "blocks.2.norm1"),
     "timm/deit3_small_patch16_224": (14, "blocks.2.norm1"),
@@ -151,6 +153,62 @@ def test_queries_that_read_an_encoder(make_model: Any) -> None:
     found, maps = chosen(make_model, body, "y", "b", y="float[N,3,5] y, float[N,3,4] b")
     assert found[0] == "memory"
     assert not {"logits", "shares", "d", "q3", "k3", "v3", "m1"} & {*found, *maps}
+    assert not {"dl", "cross"} & {*found, *maps}, "what constant queries read of each place is no map of features"
+    made = make_model(body, WEIGHTS, "float[N,3,16,24] x", "float[N,3,5] y, float[N,3,4] b", 17)
+    with pytest.raises(LayerError, match=r"'cross' .* it holds how much each query reads of each place, no features"):
+        layer_axes(graph := normalized(made).graph, [v for node in graph for v in node.outputs if v.name == "cross"])
+
+
+@pytest.mark.parametrize("bias", ["kv0", "kv1 = Add(kv0, both)"])
+def test_a_pooling_by_attention(make_model: Any, bias: str) -> None:
+    """SigLIP: a query reads keys and values that one linear layer makes; the layer is what that reads."""
+    side = bias.split(" ")[0]
+    body = TOKENS + ENCODER + f"kv0 = MatMul(memory, pair) {bias if '=' in bias else ''} "
+    body += f"kv = Reshape({side}, pairs) dk, dv = Split<axis = 2, num_outputs = 2>(kv) "
+    body += "k4 = Squeeze(dk, second) v4 = Squeeze(dv, second) dkt = Transpose<perm = [0, 2, 1]>(k4) "
+    body += "dl = MatMul(one_query, dkt) cross = Softmax(dl) d = MatMul(cross, v4) "
+    body += "h = Squeeze(d, first_) y = MatMul(h, w)"
+    more = {"pair": weight(6, 12), "both": weight(12), "pairs": np.array([0, 24, 2, 6]), "one_query": weight(1, 1, 6)}
+    more |= {"second": np.array([2]), "first_": np.array([1])}
+    graph = normalized(make_model(body, WEIGHTS | more, "float[N,3,16,24] x", "float[N,5] y", 18)).graph
+    found = [layer.name for _, layer in candidates(graph, graph.outputs[0])]
+    assert found[0] == "memory"
+    assert not {"kv0", "kv1", "kv", "dl", "cross"} & {*found}
+
+
+def branch(i: int) -> str:
+    """The class token of the other branch reads the tokens of this one, and goes back before its own."""
+    return f"""
+        s{i} = Concat<axis = 1>(c{1 - i}, o{i}) n{i} = LayerNormalization(s{i}, scale)
+        h{i} = Gather<axis = 1>(n{i}, none) q{i} = MatMul(h{i}, q)
+        a{i} = MatMul(n{i}, k) b{i} = Transpose<perm = [0, 2, 1]>(a{i})
+        d{i} = MatMul(q{i}, b{i}) e{i} = Softmax(d{i}) v{i} = MatMul(n{i}, v) r{i} = MatMul(e{i}, v{i})
+        m{i} = Concat<axis = 1>(r{i}, o{1 - i}) w{i} = LayerNormalization(m{i}, scale)
+    """
+
+
+def test_two_branches_with_class_tokens(make_model: Any) -> None:
+    """CrossViT: the class token of each of two branches reads the tokens of the other; the layers are those of both."""
+    more = {
+        "coarse": weight(6, 3, 8, 8),
+        "to_few": np.array([0, 6, 6]),
+        "class": weight(1, 1, 6),
+        "one": np.array([1]),
+        "many": np.array([1000]),
+        "none": np.array([0]),
+    }
+    body = TOKENS + "p1 = Conv<strides = [8, 8]>(x, coarse) f1 = Reshape(p1, to_few) "
+    body += "t1 = Transpose<perm = [0, 2, 1]>(f1) "
+    body += "k0 = Concat<axis = 1>(class, t) k1 = Concat<axis = 1>(class, t1) l0 = Tanh(k0) l1 = Tanh(k1) "
+    body += "c0 = Gather<axis = 1>(l0, none) c1 = Gather<axis = 1>(l1, none) "
+    body += "o0 = Slice(l0, one, many, one) o1 = Slice(l1, one, many, one) "
+    heads = [f"g{i} = Gather<axis = 1>(w{i}, none) z{i} = Squeeze(g{i}, one) y{i} = Gemm(z{i}, w) " for i in (0, 1)]
+    body += branch(0) + branch(1) + "".join(heads) + "y = Add(y0, y1)"
+    graph = normalized(make_model(body, WEIGHTS | more, "float[1,3,16,24] x", "float[1,5] y", 17)).graph
+    found = candidates(graph, graph.outputs[0])
+    assert not found[0][1].why.startswith("every"), "the class token of the other branch goes past it"
+    layers = default_layers(graph, graph.outputs[0])
+    assert {str(layer.name) for layer in layers} == {"n0", "n1"}
 
 
 def test_a_mean_of_tokens(make_model: Any) -> None:

@@ -35,7 +35,7 @@ def parts(*sizes: int) -> dict[str, np.ndarray]:
 
 
 def recognized(model: onnx.ModelProto) -> detect.Head:
-    return detect.find_head(normalize(model).graph, SIZE)
+    return detect.find_head(model, SIZE)
 
 
 # -- recognising -------------------------------------------------------------------------------------------------------
@@ -96,7 +96,8 @@ def test_centernet(make_model: Any) -> None:
 )
 def test_a_quantised_detector(zoo: Path, model: str, family: str) -> None:
     """What quantises on the way to the outputs is no part of the head."""
-    graph = normalize(zoo / "models" / f"{model}.onnx").graph
+    quantised = normalize(zoo / "models" / f"{model}.onnx")
+    graph = quantised.graph
     builder, kinds = Builder(graph), {"Conv", "Sigmoid", "Concat", "Softmax", "Relu", "Reshape", "Transpose"}
     scale, zero = builder.constant(0.05, ir.DataType.FLOAT), builder.constant(128, ir.DataType.UINT8)
     for value in [node.outputs[0] for node in graph if node.op_type in kinds]:
@@ -110,12 +111,12 @@ def test_a_quantised_detector(zoo: Path, model: str, family: str) -> None:
                 use.node.replace_input_with(use.idx, pair)
     graph.sort()
     size = tuple(d for d in image_input(graph).shape.dims[2:])
-    assert detect.find_head(graph, size).family == family
+    assert detect.find_head(quantised, size).family == family
 
 
 def test_a_classifier_is_no_detector(small_cnn: onnx.ModelProto) -> None:
     with pytest.raises(TargetError, match=r"'y' \[-1, 5\] are not those of a detector known here .*head="):
-        detect.find_head(normalize(small_cnn).graph, (8, 8))
+        detect.find_head(small_cnn, (8, 8))
 
 
 # -- decoding ----------------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def with_metadata(model: onnx.ModelProto, **metadata: str) -> onnx.ModelProto:
 
 def classes_of(model: onnx.ModelProto, file: Ultralytics | None = None, classes: int | None = None) -> tuple[Any, ...]:
     """The first number of a box that is a class, the one behind the last, whether there is an objectness."""
-    head = find_head(normalize(model).graph, SIZE, file, classes)
+    head = find_head(model, SIZE, file, classes)
     (columns,) = head.target.classes
     return columns.start, columns.stop, bool(head.target.objectness)
 
@@ -141,11 +141,11 @@ def test_prototypes_of_masks_are_no_segmentation(make_model: Any) -> None:
 
 
 def test_a_family_named_in_json_is_fitted(make_model: Any) -> None:
-    graph = normalize(v8(make_model, "points", 2, 3, by=np.array([2, 1], np.int64))).graph
-    (columns,) = head_from({"family": "yolov8", "output": "y", "threshold": 0.2}, graph, SIZE).target.classes
+    model = v8(make_model, "points", 2, 3, by=np.array([2, 1], np.int64))
+    (columns,) = head_from({"family": "yolov8", "output": "y", "threshold": 0.2}, model, SIZE).target.classes
     assert (columns.start, columns.stop) == (4, 6)
     with pytest.raises(TargetError, match="not made by a sigmoid"):
-        head_from({"family": "yolov5", "output": "y"}, graph, SIZE)
+        head_from({"family": "yolov5", "output": "y"}, model, SIZE)
 
 
 # -- what the file says ------------------------------------------------------------------------------------------------

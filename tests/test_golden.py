@@ -58,8 +58,7 @@ class Case:
             return None, asked
         if "segment" in asked:
             return targets.Dense(), asked["segment"]
-        graph = normalize(self.model).graph
-        head = find_head(graph, self.arrays["input"].shape[2:])
+        head = find_head(self.model, self.arrays["input"].shape[2:])
         box = int(self.arrays["anchor"])
         if head.family == "nanodet":  # counted within the scale of stride 32, behind those of 8 and 16
             box += 52 * 52 + 26 * 26

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from PIL import Image
 from typer.testing import CliRunner
 
 import portable_cam as pcam
@@ -226,7 +227,7 @@ def open_network() -> onnx.ModelProto:
 
 
 def test_layers_and_doctor_at_a_size() -> None:
-    assert list_layers(open_network()) == [], "where the map lies depends on pads that only a size tells"
+    assert list_layers(open_network())[0].grid == (None, None)
     (layer, *_) = list_layers(open_network(), size=(32, 16))
     assert (layer.shape, layer.stride) == ((None, 4, 16, 8), 2)
     report = doctor(open_network(), size=(32, 16))
@@ -241,6 +242,11 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     run = CliRunner().invoke
     layers = run(app, ["layers", str(path), "--size", "32x16", "--json"])
     assert json.loads(layers.stdout)[0]["grid"] == [16, 8]
+    Image.new("RGB", (24, 40)).save(tmp_path / "tall.png")
+    layers = run(app, ["layers", str(path), str(tmp_path / "tall.png"), "--json"])
+    assert json.loads(layers.stdout)[0]["grid"] == [20, 12]
+    found = run(app, ["doctor", str(path), str(tmp_path / "tall.png"), "--json"])
+    assert json.loads(found.stdout)["inputs"] == ["x FLOAT[N,3,40,24]"]
     found = run(app, ["doctor", str(path), "--size", "32", "--json"])
     assert json.loads(found.stdout)["inputs"] == ["x FLOAT[N,3,32,32]"]
     out = tmp_path / "explainer.onnx"
@@ -248,6 +254,23 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert written.exit_code == 0, written.output
     dims = onnx.load(out).graph.input[0].type.tensor_type.shape.dim
     assert [d.dim_value or d.dim_param for d in dims] == ["N", 3, 32, 16]
+
+
+def test_tasks_read_a_model_at_the_size_of_their_photos(make_model: Any) -> None:
+    """A rolled image of open size has parts of unknown size, and a segmentation an unknown number of pixels."""
+    photo = np.zeros((48, 40, 3), np.uint8)
+    body = "a = Slice(x, five, far, columns) b = Slice(x, none, five, columns) r = Concat<axis = 3>(a, b) "
+    body += "c = Conv<pads = [1, 1, 1, 1]>(r, w) k = Relu(c) "
+    weights = {name: np.array([value]) for name, value in {"five": 5, "far": 2**31, "none": 0, "columns": 3}.items()}
+    weights |= {"w": np.ones((4, 3, 3, 3), np.float32), "v": np.ones((4, 2), np.float32)}
+    made = make_model(body + "g = GlobalAveragePool(k) f = Flatten(g) y = MatMul(f, v)", weights, "float[1,3,H,W] x")
+    assert list_layers(made) == []
+    found = pcam.explain(made, photo, task="classify", preprocessing={"size": (32, 24)})
+    assert (found.layer, found["gradcam"].shape) == ("k", (1, 1, 32, 24))
+    weights["u"] = np.ones((2, 4, 1, 1), np.float32)
+    made = make_model(body + "s = Conv(k, u) y = Softmax<axis = 1>(s)", weights, "float[1,3,H,W] x", "float[1,2,P,Q] y")
+    found = pcam.explain(made, photo, task="segment", targets=1, preprocessing={"size": (32, 24)})
+    assert (found.layer, found["layercam"].shape) == ("k", (1, 1, 32, 24))
 
 
 def test_the_same_maps_at_a_size() -> None:

@@ -35,7 +35,7 @@ PYTHON_ONLY = {"providers", "preprocessing", "session_options", "custom_op_libra
 
 def options_in_python() -> set[str]:
     tasks = [row.explainer() for row in TASKS.values()]
-    functions = (pcam.explain, pcam.Explainer.__init__, resolve)
+    functions = (pcam.explain, pcam.Explainer.__init__, pcam.batch.run, resolve)
     found = {name for function in functions for name in inspect.signature(function).parameters}
     return found.union(*(t.takes | t.asks for t in tasks), (f.name for f in dataclasses.fields(Options)))
 

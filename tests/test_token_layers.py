@@ -185,7 +185,7 @@ def test_several_layers_of_different_layouts(make_model: Any) -> None:
 
 
 def test_windows_and_a_roll(make_model: Any) -> None:
-    """Within windows the places are lost, and back where the residual sum is."""
+    """Within windows the places are lost, and back where the residual sum is; a rolled axis has two parts."""
     body = (
         PATCH.replace("[4, 4]", "[2, 2]").replace("patch", "small")
         + """
@@ -214,7 +214,8 @@ def test_windows_and_a_roll(make_model: Any) -> None:
     layers = {layer.name: layer for layer in list_layers(make_model(body, given, INPUT))}
     assert next(iter(layers)) == "s"
     assert (layers["s"].layout, layers["s"].grid) == ("NHWC", (4, 6))
-    assert not {"act", "rolled"} & layers.keys()
+    assert "act" not in layers
+    assert layers["rolled"].grid == (4, 6)
     model = make_model(body.replace("Add(l, unrolled)", "Add(l, joined)"), given, INPUT)
     with pytest.raises(LayerError, match=r"layer 's' .* axis 1 is not known behind Add '.*': it joins two views"):
         pcam.Explainer(model, layer="s")

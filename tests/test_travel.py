@@ -93,6 +93,8 @@ def test_a_file_that_changed_is_not_explained_for_the_other(path: Path, small_cn
 
 def test_what_was_said_of_a_model_travels_with_it(path: Path) -> None:
     known = at_size(declared_model(path, {"r1": "NCHW"}), (8, 8)).saying({"task": "classify"})
+    assert at_size(known, (8, 8)).description.task == "classify"
+    assert at_size(normalized(path), (8, 8)).description.task is None
     again: NormalizedModel = there_and_back(known)
     assert again.description.task == "classify"
     assert again.sha256 == known.sha256

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Marks explanations where every object's place is known: the share of words, answers or characters whose map has its
-peak on what they name. ``python -m benchmarks.train.mark caption|vqa|ctc [count]`` prints a table of methods."""
+peak on what they name. ``python -m benchmarks.train.mark caption|vqa|ctc [count]`` prints a table of methods, for
+captions and answers with both alignments."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import defaultdict
 from importlib.util import find_spec
@@ -16,10 +18,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.train.files import FOLDER
 from benchmarks.train.scenes import draw_scene
+from portable_cam.export.layers.placement import Alignment
 from portable_cam.tasks.language.caption import CaptionExplainer
 from portable_cam.tasks.language.line import LineExplainer
 from portable_cam.tasks.language.question import QuestionExplainer
 
+ALIGNMENTS: tuple[Alignment, ...] = ("stretch", "field")
 METHODS = ("gradcam", "hirescam", "layercam")
 #: Half a cell of the models' 16 x 16 features: a peak stands in the middle of its cell.
 NEAR = 2.0
@@ -39,12 +43,13 @@ def captions(count: int) -> None:
     """Content words of the captions of held-out scenes."""
     random = np.random.default_rng(_HELD_OUT)
     scenes = [draw_scene(random) for _ in range(count)]
-    for decoder in ("lstm", "transformer"):
+    for decoder, alignment in itertools.product(("lstm", "transformer"), ALIGNMENTS):
         task = CaptionExplainer(
             FOLDER / "caption_encoder.onnx",
             decoder=FOLDER / f"caption_{decoder}_decoder.onnx",
             vocabulary=FOLDER / "caption_words.txt",
             methods=METHODS,
+            alignment=alignment,
             threads=1,
         )
         marks: Marks = defaultdict(list)
@@ -53,7 +58,7 @@ def captions(count: int) -> None:
             for k, named in enumerate(scene.named):
                 for method in METHODS if named is not None else ():
                     marks[method].append(mark(result[method][0, k], scene.masks[named]))
-        report(f"{decoder}, layer {task.explainer.layer}", marks)
+        report(f"{decoder}, layer {task.explainer.layer}, {alignment}", marks)
 
 
 def answers(count: int) -> None:
@@ -63,13 +68,14 @@ def answers(count: int) -> None:
     questions, replies, owners = easy_vqa.get_test_questions()
     paths = easy_vqa.get_test_image_paths()
     chosen = np.random.default_rng(0).choice(len(questions), count, replace=False)
-    for name in ("vqa_recurrent", "vqa_attention"):
+    for name, alignment in itertools.product(("vqa_recurrent", "vqa_attention"), ALIGNMENTS):
         task = QuestionExplainer(
             FOLDER / f"{name}.onnx",
             vocabulary=FOLDER / "vqa_words.txt",
             labels=FOLDER / "vqa_answers.txt",
             methods=METHODS,
             explain="image",
+            alignment=alignment,
             threads=1,
         )
         marks: Marks = defaultdict(list)
@@ -80,7 +86,7 @@ def answers(count: int) -> None:
             result = task(pixels, replies[i], question=questions[i]).result
             for method in METHODS:
                 marks[method].append(mark(result[method][0, 0], mask))
-        report(f"{name}, layer {task.explainer.layer}", marks)
+        report(f"{name}, layer {task.explainer.layer}, {alignment}", marks)
 
 
 def characters(count: int) -> None:

@@ -15,7 +15,8 @@ from portable_cam.checked import checked
 from portable_cam.errors import ModelError, OptionError
 from portable_cam.export import format
 from portable_cam.export.assemble.choose_layers import choose_layers, guided_on_path
-from portable_cam.export.assemble.write import Plan, write
+from portable_cam.export.assemble.plan import Plan
+from portable_cam.export.assemble.write import write
 from portable_cam.export.autodiff.dequantized import input_quantization
 from portable_cam.export.autodiff.relu_policy import guided_nodes
 from portable_cam.export.deploy.ort_workarounds import apply_ort_workarounds
@@ -23,8 +24,10 @@ from portable_cam.export.deploy.strip_shapes import strip_inner_shapes
 from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.layers.candidates import image_input, layer_axes
+from portable_cam.export.layers.frames import Pieces
 from portable_cam.export.layers.input_layout import channel_axis, declare_axes
-from portable_cam.export.layers.placement import Placement
+from portable_cam.export.layers.placement import Placement, ViewPlacement
+from portable_cam.export.layers.relation import Relation
 from portable_cam.export.methods.cam import cam_end
 from portable_cam.export.methods.registry import uses_relu_rule
 from portable_cam.export.methods.tokens import embeddings
@@ -216,24 +219,31 @@ def explanation_model(
     return normal
 
 
-def _unseen(layers: Sequence[str], where: Sequence[Placement | None]) -> dict[str, float] | None:
+def _unseen(layers: Sequence[str], where: Sequence[Placement | ViewPlacement | None]) -> dict[str, float] | None:
     """The share of the image that each layer did not see; None if all see all of it."""
     shares = {name: there.unseen for name, there in zip(layers, where, strict=True) if there is not None}
     return {name: round(share, 6) for name, share in shares.items() if share} or None
 
 
-def _placed(plan: Plan) -> dict[str, list[list[float] | None]] | None:
+def _placed(plan: Plan) -> dict[str, list[list[Any] | None]] | None:
     """Where the cells of the low-resolution maps lie, of those that are not stretched over the image."""
     found = {}
     for method in plan.options.computed:
         of_layers = plan.places if method.uses_layer else []
         where = plan.cam.places if method.classifier and plan.cam is not None else of_layers
         for there, layer in zip(where, plan.layers if len(where) > 1 else [None], strict=True) if where else ():
-            if there is not None and plan.shown(method):
+            if isinstance(there, Placement) and plan.shown(method):
                 name = method.name if layer is None else f"{method.name}.{layer.name}"
-                both = [along.relation for along in (there.rows, there.columns)]
-                found[name] = [None if r is None else [r.step, r.offset] for r in both]
+                found[name] = [_written(along.relation) for along in (there.rows, there.columns)]
     return found or None
+
+
+def _written(relation: Relation | None) -> list[Any] | None:
+    if relation is None:
+        return None
+    pieces = relation.frame.pieces if isinstance(relation.frame, Pieces) else None
+    more = [] if pieces is None else [[[count, _written(piece)] for count, piece in pieces]]
+    return [relation.step, relation.offset, *more]
 
 
 def _for_kernels(plan: Plan) -> dict[str, Any]:

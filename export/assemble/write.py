@@ -7,100 +7,29 @@ here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from portable_cam.errors import OptionError
 from portable_cam.export import format
-from portable_cam.export.assemble.differentiate import add_output
+from portable_cam.export.assemble.heat_maps import heat_maps, put_back
 from portable_cam.export.assemble.per_target import scan_targets, single_target
+from portable_cam.export.assemble.plan import Plan, emit
 from portable_cam.export.autodiff.backward import backward
 from portable_cam.export.autodiff.loss_scale import loss_scale, scaled_seed, unscale
-from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.casts import as_float32, as_kernel_float
 from portable_cam.export.graph.shapes import infer_shapes
 from portable_cam.export.graph.values import dtype_of, known_dims
 from portable_cam.export.layers.input_layout import channel_axis
-from portable_cam.export.layers.placement import Placement, placement
-from portable_cam.export.layers.spatial import SpatialAxes, map_dims, to_map
+from portable_cam.export.layers.spatial import map_dims, to_map
 from portable_cam.export.methods import profiles
-from portable_cam.export.methods.cam import CamLayer, cam_axes, cam_end, cam_maps, cam_weights
+from portable_cam.export.methods.cam import cam_maps, cam_weights
 from portable_cam.export.methods.gradcam import channel_weights, weighted_sum
 from portable_cam.export.methods.guided_gradcam import product
 from portable_cam.export.methods.method import Method
 from portable_cam.export.methods.tokens import token_attribution
-from portable_cam.export.options import Options
-from portable_cam.export.targets import Extra, Target
-
-
-@dataclass
-class Plan:
-    """Everything that is decided before nodes are written.
-
-    Attributes:
-        graph: The normalised graph, without outputs.
-        builder: Writes into it.
-        options: The choices.
-        layers: The tensors whose maps are made.
-        axes: The spatial axes of each.
-        scores: The tensors that hold the scores.
-        image: The input explained.
-        guided: The ReLU-like nodes that guided methods treat so.
-        tokens: Of each input of token ids its embedding, where tokens are scored.
-        for_kernels: The graph stops before the maps.
-        maps: The activations of the layers as (N, C, h, w), whatever layout the model has.
-        places: Where the maps of each layer go in the image; None for stretched over it.
-        cam: The end of the classifier, the axes of CAM's layer, its activation as a map, and where that goes; None
-            where CAM is not asked for.
-    """
-
-    graph: ir.Graph
-    builder: Builder
-    options: Options
-    layers: list[ir.Value]
-    axes: list[SpatialAxes]
-    scores: list[ir.Value]
-    image: ir.Value
-    guided: list[ir.Node]
-    tokens: dict[str, ir.Value]
-    for_kernels: bool
-    maps: list[ir.Value] = field(init=False)
-    places: list[Placement | None] = field(init=False)
-    cam: CamLayer | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.places, self.cam = self._places(self.axes), None
-        if any(method.classifier for method in self.options.computed):
-            end = cam_end(self.target, self.scores)
-            axes = cam_axes(self.graph, end)
-            self.cam = CamLayer(
-                end, axes, to_map(self.builder, end.activation, end.activation, axes), self._places([axes])
-            )
-        pairs = zip(self.layers, self.axes, strict=True)
-        self.maps = [to_map(self.builder, layer, layer, axes) for layer, axes in pairs]
-
-    @property
-    def target(self) -> Target:
-        return self.options.explained
-
-    @property
-    def batch(self) -> int | ir.SymbolicDim | None:
-        """The first dimension of the image."""
-        return self.image.shape[0] if self.image.shape is not None else None
-
-    @property
-    def image_size(self) -> list[int | None]:
-        """Height and width of the image, None where they are open."""
-        dims = known_dims(self.image) or [None] * 4
-        return dims[2:] if channel_axis(self.image) == 1 else dims[1:3]
-
-    def _places(self, axes: Sequence[SpatialAxes]) -> list[Placement | None]:
-        return [placement(each, self.image_size, self.options.alignment) for each in axes]
-
-    def shown(self, method: Method) -> bool:
-        """The method was asked for, and is not only a factor of another."""
-        return method.name in self.options.methods
+from portable_cam.export.targets import Extra
+from portable_cam.spelling import option
 
 
 def write(plan: Plan, targets_per_image: int | None) -> None:
@@ -129,8 +58,8 @@ def write(plan: Plan, targets_per_image: int | None) -> None:
     else:
         stacked = scan_targets(graph, list(zip(given, each, strict=True)), values)
     everything = dict(zip(names, stacked, strict=True))
-    _emit(plan, format.SCORES, everything.pop(format.SCORES), [])
-    _emit(plan, format.EXPLAINED, resolved, [])
+    emit(plan, format.SCORES, everything.pop(format.SCORES), [])
+    emit(plan, format.EXPLAINED, resolved, [])
     if plan.for_kernels:
         _stop_before_maps(plan, resolved, everything)
     else:
@@ -180,6 +109,9 @@ def _per_target(plan: Plan, index: ir.Value, further: Mapping[str, ir.Value]) ->
     # the plain gradient of the layers, and of the image if asked for, in one walk
     plain = [*sources, *plan.tokens.values(), *([plan.image] if "standard" in rules else [])]
     scale = loss_scale(graph, score, [*plain, *([plan.image] if rules else [])])
+    if scale is not None and any(axes.several for axes in plan.axes):
+        needed = option("precision", "float32")
+        raise OptionError(f"a layer of several views of an image has no gradient in float16: add {needed}")
     seed = scaled_seed(b, score, scale)
     if plan.target.shared(plan.scores):  # every image has the score of all of them
         seed = b.op("Div", seed, b.op("Cast", b.op("Squeeze", b.dim(plan.image, 0)), to=int(dtype_of(seed))))
@@ -254,6 +186,7 @@ def _finish(plan: Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:
     b, axis = plan.builder, channel_axis(plan.image)
     size = profiles.image_size(b, plan.image, axis)
     activations = [as_float32(b, activation) for activation in plan.maps]
+    views = put_back(plan, size)
     dims = (known_dims(plan.image) or [])[1:]
     wide: dict[str, ir.Value] = {}
     for method in plan.options.computed:
@@ -266,43 +199,21 @@ def _finish(plan: Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:
         elif method.pixel_map is not None:
             signed = [values[f"{method.name}.{i}"] for i in range(len(plan.layers))]
         if signed:
-            wide[method.name] = _heat_maps(plan, method, signed, size)
+            wide[method.name] = heat_maps(plan, method, signed, size, views)
         elif method.factors is not None:
             of_input, of_layer = method.factors
-            _emit(plan, method.name, product(b, values[of_input], wide[of_layer], axis), dims)
+            emit(plan, method.name, product(b, values[of_input], wide[of_layer], axis), dims)
         elif plan.shown(method):
-            _emit(plan, method.name, values[method.name], dims)
+            emit(plan, method.name, values[method.name], dims)
     _emit_tokens(plan, values)
     if plan.options.details:
         for i, layer in enumerate(plan.layers):
-            of_map = map_dims(layer, plan.axes[i])[1:]
-            _emit(plan, f"{format.ACTIVATIONS}{layer.name}", activations[i], of_map, per_target=False)
+            of_map, name = map_dims(layer, plan.axes[i])[1:], f"{format.ACTIVATIONS}{layer.name}"
+            several = plan.axes[i].several
+            emit(plan, name, activations[i], of_map, per_target=False, of_images=not several)
+            name = f"{format.GRADIENTS}{layer.name}"
             if f"{format.GRADIENTS}{i}" in values:
-                _emit(plan, f"{format.GRADIENTS}{layer.name}", values[f"{format.GRADIENTS}{i}"], of_map)
-
-
-def _heat_maps(plan: Plan, method: Method, signed: list[ir.Value], size: ir.Value) -> ir.Value:
-    """Write the outputs of one method of maps; returns the map that a product multiplies with."""
-    b, profile = plan.builder, plan.options.profile
-    if profile == "captum" and len(signed) > 1:
-        names = ", ".join(str(layer.name) for layer in plan.layers)
-        raise OptionError(f"the profile captum gives a map per layer, not one of {names}: explain one layer at a time")
-    raw = signed if profile == "captum" else [b.op("Relu", maps) for maps in signed]
-    cam = plan.cam if method.classifier else None
-    final, wide = profiles.heat_map(b, raw, size, profile, plan.places if cam is None else cam.places)
-    if not plan.shown(method):
-        return wide
-    small = [list(axes.size) for axes in (plan.axes if cam is None else [cam.axes])]
-    shape = small[0] if profile == "captum" else plan.image_size
-    _emit(plan, format.output_of(method.name), final, shape)
-    for i, maps in enumerate(raw):
-        layer = None if len(raw) == 1 else str(plan.layers[i].name)
-        _emit(plan, format.raw_output(method.name, layer), maps, small[i])
-    one = signed[0] if len(signed) == 1 else final
-    _emit(plan, f"{format.RANGE}{method.name}", profiles.value_range(b, one), [2])
-    if method.classifier:
-        _emit(plan, format.CAM, final, shape)
-    return wide
+                emit(plan, name, values[f"{format.GRADIENTS}{i}"], of_map, of_images=not several)
 
 
 def _stop_before_maps(plan: Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:
@@ -316,31 +227,24 @@ def _stop_before_maps(plan: Plan, targets: ir.Value, values: dict[str, ir.Value]
         rows = cam_weights(b, end, targets)
         if rows is None:
             sums = as_kernel_float(b, cam_maps(b, end, plan.cam.map, targets))
-            _emit(plan, f"{format.SUMS}{method.name}", sums, dims[2:])
+            emit(plan, f"{format.SUMS}{method.name}", sums, dims[2:])
         else:
-            _emit(plan, f"{format.WEIGHTS}{method.name}", as_float32(b, rows), dims[1:2])
+            emit(plan, f"{format.WEIGHTS}{method.name}", as_float32(b, rows), dims[1:2])
             maps.setdefault(end.activation, plan.cam.map)
     for i, (layer, activation) in enumerate(maps.items()):
         dims = (known_dims(activation) or [None] * 4)[1:]
         made = as_float32(b, activation) if plan.options.details else as_kernel_float(b, activation)
-        _emit(plan, f"{format.ACTIVATIONS}{layer.name}", made, dims, per_target=False)
+        emit(plan, f"{format.ACTIVATIONS}{layer.name}", made, dims, per_target=False)
         for prefix, size in ((format.WEIGHTS, dims[:1]), (format.GRADIENTS, dims)):
             if f"{prefix}{i}" in values:
-                _emit(plan, f"{prefix}{layer.name}", values[f"{prefix}{i}"], size)
+                emit(plan, f"{prefix}{layer.name}", values[f"{prefix}{i}"], size)
     for method in plan.options.computed:
         if method.relu_rule is not None:
-            _emit(plan, method.name, values[method.name], (known_dims(plan.image) or [])[1:])
+            emit(plan, method.name, values[method.name], (known_dims(plan.image) or [])[1:])
     _emit_tokens(plan, values)
 
 
 def _emit_tokens(plan: Plan, values: dict[str, ir.Value]) -> None:
     for name, embedding in plan.tokens.items():
         output, dims = f"{format.TOKEN_ATTRIBUTION}{name}", known_dims(embedding) or [None] * 3
-        _emit(plan, output, values[output], dims[1:2])
-
-
-def _emit(plan: Plan, name: str, value: ir.Value, dims: Sequence[int | None], *, per_target: bool = True) -> None:
-    """Make ``value`` an output, (N, K, dims) or (N, dims)."""
-    targets = next(v for v in plan.graph.inputs if v.name == format.TARGETS)
-    shape = targets.shape.dims if targets.shape is not None else ()
-    add_output(plan.graph, plan.builder, value, name, ir.Shape([*(shape if per_target else shape[:1]), *dims]))
+        emit(plan, output, values[output], dims[1:2])

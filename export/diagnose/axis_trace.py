@@ -19,7 +19,8 @@ from portable_cam.export.layers.axes import Axis, Digit, Known, digits_of, size_
 from portable_cam.export.layers.axis_rules import AxesOf
 from portable_cam.export.layers.candidates import derived_axes, image_input
 from portable_cam.export.layers.derive import declared_axes, spatial_axes, why_not
-from portable_cam.export.layers.placement import placement
+from portable_cam.export.layers.frames import Pieces, View
+from portable_cam.export.layers.placement import ViewPlacement, placement
 from portable_cam.export.layers.relation import Relation
 from portable_cam.export.layers.spatial import is_feature_map
 from portable_cam.export.passes.normalized import AnyModel
@@ -32,12 +33,15 @@ class AxisFact:
     Attributes:
         axis: Which axis of the tensor.
         size: How many entries; a name or None where that is open.
-        kind: ``image``, ``channel``, ``rows``, ``columns``, ``within rows`` and ``within columns`` (of a window or
-            patch), ``extra`` (tokens that are not of the image), ``given`` (of another input) or ``unknown``.
+        kind: ``image``, ``view`` (of an image), ``channel``, ``rows``, ``columns``, ``within rows`` and ``within
+            columns`` (of a window or patch), ``extra`` (tokens that are not of the image), ``given`` (of another input)
+            or ``unknown``.
         step: Of rows and columns: entry i looks at the pixels around ``step`` i + ``offset``.
         offset: Of rows and columns.
         span: Of rows and columns: how many pixels an entry looks at; None for the whole image.
         why: Of what is not known: the operator that lost it; of another input, its name.
+        counted: Of rows and columns what step and offset count in where it is not the image: an axis of several parts,
+            or a view of the image and the operator that made it.
     """
 
     axis: int
@@ -47,6 +51,7 @@ class AxisFact:
     offset: float | None = None
     span: float | None = None
     why: str = ""
+    counted: str = ""
 
     def describe(self) -> str:
         size = "" if self.size is None else f" {self.size}"
@@ -59,10 +64,11 @@ class AxisFact:
         sign = "-" if self.offset < 0 else "+"
         step = "" if self.step == 1 else "-" if self.step == -1 else f"{self.step:g} "
         where = f"{step}i" + (f" {sign} {abs(self.offset):g}" if self.offset else "")
-        return f"{self.kind}{size} at {where}, {'all' if self.span is None else f'{self.span:g}'} wide"
+        wide = "all" if self.span is None else f"{self.span:g}"
+        return f"{self.kind}{size} at {where}, {wide} wide{', in ' if self.counted else ''}{self.counted}"
 
 
-_WORDS = {"image": "images", "channel": "channels", "extra": "no place"}
+_WORDS = {"image": "images", "view": "views", "channel": "channels", "extra": "no place"}
 
 
 @dataclass(frozen=True)
@@ -210,7 +216,14 @@ def _fact(axis: int, digit: Digit, known: Known) -> AxisFact:
         return AxisFact(axis, digit.size, f"within {kind}")
     relation: Relation = digit.relation
     wide = source.spatial in known.wide or math.isinf(relation.span)
-    return AxisFact(axis, digit.size, kind, relation.step, relation.offset, None if wide else relation.span)
+    span = None if wide else relation.span
+    return AxisFact(axis, digit.size, kind, relation.step, relation.offset, span, counted=_counted(relation))
+
+
+def _counted(relation: Relation) -> str:
+    if isinstance(relation.frame, Pieces):
+        return f"an axis of {len(relation.frame.pieces)} parts"
+    return f"a view by {relation.frame.name}" if isinstance(relation.frame, View) else ""
 
 
 def _verdict(value: ir.Value, known: AxesOf, image: ir.Value) -> tuple[bool, str]:
@@ -225,6 +238,8 @@ def _verdict(value: ir.Value, known: AxesOf, image: ir.Value) -> tuple[bool, str
     there = placement(axes, _size(image, known), "stretch")
     if there is None:
         return True, f"{text}, stretched over the image"
+    if isinstance(there, ViewPlacement):
+        return True, f"{text}, put back by the views of {there.view.name}"
     unseen = there.unseen
     return True, f"{text}, placed where it looks at" + (f"; {unseen:.0%} of the image unseen" if unseen else "")
 

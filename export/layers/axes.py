@@ -19,7 +19,10 @@ import onnx_ir as ir
 
 from portable_cam.export.layers.relation import Relation, Size
 
-Kind: TypeAlias = Literal["image", "channel", "position", "extra", "given", "joined", "unknown"]
+Kind: TypeAlias = Literal["image", "view", "channel", "position", "extra", "given", "joined", "unknown"]
+
+#: What the entries of a batch are.
+BATCH: tuple[Kind, ...] = ("image", "view")
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,15 @@ class Source:
     """An axis as an operator made it.
 
     Attributes:
-        kind: ``image``: one entry per image; ``channel``: mixes freely; ``position``: along a spatial axis of the
-            input; ``extra``: not of the image, as class tokens; ``given``: of another input; ``joined``: several parts
-            that a Reshape splits as one; ``unknown``.
+        kind: ``image``: one entry per image; ``view``: one per view of an image, as regions and mirror images are;
+            ``channel``: mixes freely; ``position``: along a spatial axis of the input; ``extra``: not of the image, as
+            class tokens; ``given``: of another input; ``joined``: several parts that a Reshape splits as one;
+            ``unknown``.
         size: How many entries.
         spatial: Of positions: along which spatial axis of the input, 0 for rows.
         relation: Of positions.
         parts: Of what is joined.
-        why: What is not known, and the operator that lost it.
+        why: What is not known, and the operator that lost it; of views the operator that made them.
         origin: Of positions: a tensor with this axis on its own, and which of its axes; for sizes at run time.
     """
 
@@ -165,7 +169,7 @@ def holds(axis: Axis, *kinds: Kind) -> bool:
 
 def free(axis: Axis) -> bool:
     """Nothing but channels, tokens that are not of the image, and other inputs."""
-    return not holds(axis, "image", "position", "unknown")
+    return not holds(axis, *BATCH, "position", "unknown")
 
 
 def sized(axis: Axis, size: Size) -> Axis:
@@ -308,6 +312,8 @@ def _continued(first: Part, second: Part) -> Part | None:
         return (Digit(Source(a.kind, total), total),)
     left, right = a.source.relation, b.source.relation
     if a.kind != "position" or a.source.spatial != b.source.spatial or left is None or right is None:
+        return None
+    if left.frame != right.frame:
         return None
     if left.step != right.step or not math.isclose(left.offset + left.step * a.size, right.offset, abs_tol=1e-6):
         return None

@@ -10,7 +10,7 @@ from portable_cam.errors import LayerError
 from portable_cam.export.autodiff.backward import depends_on
 from portable_cam.export.graph.values import reads
 from portable_cam.export.layers.axes import why_lost
-from portable_cam.export.layers.candidates import Layer, candidates, derived_axes, image_input
+from portable_cam.export.layers.candidates import EVERY, LAST_READ, Layer, apart, candidates, derived_axes, image_input
 
 _MOST = 64  # tensors that are tried beside the best one
 
@@ -30,10 +30,29 @@ def default_layers(graph: ir.Graph, *scores: ir.Value) -> list[ir.Value]:
             f"Grad-CAM{_where_lost(graph, scores[0])}"
         )
     (best, layer), *others = found
-    if layer.why.startswith("every"):
+    if layer.why.startswith(EVERY):
         return [best]
+    if layer.why.endswith(LAST_READ):
+        return _of_class_tokens(graph, best, [value for value, _ in others]) or [best]
     like = [value for value, other in others if _alike(layer, other)]
     return _parallel(graph, best, like[:_MOST], scores) or [best]
+
+
+def _of_class_tokens(graph: ir.Graph, best: ir.Value, others: Sequence[ir.Value]) -> list[ir.Value] | None:
+    """Of each of two branches whose class tokens read the tokens of the other, the last tokens that are read; None if
+    the branches are not two."""
+    nodes = list(graph)
+    beside, after = apart(nodes, best, others), depends_on(nodes, [best])
+    mine = [best, *(value for value in others if value in after)]
+    ends = [_last(nodes, branch) for branch in (mine, beside)]
+    return None if None in ends else [end for end in ends if end is not None]
+
+
+def _last(nodes: Sequence[ir.Node], branch: Sequence[ir.Value]) -> ir.Value | None:
+    """The last of some tensors that all others lead to, or depend on."""
+    order = {value: i for i, node in enumerate(nodes) for value in node.outputs}
+    ordered = sorted(branch, key=lambda value: -order[value])
+    return next((value for value in ordered if not apart(nodes, value, [v for v in branch if v is not value])), None)
 
 
 def _alike(a: Layer, b: Layer) -> bool:

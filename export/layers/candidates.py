@@ -17,6 +17,7 @@ from portable_cam.export.autodiff.backward import depends_on
 from portable_cam.export.autodiff.dequantized import as_run, moves, quantizer_of
 from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import known_dims, reads
+from portable_cam.export.layers.attention import without_features
 from portable_cam.export.layers.axis_rules import AxesOf
 from portable_cam.export.layers.class_tokens import only_prefix
 from portable_cam.export.layers.derive import declared_axes, derive, spatial_axes, why_not
@@ -24,6 +25,9 @@ from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.layers.spatial import KnownAxes, SpatialAxes, is_feature_map
 from portable_cam.spelling import command, option
 
+#: Why a candidate stands where it stands.
+EVERY, SOME = "every path to the scores passes it", "on some of the paths to the scores"
+LAST_READ = "the last one of whose tokens the scores read more than the class token"
 #: Operators whose output says nothing new: the tensor before is listed instead.
 _NOT_A_LAYER = frozenset({"Identity", "Dropout", "Reshape", "Pad", "Cast", "Slice", "Transpose"})
 
@@ -86,6 +90,8 @@ def derived_axes(graph: ir.Graph) -> AxesOf:
 def _spatial(derived: AxesOf) -> KnownAxes:
     found = {value: axes for value, known in derived.items() if (axes := spatial_axes(value, known)) is not None}
     declared = {value: axes for value in derived if value.producer() and (axes := declared_axes(value)) is not None}
+    for value in without_features(derived).keys() & found.keys():
+        found[value] = replace(found[value], features=False)
     return found | declared
 
 
@@ -112,10 +118,15 @@ def _axes_of_layer(value: ir.Value, known: KnownAxes, derived: AxesOf) -> Spatia
         )
         raise LayerError(
             f"layer '{value.name}' has shape {value.shape}: a map needs (N, C, height, width), (N, height, width, C) "
-            f"or tokens (N, T, C) whose rows and columns the graph tells, but {why_not(value, derived.get(value))}"
+            f"or tokens (N, T, C) whose rows and columns the graph tells, but {_why_not(value, derived)}"
             f"{hint}; `{command('layers')}` lists them"
         )
     return spatial
+
+
+def _why_not(value: ir.Value, derived: AxesOf) -> str:
+    instead = without_features(derived).get(value)
+    return why_not(value, derived.get(value)) if instead is None else f"it holds {instead}, no features"
 
 
 def _path(graph: ir.Graph, image: ir.Value, scores: Sequence[ir.Value]) -> list[ir.Node]:
@@ -151,12 +162,23 @@ def _ordered(
             if output in last_use and output in known and _is_candidate(output, known[output]):
                 alone = open_values == {output} and (not widths or _channels(output, known[output]) in widths)
                 (sole if alone else shared).append(output)
-    ordered = [(v, "every path to the scores passes it") for v in reversed(sole)]
+    ordered = [(v, EVERY) for v in reversed(sole)]
     if ordered and widths:
-        why = "the last one of whose tokens the scores read more than the class token"
-        ordered[0] = (ordered[0][0], f"{ordered[0][1]}; {why}")
-    ordered += [(v, "on some of the paths to the scores") for v in reversed(shared)]
+        # a class token of another branch, which has read other tokens, goes on beside it
+        if apart(path, ordered[0][0], shared):
+            ordered = [(v, SOME if apart(path, v, shared) else EVERY) for v, _ in ordered]
+        ordered[0] = (ordered[0][0], f"{ordered[0][1]}; {LAST_READ}")
+    ordered += [(v, SOME) for v in reversed(shared)]
     return [(value, known[value], why) for value, why in ordered]
+
+
+def apart(nodes: Sequence[ir.Node], value: ir.Value, others: Sequence[ir.Value]) -> list[ir.Value]:
+    """Those that neither lead to a tensor nor depend on it."""
+    after, before = depends_on(nodes, [value]), {value}
+    for node in reversed(nodes):
+        if any(output in before for output in node.outputs):
+            before.update(reads(node))
+    return [other for other in others if other not in after and other not in before]
 
 
 def _last_use(

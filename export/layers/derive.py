@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+
 import onnx_ir as ir
 
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.axes import (
+    BATCH,
     Axis,
     Known,
     Part,
@@ -21,6 +25,7 @@ from portable_cam.export.layers.axes import (
 from portable_cam.export.layers.axis_rules import AxesOf, follow
 from portable_cam.export.layers.axis_rules.at import at_origin
 from portable_cam.export.layers.axis_rules.sizes import named_sizes
+from portable_cam.export.layers.frames import View, rolled
 from portable_cam.export.layers.relation import Relation
 from portable_cam.export.layers.spatial import SpatialAxes
 
@@ -75,10 +80,12 @@ def spatial_axes(value: ir.Value, known: Known) -> SpatialAxes | None:
     """
     if known.axes is None:
         return None
-    batch = [i for i, axis in enumerate(known.axes) if _is_images(axis)]
-    if len(batch) != 1:
+    views = _views(known.axes)
+    batch = [i for i, axis in enumerate(known.axes) if _are_entries(axis, views)]
+    if len(batch) != 1 or len(views) > 1:
         return None
-    single = {i: found for i, axis in enumerate(known.axes) if (found := position(axis)) is not None}
+    entries = known.axes[batch[0]][0] if views else ()
+    single = {i: found for i, axis in enumerate(known.axes) if (found := position(axis) or rolled(axis)) is not None}
     rows, columns = ([i for i, found in single.items() if found.spatial == s] for s in (0, 1))
     tokens = {i: grid for i, axis in enumerate(known.axes) if (grid := _grid(axis)) is not None}
     others = [*single, *tokens]
@@ -89,7 +96,9 @@ def spatial_axes(value: ir.Value, known: Known) -> SpatialAxes | None:
         features = all(_is_channels(a) for i, a in enumerate(known.axes) if i not in {*at, batch[0]})
         features = features and h.finer == w.finer  # else it is no DepthToSpace but several entries at each place
         relations = (_widened(h, known), _widened(w, known))
-        return SpatialAxes(batch[0], at, (h.size, w.size), source, features=features, relations=relations)
+        return SpatialAxes(
+            batch[0], at, (h.size, w.size), source, features=features, relations=relations, entries=entries
+        )
     if not tokens:
         return None
     i, (prefix, pair, suffix) = next(iter(tokens.items()))
@@ -100,18 +109,42 @@ def spatial_axes(value: ir.Value, known: Known) -> SpatialAxes | None:
     origins = None if h.origin is None or w.origin is None else (h.origin, w.origin)
     relations = (_widened(h, known), _widened(w, known))
     return SpatialAxes(
-        batch[0], (i,), (h.size, w.size), origins, prefix, suffix, features, relations, columns_first=pair[0] is w
+        batch[0],
+        (i,),
+        (h.size, w.size),
+        origins,
+        prefix,
+        suffix,
+        features,
+        relations,
+        columns_first=pair[0] is w,
+        entries=entries,
     )
 
 
 def _widened(found: Position, known: Known) -> Relation:
     """The relation, its span the whole image where each entry depends on it."""
     relation = found.relation
-    return Relation(relation.step, relation.offset, float("inf")) if found.spatial in known.wide else relation
+    return replace(relation, span=float("inf")) if found.spatial in known.wide else relation
 
 
-def _is_images(axis: Axis) -> bool:
-    return len(axis) == 1 and len(axis[0]) == 1 and axis[0][0].kind == "image" and axis[0][0].whole
+def _views(axes: Iterable[Axis]) -> set[View]:
+    """The views that positions count in: one, of a map."""
+    relations = (digit.source.relation for axis in axes for digit in digits_of(axis))
+    return {found.frame for found in relations if found is not None and isinstance(found.frame, View)}
+
+
+def _are_entries(axis: Axis, views: Collection[View]) -> bool:
+    """An entry for each image, or for each of the views that positions count in."""
+    if len(axis) != 1 or not axis[0] or not all(digit.whole and digit.kind in BATCH for digit in axis[0]):
+        return False
+    sources = [digit.source for digit in axis[0] if digit.kind == "view"]
+    wanted = set().union(*(view.sources() for view in views))
+    at_nodes = {d.source for view in views for batch in view.batches() for d in digits_of(batch) if d.kind in BATCH}
+    images = len(axis[0]) - len(sources)
+    if set(sources) != wanted or len(sources) != len(wanted) or not at_nodes <= {digit.source for digit in axis[0]}:
+        return False
+    return images == (0 if any(view.has_index for view in views) else 1)
 
 
 def _is_channels(axis: Axis) -> bool:
@@ -124,7 +157,7 @@ def _is_channels(axis: Axis) -> bool:
 
 def _grid(axis: Axis) -> tuple[int, list[Position], int] | None:
     """Rows and columns flattened, with how many tokens stand before them (-1: not known) and behind."""
-    at = [i for i, part in enumerate(axis) if holds((part,), "position", "unknown", "image")]
+    at = [i for i, part in enumerate(axis) if holds((part,), "position", "unknown", *BATCH)]
     if len(at) != 1:
         return None
     found = positions(axis[at[0]])
@@ -158,6 +191,7 @@ def why_not(value: ir.Value, known: Known | None) -> str:
         return "its rank is not known"
     reasons = []
     seen: dict[int, int] = {}
+    views = _views(known.axes)
     for i, axis in enumerate(known.axes):
         digits = digits_of(axis)
         unknown = next((d.source.why for d in digits if d.kind == "unknown"), None)
@@ -167,15 +201,16 @@ def why_not(value: ir.Value, known: Known | None) -> str:
             reasons.append(f"axis {i} is not known behind {unknown}")
         elif given is not None:
             reasons.append(f"axis {i} is that of the input '{given}'")
-        elif any(d.kind == "image" for d in digits) and not _is_images(axis):
-            reasons.append(f"axis {i} holds images and more (windows or heads)")
+        elif any(d.kind in BATCH for d in digits) and not _are_entries(axis, views):
+            reasons.append(f"axis {i} holds images and more (windows, heads or views)")
         elif twice & seen.keys():
             reasons.append(f"axes {seen[min(twice & seen.keys())]} and {i} both are positions of the image")
-        elif len([part for part in axis if holds((part,), "position")]) > 1:
+        elif len([part for part in axis if holds((part,), "position")]) > 1 and rolled(axis) is None:
             reasons.append(f"axis {i} has several views of the image one behind the other")
         seen |= dict.fromkeys(twice, i)
-    if not any(_is_images(axis) for axis in known.axes):
-        reasons.append("no axis is that of the images alone")
+    if not any(_are_entries(axis, views) for axis in known.axes):
+        of = f"views that {next(iter(views)).name} made" if views else "images alone"
+        reasons.append(f"no axis is that of the {of}")
     missing = [name for s, name in enumerate(("rows", "columns")) if s not in seen]
     if missing and not reasons:
         reasons.append(f"no axis holds the {' or '.join(missing)} of the image")

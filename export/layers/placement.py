@@ -10,14 +10,16 @@ See ``docs/adr/0018-axes.md``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from portable_cam.errors import LayerError
 from portable_cam.export.graph.builder import Builder
+from portable_cam.export.layers.frames import Pieces, View
 from portable_cam.export.layers.relation import Relation
 from portable_cam.export.layers.spatial import SpatialAxes
 
@@ -43,6 +45,8 @@ class Along:
         the image, or it is mirrored. In a network whose convolutions pad the distance is about half a step."""
         if self.relation is None:
             return False
+        if isinstance(self.relation.frame, Pieces):
+            return True
         step, first = self.relation.step, self.relation.offset
         if step < 0:
             return True
@@ -52,6 +56,11 @@ class Along:
         if self.cells is None or self.pixels is None:
             return self.cells is not None  # as many cells whatever the size of the image: a crop
         return abs(self.relation.at(self.cells - 0.5) - self.pixels + 0.5) > slack
+
+    def aligned(self, alignment: Alignment) -> Along:
+        """As it is where that is wanted or stretching would be wrong, else stretched."""
+        as_it_is = self.relation is not None and (alignment == "field" or self.moved())
+        return self if as_it_is else replace(self, relation=None)
 
     def index(self) -> Relation | None:
         """The relation, that of the stretched cells where there is none; None where it depends on open sizes."""
@@ -71,6 +80,12 @@ class Placement:
     columns: Along
 
     @property
+    def parts(self) -> bool:
+        """Cells of one axis look at several parts of the image."""
+        relations = (self.rows.relation, self.columns.relation)
+        return any(relation is not None and isinstance(relation.frame, Pieces) for relation in relations)
+
+    @property
     def unseen(self) -> float | None:
         """The share of the image's pixels that no cell reaches; None where sizes are open."""
         seen = 1.0
@@ -82,33 +97,77 @@ class Placement:
         return 1 - seen
 
 
-def placement(axes: SpatialAxes, image: Sequence[int | None], alignment: Alignment) -> Placement | None:
+@dataclass(frozen=True)
+class ViewPlacement:
+    """A map of views: rows and columns of what was cut out of the image, once or several times, perhaps at places that
+    are known at run time (:mod:`portable_cam.export.layers.view_maps`).
+
+    Attributes:
+        view: What the layer's rows and columns count in.
+        axes: Of the layer.
+        alignment: ``stretch`` lays the map over the whole view.
+        image: Height and width of the image.
+    """
+
+    view: View
+    axes: SpatialAxes
+    alignment: Alignment
+    image: tuple[int | None, ...]
+
+    unseen: ClassVar[None] = None  # known at run time
+    parts: ClassVar[bool] = True
+
+
+def placement(axes: SpatialAxes, image: Sequence[int | None], alignment: Alignment) -> Placement | ViewPlacement | None:
     """Where the maps of a layer go; None where they are stretched over the image.
 
     Args:
         axes: Of the layer.
         image: Height and width of the image.
         alignment: ``stretch`` or ``field``.
+
+    Raises:
+        LayerError: Parts of the image that lie elsewhere cannot be put back while its size is open.
     """
+    frames = [None if relation is None else relation.frame for relation in axes.relations]
+    if isinstance(frames[0], View):
+        return ViewPlacement(frames[0], axes, alignment, tuple(image))
     along = [Along(*given) for given in zip(axes.relations, axes.size, image, strict=True)]
-    moved = [each.relation is not None and (alignment == "field" or each.moved()) for each in along]
-    if not any(moved):
-        return None
-    rows, columns = (
-        each if wanted else Along(None, each.cells, each.pixels) for each, wanted in zip(along, moved, strict=True)
-    )
-    return Placement(rows, columns)
+    for frame, pixels in zip(frames, image, strict=True):
+        if isinstance(frame, Pieces) and pixels is None:
+            raise LayerError("the layer looks at parts of an image of open size: give the size of the images")
+    rows, columns = (each.aligned(alignment) for each in along)
+    return None if rows.relation is None and columns.relation is None else Placement(rows, columns)
+
+
+def indices(relation: Relation, pixels: int, cells: int | None = None) -> list[NDArray[np.float64]]:
+    """Which entry looks at each pixel, NaN where none does; one array, or for each part of an axis one. Of so many
+    cells, each in the part that its centre lies in."""
+    if not isinstance(relation.frame, Pieces):
+        return [np.asarray((np.arange(pixels) - relation.offset) / relation.step, np.float64)]
+    found = []
+    for begin, count, piece in relation.frame.spans():
+        for inner in indices(piece, pixels):
+            inside = (inner >= -0.5 - 1e-6) & (inner < count - 0.5 - 1e-6)
+            index = (np.where(inside, inner + begin, np.nan) - relation.offset) / relation.step
+            at = np.arange(cells or 0) * relation.step + relation.offset
+            mine = np.flatnonzero((at >= begin - 0.5) & (at < begin + count - 0.5))
+            found.append(np.clip(index, mine[0], mine[-1]) if mine.size else index)
+    return found
 
 
 def weights_of(relation: Relation, cells: int, pixels: int, mode: str = "linear") -> NDArray[np.float64]:
     """What each pixel takes of each cell, (pixels, cells): of the two nearest by distance, of the first and the last
-    alone within half a step behind them, nothing further out."""
-    index = (np.arange(pixels)[:, None] - relation.offset) / relation.step
-    held = np.clip(index, 0, cells - 1)
-    if mode == "nearest":
-        held = np.floor(held + 0.5)
-    taken: NDArray[np.float64] = np.maximum(0, 1 - np.abs(held - np.arange(cells)))
-    return np.asarray(taken * ((index >= -0.5 - 1e-6) & (index <= cells - 0.5 + 1e-6)), np.float64)
+    alone within half a step behind them, nothing further out; the mean where several parts look at it."""
+    taken, seen = np.zeros((pixels, cells)), np.zeros((pixels, 1))
+    for index in indices(relation, pixels, cells):
+        inside = ((index >= -0.5 - 1e-6) & (index <= cells - 0.5 + 1e-6))[:, None]
+        held = np.clip(np.nan_to_num(index[:, None], nan=-1), 0, cells - 1)
+        if mode == "nearest":
+            held = np.floor(held + 0.5)
+        taken += np.maximum(0, 1 - np.abs(held - np.arange(cells))) * inside
+        seen += inside
+    return np.asarray(taken / np.maximum(seen, 1), np.float64)
 
 
 def place(b: Builder, maps: ir.Value, where: Placement, size: ir.Value, mode: str = "linear") -> ir.Value:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import known_dims
+from portable_cam.export.layers.axes import Part
 from portable_cam.export.layers.relation import Relation
 
 
@@ -33,6 +34,8 @@ class SpatialAxes:
         relations: Where rows and where columns look at in the image; None where that is not known, as of what a
             person declared.
         columns_first: The tokens go down the columns, not along the rows.
+        entries: What the entries of the axis of images are, outer to inner, where they are views of images; empty where
+            each is an image as a whole.
     """
 
     batch: int
@@ -44,6 +47,12 @@ class SpatialAxes:
     features: bool = True
     relations: tuple[Relation | None, Relation | None] = (None, None)
     columns_first: bool = False
+    entries: Part = ()
+
+    @property
+    def several(self) -> bool:
+        """Its entries are views, of which an image may have several."""
+        return any(digit.kind == "view" for digit in self.entries)
 
     @property
     def tokens(self) -> bool:

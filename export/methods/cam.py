@@ -25,7 +25,7 @@ from portable_cam.export.autodiff.residuals import Residuals
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import constant_of, element_count, known_dims
 from portable_cam.export.layers.candidates import layer_axes
-from portable_cam.export.layers.placement import Placement
+from portable_cam.export.layers.placement import Placement, ViewPlacement
 from portable_cam.export.layers.spatial import SpatialAxes
 from portable_cam.export.methods.gradcam import weighted_sum
 from portable_cam.export.methods.method import Method
@@ -51,7 +51,7 @@ class CamLayer:
     end: CamEnd
     axes: SpatialAxes
     map: ir.Value
-    places: list[Placement | None]
+    places: list[Placement | ViewPlacement | None]
 
 
 def find_cam_end(score: ir.Value) -> CamEnd:
@@ -214,6 +214,8 @@ def cam_axes(graph: ir.Graph, end: CamEnd) -> SpatialAxes:
         LayerError: They are not known, or not those that are averaged.
     """
     (spatial,) = layer_axes(graph, [end.activation])
+    if spatial.several:
+        raise LayerError(f"CAM needs one map for each image; '{end.activation.name}' has several views. Use gradcam")
     if tuple(sorted(spatial.axes)) != end.axes or spatial.prefix or spatial.suffix:
         raise LayerError(
             f"CAM needs a mean over the positions of the image alone; of '{end.activation.name}', laid out as "

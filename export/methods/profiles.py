@@ -14,9 +14,12 @@ import onnx_ir as ir
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import dtype_of, known_dims
 from portable_cam.export.layers.placement import Placement, place
+from portable_cam.export.layers.view_maps import PlacedViews
 from portable_cam.export.methods.gradcam import SPACE
 
 Profile: TypeAlias = Literal["paper", "pytorch_grad_cam", "captum"]
+#: Where a layer's maps go; None for stretched over the image.
+Where: TypeAlias = Placement | PlacedViews | None
 _PGC_EPSILON = 1e-7  # pytorch_grad_cam/utils/image.py: scale_cam_image
 
 
@@ -32,12 +35,12 @@ def value_range(b: Builder, maps: ir.Value) -> ir.Value:
     )
 
 
-def upsample(
-    b: Builder, maps: ir.Value, size: ir.Value, mode: str = "linear", where: Placement | None = None
-) -> ir.Value:
+def upsample(b: Builder, maps: ir.Value, size: ir.Value, mode: str = "linear", where: Where = None) -> ir.Value:
     """(N, K, h, w) -> (N, K, H, W), bilinear with half-pixel centres (as cv2 INTER_LINEAR and torch with
     align_corners=False), or nearest (as torch's); to where the layer looks at, if that is given. ``size`` int64 (2,).
     """
+    if isinstance(where, PlacedViews):
+        return where.place(b, maps)
     if where is not None:
         return place(b, maps, where, size, mode)
     sizes = b.op("Concat", b.op("Shape", maps, start=0, end=2), size, axis=0)
@@ -71,7 +74,7 @@ def pgc_scale(b: Builder, maps: ir.Value) -> ir.Value:
 
 
 def heat_map(
-    b: Builder, raw: Sequence[ir.Value], size: ir.Value, profile: Profile, where: Sequence[Placement | None]
+    b: Builder, raw: Sequence[ir.Value], size: ir.Value, profile: Profile, where: Sequence[Where]
 ) -> tuple[ir.Value, ir.Value]:
     """The map a person looks at, and the map that Guided Grad-CAM multiplies with, from the low-resolution maps of
     one or several layers (after the profile's ReLU): each (N, K, H, W), for the profile captum the first (N, K, h, w).
@@ -82,7 +85,12 @@ def heat_map(
         return raw[0], upsample(b, positive, size, "nearest", where[0])
     pairs = list(zip(raw, where, strict=True))
     if profile == "pytorch_grad_cam":
-        scaled = [upsample(b, pgc_scale(b, maps), size, where=there) for maps, there in pairs]
+        scaled = [
+            pgc_scale(b, there.place(b, maps))  # all views of an image in one scale
+            if isinstance(there, PlacedViews)
+            else upsample(b, pgc_scale(b, maps), size, where=there)
+            for maps, there in pairs
+        ]
         final = pgc_scale(b, _mean(b, scaled))
         return final, final
     if len(raw) == 1:

@@ -37,12 +37,13 @@ class NormalizedModel:
         self.source = source
         self._model = normalize(source)
         self._changes: tuple[Callable[[ir.Graph], None], ...] = ()
-        self._sizes: tuple[tuple[str, Mapping[int, int]], ...] = ()
+        self._sizes: dict[tuple[str, int], int] = {}
+        self._at_sizes: dict[frozenset[tuple[tuple[str, int], int]], NormalizedModel] = {}
         self._read_from = ModelFile(source) if isinstance(source, str | Path) else source
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         said = self.description if "description" in vars(self) else None
-        return _made_again, (pack(self._read_from), self._sizes, self._changes, said)
+        return _made_again, (pack(self._read_from), dict(self._sizes), self._changes, said)
 
     @property
     def graph(self) -> ir.Graph:
@@ -74,6 +75,7 @@ class NormalizedModel:
         if not said:
             return self
         other, known = self._twin(), self.description
+        other._at_sizes = {}  # those say what this one says
         other.description = replace(known, content={**known.content, **said})
         return other
 
@@ -88,18 +90,21 @@ class NormalizedModel:
         return fingerprint(self.source)
 
     def with_sizes(self, name: str, sizes: Mapping[int, int]) -> NormalizedModel:
-        """The same model with axes of an input fixed, normalised again: what follows from the sizes is constant."""
-        model, fixed = load(self.source), self._twin()
-        fixed._sizes = (*self._sizes, (name, sizes))
-        inputs = {value.name: value for value in model.graph.inputs}
-        for of, wanted in fixed._sizes:
-            value = inputs[of]
-            dims = value.shape.dims if value.shape is not None else ()
-            value.shape = ir.Shape([wanted.get(axis, dim) for axis, dim in enumerate(dims)])
-        fixed._model = normalize(model)
-        for change in self._changes:
-            change(fixed.graph)
-        return fixed
+        """The same model with axes of an input fixed, normalised again: what follows from the sizes is constant. Sizes
+        that were fixed before stay so; a model at sizes is made once."""
+        wanted = {**self._sizes, **{(name, axis): size for axis, size in sizes.items()}}
+        key = frozenset(wanted.items())
+        if key not in self._at_sizes:
+            model = load(self.source)
+            for value in model.graph.inputs:
+                dims = value.shape.dims if value.shape is not None else ()
+                value.shape = ir.Shape([wanted.get((str(value.name), axis), dim) for axis, dim in enumerate(dims)])
+            fixed = self._twin()
+            fixed._model, fixed._sizes = normalize(model), wanted
+            for change in self._changes:
+                change(fixed.graph)
+            self._at_sizes[key] = fixed
+        return self._at_sizes[key]
 
     def _twin(self) -> NormalizedModel:
         """Another one of the same graph, to be changed."""
@@ -114,7 +119,7 @@ class NormalizedModel:
     def changed(self, change: Callable[[ir.Graph], None]) -> NormalizedModel:
         """This model with something done to a copy of its graph, as what a person declared of its axes."""
         other = self._twin()
-        other._model, other._changes = self.copy(), (*self._changes, change)
+        other._model, other._changes, other._at_sizes = self.copy(), (*self._changes, change), {}
         change(other.graph)
         return other
 
@@ -125,14 +130,14 @@ class NormalizedModel:
 
 def _made_again(
     source: Any,
-    sizes: Sequence[tuple[str, Mapping[int, int]]],
+    sizes: Mapping[tuple[str, int], int],
     changes: Sequence[Callable[[ir.Graph], None]],
     description: Description | None,
 ) -> NormalizedModel:
     """The model as it was pickled: read, and changed again."""
     made = NormalizedModel(unpack(source))
-    for name, fixed in sizes:
-        made = made.with_sizes(name, fixed)
+    for (name, axis), size in sizes.items():
+        made = made.with_sizes(name, {axis: size})
     for change in changes:
         made = made.changed(change)
     if description is not None:

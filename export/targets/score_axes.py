@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from portable_cam.errors import InputError
 from portable_cam.export.graph.values import known_dims
-from portable_cam.export.layers.axes import Axis, digits_of, holds, is_one, position, why_lost
+from portable_cam.export.layers.axes import BATCH, Axis, digits_of, holds, is_one, position, why_lost
 from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.layers.derive import DECLARED, SCORE_AXES, derive
 from portable_cam.export.layers.input_layout import channel_axis
@@ -143,7 +143,7 @@ def _role(axis: Axis) -> Role:
     found = position(axis)
     if found is not None:
         return "rows" if found.spatial == 0 else "columns"
-    if holds(axis, "image"):
+    if holds(axis, *BATCH):
         return "mixed"
     if any(digit.kind in {"position", "joined"} for digit in digits_of(axis)):
         return "steps"

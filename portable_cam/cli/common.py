@@ -9,13 +9,16 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from portable_cam.export.options import Options
+
+if TYPE_CHECKING:
+    from portable_cam.export.passes.normalized import NormalizedModel
 
 err = Console(stderr=True, soft_wrap=True)
 out = Console(soft_wrap=True)
@@ -29,6 +32,10 @@ TaskOption = Annotated[
     typer.Option("--task", help="classify, detect, segment, caption, vqa or ctc; by default as the outputs look."),
 ]
 SizeOption = Annotated[str | None, typer.Option("--size", help="HEIGHTxWIDTH, where the model leaves it open.")]
+ForSizeArgument = Annotated[
+    Path | None,
+    typer.Argument(help="An image whose size stands for one that the model leaves open.", show_default=False),
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
 AxesOption = Annotated[
     list[str] | None,
@@ -149,6 +156,19 @@ def numbers(option: str, text: str | None, count: int | None = None) -> tuple[fl
     if count is not None and len(found) != count:
         raise typer.BadParameter(f"{option} takes {count} numbers, not {len(found)}")
     return found
+
+
+def at_given_size(model: NormalizedModel, size: str | None, image: Path | None) -> NormalizedModel:
+    """The model with an open height and width fixed: at what --size says, else as large as an image."""
+    from portable_cam.export.assemble.at_size import at_size, sides
+    from portable_cam.image.decode import read_image
+
+    wanted = size_of(size)
+    if wanted is None and image is not None:
+        height, width = sides(model)
+        rows, columns = read_image(image).shape[:2]
+        wanted = rows if height is None else height, columns if width is None else width
+    return at_size(model, wanted)
 
 
 def size_of(text: str | None) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from portable_cam.cli.common import (
     AxesOption,
     ChannelsOption,
+    ForSizeArgument,
     HeadOption,
     JsonOption,
     ModelArgument,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 def run(
     model: ModelArgument,
+    image: ForSizeArgument = None,
     output: OutputOption = None,
     task: TaskOption = None,
     size: SizeOption = None,
@@ -57,7 +59,7 @@ def run(
     from portable_cam.tasks.draft import draft, write_description
     from portable_cam.tasks.recognize import recognize
 
-    known = read_model(model, axes=pairs("--axes", axes), size=size, head=head, channels=channels)
+    known = read_model(model, axes=pairs("--axes", axes), size=size, image=image, head=head, channels=channels)
     if why is not None:
         _print_trace(known, why, as_json)
         return

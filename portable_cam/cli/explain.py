@@ -175,6 +175,9 @@ def run(
         record = {"image": str(path), **written}
         if not records and record["checks"]:
             note(f"checked: {_verdicts(record['checks'])}")
+        for text in record["notes"]:
+            if text not in explainer.notes:
+                note(f"{path.name}: {text}")
         records.append(record)
         if not as_json:
             if "said" in record:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from portable_cam.cli.common import (
     AxesOption,
     ChannelsOption,
+    ForSizeArgument,
     HeadOption,
     JsonOption,
     ModelArgument,
@@ -27,6 +28,7 @@ from portable_cam.cli.reading import read_model
 
 def run(
     model: ModelArgument,
+    image: ForSizeArgument = None,
     output: OutputOption = None,
     task: TaskOption = None,
     axes: AxesOption = None,
@@ -42,7 +44,7 @@ def run(
     from portable_cam.export import list_layers
     from portable_cam.tasks.recognize import recognize
 
-    known = read_model(model, axes=pairs("--axes", axes), size=size, head=head, channels=channels)
+    known = read_model(model, axes=pairs("--axes", axes), size=size, image=image, head=head, channels=channels)
     found = list_layers(known, output, recognize(known, task, output)[1])
     if as_json:
         print_json([asdict(layer) for layer in found])

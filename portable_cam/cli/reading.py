@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from portable_cam.cli.common import size_of
+from portable_cam.cli.common import at_given_size
 
 if TYPE_CHECKING:
     from portable_cam.export.passes.normalized import NormalizedModel
@@ -18,6 +18,7 @@ def read_model(
     *,
     axes: Mapping[str, str] | None = None,
     size: str | None = None,
+    image: Path | None = None,
     head: Path | None = None,
     channels: str | None = None,
 ) -> NormalizedModel:
@@ -27,15 +28,15 @@ def read_model(
         model: Its file.
         axes: ``--axes``, as pairs.
         size: ``--size``, as it was typed.
+        image: An image whose size an open one is, where ``size`` says nothing.
         head: ``--head``: a file that says what a detector's outputs mean.
         channels: ``--channels``, of a segmentation.
 
     Raises:
         Error: A subclass that names what does not fit.
     """
-    from portable_cam.export.assemble.at_size import at_size
     from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.tasks.detect.described import content_of
 
-    known = at_size(declared_model(model, axes), size_of(size))
+    known = at_given_size(declared_model(model, axes), size, image)
     return known.saying({"head": None if head is None else content_of(head), "channels": channels})

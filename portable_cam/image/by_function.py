@@ -68,6 +68,9 @@ class ByFunction(Preprocessing):
     def __call__(self, image: ImageArray) -> NDArray[Any]:
         return _run(self.function, image)
 
+    def prepared(self, image: ImageArray, view: ImageArray) -> NDArray[Any]:
+        return self(image)
+
     def geometry(self, image_size: Size) -> Geometry:
         return self._measured(image_size)[0]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -106,22 +107,42 @@ class Preprocessing:
         Raises:
             InputError: The image is not uint8 (H, W, 3).
         """
-        pixels = self.view(image)
+        return self.values(self.view(image))
+
+    def prepared(self, image: ImageArray, view: ImageArray) -> NDArray[Any]:
+        """As a call, where :meth:`view` was made of the photo already."""
+        return self.values(view)
+
+    def values(self, view: ImageArray) -> NDArray[Any]:
+        """The model's input for what it sees of a photo.
+
+        Args:
+            view: What :meth:`view` gives.
+
+        Returns:
+            As a call.
+        """
         if self.color == "gray":
             # the weights and the rounding of Pillow's convert("L")
-            luma = (pixels.astype(np.int64) @ np.array([19595, 38470, 7471]) + 0x8000) >> 16
-            values = luma[:, :, None].astype(np.float64)
+            luma = (view.astype(np.int64) @ np.array([19595, 38470, 7471]) + 0x8000) >> 16
+            pixels = luma[:, :, None]
         else:
-            values = (pixels[:, :, ::-1] if self.color == "bgr" else pixels).astype(np.float64)
-        values = (values * self.scale - np.asarray(self.mean)) / np.asarray(self.std)
+            pixels = view[:, :, ::-1] if self.color == "bgr" else view
+        planes = [table[pixels[:, :, i]] for i, table in enumerate(self._tables)]
+        return np.ascontiguousarray(np.stack(planes, 0 if self.layout == "nchw" else 2)[None])
+
+    @cached_property
+    def _tables(self) -> NDArray[Any]:
+        """What becomes of each of the 256 values of a pixel, for each channel: (C, 256) of ``dtype``."""
+        values = np.arange(256, dtype=np.float64)[:, None] * self.scale
+        values = (values - np.asarray(self.mean)) / np.asarray(self.std)
         if self.quantization is not None:
             values = values / self.quantization[0] + self.quantization[1]
         kind = np.dtype(self.dtype)
         if kind.kind in "iu":
             limits = np.iinfo(kind)
             values = np.clip(np.rint(values), limits.min, limits.max)
-        batch = values.astype(kind)[None]
-        return np.ascontiguousarray(batch.transpose(0, 3, 1, 2) if self.layout == "nchw" else batch)
+        return np.ascontiguousarray(values.astype(kind).T)
 
     def geometry(self, image_size: Size) -> Geometry:
         """Where the input lies in a photo of ``image_size`` (H, W)."""

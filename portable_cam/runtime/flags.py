@@ -1,4 +1,4 @@
-"""Warnings about maps: flat, all negative, not finite."""
+"""Warnings about maps: flat, all negative, not finite, not put back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portable_cam.export.format import RANGE, RAW, SCORES
+from portable_cam.export.format import RANGE, RAW, SCORES, VIEWS
 
 #: Of a score: its last digits in float32, after sums of a few hundred terms.
 _ROUNDING = 16 * float(np.finfo(np.float32).eps)
@@ -38,6 +38,10 @@ def find_flags(values: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[An
             mark("flat", (low == high) | at_rounding(values, name.removeprefix(RANGE)))
             mark("all_negative", (high <= 0) & (low < 0))
             mark("nan", ~np.isfinite(value).all(axis=-1))
+        if name.startswith(VIEWS):
+            lost = np.isnan(value).any(axis=tuple(range(1, value.ndim)))
+            of_images = lost if value.ndim == 4 else np.repeat(lost.any(), count)  # whose a view is, is not said here
+            mark("unplaced", np.repeat(of_images[:, None], width, axis=1))
     for value in [*maps.values(), values[SCORES]]:
         mark("nan", ~np.isfinite(value).all(axis=tuple(range(2, value.ndim))))
     return [[tuple(flags) for flags in row] for row in found]

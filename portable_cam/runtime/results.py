@@ -14,11 +14,14 @@ from portable_cam.export.format import (
     GRADIENTS,
     SCORES,
     TOKEN_ATTRIBUTION,
+    VIEWS,
     ExplanationMetadata,
+    named,
     split,
 )
 from portable_cam.result import Result
 from portable_cam.runtime.flags import at_rounding, find_flags
+from portable_cam.runtime.unseen import not_seen, shares_unseen
 
 
 def layer_of(known: ExplanationMetadata) -> str | list[str]:
@@ -38,13 +41,13 @@ def result_of(
         checks: Of the first explanation.
     """
     maps, raw, outputs = split(values, known)
+    unseen = shares_unseen(values, known.unseen)
     for method, found in maps.items():
         if (nothing := at_rounding(values, method)).any():
             maps[method] = np.where(
                 nothing.reshape(nothing.shape + (1,) * (found.ndim - 2)), found.dtype.type(0), found
             )
     first = known.layer[0] if known.layer else None
-    words = {n.removeprefix(TOKEN_ATTRIBUTION): v for n, v in values.items() if n.startswith(TOKEN_ATTRIBUTION)}
     return Result(
         scores=values[SCORES],
         targets=values[EXPLAINED],
@@ -54,11 +57,13 @@ def result_of(
         flags=find_flags(values, maps),
         guided_nodes=list(known.guided_nodes),
         outputs=outputs,
-        notes=notes,
+        notes=(*notes, *not_seen(unseen)),
         activations=values.get(f"{ACTIVATIONS}{first}"),
         gradients=values.get(f"{GRADIENTS}{first}"),
-        words=words,
+        words=named(values, TOKEN_ATTRIBUTION),
         channel_axis=known.channel_axis,
         placed=dict(known.placed or {}),
+        views=named(values, VIEWS),
+        unseen=unseen,
         checks=checks,
     )

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 from portable_cam.checked import checked
 from portable_cam.explanation import Explanation
 from portable_cam.export.passes.normalized import AnyModel, normalized
-from portable_cam.tasks.base import AnyPreprocessing
+from portable_cam.tasks.base import AnyPreprocessing, TaskExplainer
 from portable_cam.tasks.recognize import implied_task, recognize
 from portable_cam.tasks.registry import TASKS, own_options, task_named
 
@@ -53,6 +53,46 @@ def explain(
         OptionError: The task does not take an option, or needs one.
         Error: Another subclass, for what else does not fit.
     """
+    made = explainer_for(model, methods, task=task, preprocessing=preprocessing, **options)
+    found: Any = made.explainer(image, targets, **made.asked)
+    if not made.recognized:
+        return found
+    note = f"task recognised: {made.explainer.task}"
+    if isinstance(found, Explanation):
+        return _noted(found, note)
+    each = (_noted(explanation, note) for explanation in found)
+    return list(each) if isinstance(found, list) else each
+
+
+@dataclass(frozen=True)
+class Made:
+    """The explainer of a task, the options of a call to it, and whether the task was recognised rather than said."""
+
+    explainer: TaskExplainer
+    asked: dict[str, Any]
+    recognized: bool
+
+
+def explainer_for(
+    model: AnyModel,
+    methods: Sequence[str] | None = None,
+    *,
+    task: str | None = None,
+    preprocessing: AnyPreprocessing = None,
+    **options: Any,
+) -> Made:
+    """What explains a model's images, made once for many.
+
+    Args:
+        model: As for :func:`explain`, as are the others.
+        methods: See ``model``.
+        task: See ``model``.
+        preprocessing: See ``model``.
+        **options: See ``model``.
+
+    Raises:
+        Error: As :func:`explain`.
+    """
     known = normalized(model)
     said = known.description.task
     chosen = task or implied_task(options) or said or recognize(known, None, options.get("output"))[0]
@@ -66,14 +106,7 @@ def explain(
     general = {name: value for name, value in options.items() if name not in of_tasks}
     methods = known.description.methods if methods is None else methods
     explainer: Any = kind(known, methods, preprocessing=preprocessing, **own, **general)
-    found: Any = explainer(image, targets, **asked)
-    if task is not None or said is not None:
-        return found
-    note = f"task recognised: {chosen}"
-    if isinstance(found, Explanation):
-        return _noted(found, note)
-    each = (_noted(explanation, note) for explanation in found)
-    return list(each) if isinstance(found, list) else each
+    return Made(explainer, asked, recognized=task is None and said is None)
 
 
 def _noted(explanation: Explanation, note: str) -> Explanation:

@@ -55,9 +55,11 @@ def each_photo(call: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Photo:
-    """One image, decoded and prepared: ``x`` is the model's input, ``source`` the file's name."""
+    """One image, decoded and prepared: ``view`` is what the model sees of it, ``x`` the model's input made of that,
+    ``source`` the file's name."""
 
     image: ImageArray
+    view: ImageArray
     x: NDArray[Any]
     geometry: Geometry
     preprocessing: Preprocessing
@@ -121,6 +123,35 @@ class TaskExplainer(Rebuilt, ABC):
             LabelError, TargetError, InputError: What is asked for does not fit the model or the image.
             OptionError: The task does not take an option, or needs one.
         """
+        return self.explain_prepared(self.prepare(image), targets, **asked)
+
+    def prepare(self, image: Any) -> Photo:
+        """Decode an image and make the model's input of it; safe in several threads at once.
+
+        Args:
+            image: As for a call.
+
+        Raises:
+            ImageError: The image cannot be decoded.
+        """
+        decoded = read_image(image)
+        preprocessing = self._preprocessing_for(decoded)
+        view = preprocessing.view(decoded)
+        geometry = preprocessing.geometry((decoded.shape[0], decoded.shape[1]))
+        source = str(image) if isinstance(image, str | os.PathLike) else ""
+        return Photo(decoded, view, preprocessing.prepared(decoded, view), geometry, preprocessing, source)
+
+    def explain_prepared(self, photo: Photo, targets: Targets = None, **asked: Any) -> Explanation:
+        """As a call, with an image that was prepared before.
+
+        Args:
+            photo: What :meth:`prepare` made.
+            targets: As for a call, as are the others.
+            **asked: See ``targets``.
+
+        Raises:
+            LabelError, TargetError, InputError, OptionError: As for a call.
+        """
         given = {name: value for name, value in asked.items() if value is not None}
         unknown = sorted(given.keys() - self.asks)
         if unknown:
@@ -129,11 +160,6 @@ class TaskExplainer(Rebuilt, ABC):
         missing = [name for name in self.needs if name in self.asks and name not in given]
         if missing:
             raise OptionError(f"the task {self.task} needs {', '.join(map(option, missing))}")
-        decoded = read_image(image)
-        preprocessing = self._preprocessing_for(decoded)
-        geometry = preprocessing.geometry((decoded.shape[0], decoded.shape[1]))
-        source = str(image) if isinstance(image, str | os.PathLike) else ""
-        photo = Photo(decoded, preprocessing(decoded), geometry, preprocessing, source)
         return self._explain(photo, targets, given)
 
     @property
@@ -156,7 +182,7 @@ class TaskExplainer(Rebuilt, ABC):
             task=self.task,
             result=result,
             image=photo.image,
-            view=photo.preprocessing.view(photo.image),
+            view=photo.view,
             geometry=photo.geometry,
             preprocessing=photo.preprocessing.recorded(),
             labels=[list(labels)],

@@ -19,7 +19,7 @@ from portable_cam.labels import AnyLabels, Labels, as_labels, parse_targets
 from portable_cam.result import Result
 from portable_cam.spelling import option
 from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, class_numbers, each_once
-from portable_cam.tasks.preprocessing import preprocessing_of
+from portable_cam.tasks.preprocessing import at_photo_size, preprocessing_of
 
 
 class PhotoExplainer(LabelledExplainer):
@@ -63,7 +63,7 @@ class PhotoExplainer(LabelledExplainer):
             labels = Labels(tuple(sets), "the sets of classes")
         if rather_than is not None:
             options["target"] = Contrast(options.get("target") or Class())
-        model = normalized(model)
+        model = at_photo_size(normalized(model), preprocessing)
         self.explainer = Explainer(model, self.default_methods if methods is None else methods, **options)
         self.preprocessing = preprocessing_of(self.explainer, model, preprocessing)
         self.labels = self._known_labels(labels, self.explainer.classes)

@@ -38,11 +38,7 @@ def detector(model: NormalizedModel, output: str | None) -> Target:
     usual = (_SIDE, _SIDE) if file is None or file.size is None else file.size
     height, width = (side or other for side, other in zip(_image_size(model.graph), usual, strict=True))
     said = model.description.task_options.get("head")
-    head = (
-        find_head(model.graph, (height, width), file)
-        if said is None
-        else head_from(said, model.graph, (height, width), file)
-    )
+    head = find_head(model, (height, width), file) if said is None else head_from(said, model, (height, width), file)
     return _checked(head.target, model, output)
 
 

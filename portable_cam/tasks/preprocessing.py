@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from portable_cam.explainer import Explainer
+from portable_cam.export.assemble.at_size import at_size, sides
 from portable_cam.export.autodiff.dequantized import input_quantization
 from portable_cam.export.graph.values import dtype_of, known_dims
 from portable_cam.export.layers.candidates import image_input
@@ -51,6 +52,26 @@ def preprocessing_of(
     )
 
 
+def at_photo_size(model: NormalizedModel, wanted: AnyPreprocessing = None) -> NormalizedModel:
+    """The model with an open height and width fixed at the size that photos are brought to, so that its scores and
+    layers are read at the size explained.
+
+    Args:
+        model: The model.
+        wanted: As for :func:`preprocessing_of`.
+    """
+    if None not in sides(model):
+        return model
+    prepared: Any = wanted
+    if not isinstance(wanted, Preprocessing) and callable(wanted):
+        image = image_input(model.graph)
+        prepared = ByFunction.of(wanted, known_dims(image) or [], dtype_of(image).numpy().name)
+    elif not isinstance(wanted, Preprocessing):
+        options = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
+        prepared = expected_preprocessing(model, **options)
+    return at_size(model, prepared.size)
+
+
 def known_preprocessing(model: AnyModel) -> str | None:
     """The preprocessing in a JSON file beside a model, as JSON for an explanation file's metadata; None if there is no
     such file."""
@@ -58,8 +79,9 @@ def known_preprocessing(model: AnyModel) -> str | None:
     return None if beside(model) is None else json.dumps(expected_preprocessing(model).to_json())
 
 
-def expected_preprocessing(model: NormalizedModel) -> Preprocessing:
-    """How a photo becomes the model's input, as far as its files say; the rest is guessed, and named as such."""
+def expected_preprocessing(model: NormalizedModel, **options: Any) -> Preprocessing:
+    """How a photo becomes the input, as far as options and the model's files say; the rest is guessed, and named
+    as such."""
     image = image_input(model.graph)
     return resolve(
         known_dims(image) or [],
@@ -67,6 +89,7 @@ def expected_preprocessing(model: NormalizedModel) -> Preprocessing:
         sidecar=beside(model),
         metadata=model.metadata,
         own_quantization=input_quantization(image),
+        **options,
     )
 
 

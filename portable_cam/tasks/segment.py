@@ -24,7 +24,7 @@ from portable_cam.labels import AnyLabels, parse_targets
 from portable_cam.result import Result
 from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
 from portable_cam.tasks.counterfactual import Counterfactual
-from portable_cam.tasks.preprocessing import preprocessing_of
+from portable_cam.tasks.preprocessing import at_photo_size, preprocessing_of
 from portable_cam.tasks.raw_outputs import raw_session, session_options
 from portable_cam.tasks.regions import given_weights, resized
 
@@ -80,7 +80,7 @@ class SegmentExplainer(LabelledExplainer):
         rather_than: int | str | None = None,
         **options: Any,
     ) -> None:
-        model = normalized(model)
+        model = at_photo_size(normalized(model), preprocessing)
         options = model.described(options)
         methods = self.default_methods if methods is None else methods
         graph = model.graph

@@ -154,7 +154,7 @@ def _peaks(
     found = {}
     for name in metadata.layer:
         raw = next((ours[n] for n in (raw_output("gradcam", name), raw_output("gradcam")) if n in ours), None)
-        if raw is None or not raw[0, 0].max() > 0:
+        if raw is None or raw.ndim > 4 or not raw[0, 0].max() > 0:
             continue
         nudged, axes = _nudged(model, name, metadata)
         session = Session(nudged)

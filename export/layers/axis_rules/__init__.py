@@ -4,8 +4,21 @@
 axes, and is named as what lost them.
 """
 
-from portable_cam.export.layers.axis_rules import control, indices, mixes, moves, windows
+from portable_cam.export.layers.axis_rules import control, indices, mixes, moves, views, windows
 from portable_cam.export.layers.axis_rules.at import AXIS_RULES, At, AxesOf, Rule, rule
 from portable_cam.export.layers.axis_rules.walk import follow
 
-__all__ = ["AXIS_RULES", "At", "AxesOf", "Rule", "control", "follow", "indices", "mixes", "moves", "rule", "windows"]
+__all__ = [
+    "AXIS_RULES",
+    "At",
+    "AxesOf",
+    "Rule",
+    "control",
+    "follow",
+    "indices",
+    "mixes",
+    "moves",
+    "rule",
+    "views",
+    "windows",
+]

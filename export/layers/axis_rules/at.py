@@ -69,6 +69,13 @@ class At(NodeView):
             return None
         return [size for size in sizes if isinstance(size, int)]
 
+    def partly(self, index: int) -> list[Size] | None:
+        """As :meth:`const`, with names of open sizes, and None for each number that is computed at run time; None if
+        not even their count is known."""
+        value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        found = self.const(index)
+        return computed_sizes(value, self.known) if found is None else [*found]
+
     def given(self, index: int) -> bool:
         """The input is there."""
         return index < len(self.node.inputs) and self.node.inputs[index] is not None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from portable_cam.export.graph.values import constant_of
-from portable_cam.export.layers.axes import ONE, Axis, Known, Source, axis_of, channels, free, holds, part_size
+from portable_cam.export.layers.axes import BATCH, ONE, Axis, Known, Source, axis_of, channels, free, holds, part_size
+from portable_cam.export.layers.axis_rules import views
 from portable_cam.export.layers.axis_rules.at import At, rule, spatial_of
 from portable_cam.export.layers.axis_rules.join import made_of_all
-from portable_cam.export.layers.axis_rules.regroup import pick, regroup
+from portable_cam.export.layers.axis_rules.regroup import regroup
 from portable_cam.export.layers.axis_rules.sizes import computed_array, named_sizes
+from portable_cam.export.layers.axis_rules.taken import pick
 
 
 @rule("Gather")
@@ -29,18 +31,24 @@ def gather(at: At) -> Known:
     if indices is not None and (isinstance(size, int) or _from_front(data[axis], indices)):
         flat = indices.reshape(-1).astype(np.int64)
         flat = flat + (flat < 0) * (size if isinstance(size, int) else 0)
+        if indices.ndim == 1 and holds(data[axis], "image") and flat.size != 1:
+            return views.images_by_index(at, data, axis, flat.size)
+        if flat.size == 1 and (view := views.chosen(at, data, axis, range(int(flat[0]), int(flat[0]) + 1))) is not None:
+            return Known(view if indices.ndim else (*view[:axis], *view[axis + 1 :]), at.wide)
         if isinstance(size, int):
             found = pick(data[axis], flat, at.lost) if indices.ndim else ONE
         else:
             found = axis_of(Source("extra", flat.size))
         shape = list(indices.shape)
         middle = regroup([found], [flat.size], shape, at.lost) if len(shape) > 1 else [found][: indices.ndim]
-        if not indices.ndim and holds(data[axis], "image") and size != 1:
+        if not indices.ndim and holds(data[axis], *BATCH) and size != 1:
             return Known((*data[:axis], *data[axis + 1 :]), at.wide)
         return Known((*data[:axis], *middle, *data[axis + 1 :]), at.wide)
     sizes = named_sizes(at.node.inputs[1])
     if sizes is None:
         return Known(None, at.wide)
+    if len(sizes) == 1 and holds(data[axis], *BATCH):
+        return views.images_by_index(at, data, axis, sizes[0])
     if free(data[axis]):
         middle = list(index) if index is not None else [channels(n) for n in sizes]
     else:
@@ -53,7 +61,7 @@ def _from_front(axis: Axis, indices: np.ndarray) -> bool:
     ahead = 0
     for part in axis:
         size = part_size(part)
-        if size is None or holds((part,), "position", "image", "unknown"):
+        if size is None or holds((part,), "position", *BATCH, "unknown"):
             break
         ahead += size
     return bool(indices.size) and int(indices.min()) >= 0 and int(indices.max()) < ahead
@@ -87,20 +95,7 @@ def by_index(at: At) -> Known:
     return Known((*others[:axis], found, *others[axis + 1 :]), at.wide)
 
 
-@rule(
-    "Col2Im",
-    "Compress",
-    "AffineGrid",
-    "GridSample",
-    "RoiAlign",
-    "NonMaxSuppression",
-    "NonZero",
-    "Unique",
-    "Multinomial",
-)
+@rule("Col2Im", "Compress", "AffineGrid", "NonMaxSuppression", "NonZero", "Unique", "Multinomial")
 def run_time(at: At) -> list[Known]:
     """Positions are a function of another tensor, known only at run time."""
-    found = [at.all_lost(i, "positions that another tensor says") for i in range(len(at.node.outputs))]
-    if at.node.op_type == "GridSample" and (axes := at.axes(0)) is not None and found[0].axes is not None:
-        found = [Known((axes[0], axes[1], *found[0].axes[2:]), at.wide)]
-    return found
+    return [at.all_lost(i, "positions that another tensor says") for i in range(len(at.node.outputs))]

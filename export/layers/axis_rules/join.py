@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from portable_cam.export.layers.axes import (
+    BATCH,
     ONE,
     Axis,
     Digit,
@@ -83,7 +84,7 @@ def joined(at: At, a: Axis, b: Axis) -> Axis:
 def _beside_unknown(lost: Axis, other: Axis) -> Axis:
     """What is known of one operand holds for the result, as in the residual sum behind a branch that is not known: its
     entries look there, and elsewhere (:func:`unknown_views`). An axis of a constant says nothing."""
-    return lost if holds(other, "unknown") or not holds(other, "image", "position", "channel") else other
+    return lost if holds(other, "unknown") or not holds(other, *BATCH, "position", "channel") else other
 
 
 def unknown_views(at: At) -> frozenset[int]:
@@ -116,7 +117,7 @@ def _hull_of_digits(p: Digit, q: Digit) -> Digit | None:
         return p
     same = p.size == q.size or not (isinstance(p.size, int) and isinstance(q.size, int))
     if p.kind != q.kind or p.stride != q.stride or not same:
-        return p if same and not p.positional and not q.positional and "image" not in {p.kind, q.kind} else None
+        return p if same and not p.positional and not q.positional and not {*BATCH} & {p.kind, q.kind} else None
     if p.kind == "image":
         return p if p.whole and q.whole else None
     if p.kind != "position":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from portable_cam.export.layers.axes import (
+    BATCH,
     ONE,
     Axis,
     Digit,
@@ -22,10 +23,12 @@ from portable_cam.export.layers.axes import (
     size_of,
     why_lost,
 )
+from portable_cam.export.layers.axis_rules import views
 from portable_cam.export.layers.axis_rules.at import At, rule
 from portable_cam.export.layers.axis_rules.join import made_of_all, unknown_views
-from portable_cam.export.layers.axis_rules.regroup import regroup, take
+from portable_cam.export.layers.axis_rules.regroup import regroup
 from portable_cam.export.layers.axis_rules.sizes import computed_sizes, named_sizes
+from portable_cam.export.layers.axis_rules.taken import take
 from portable_cam.export.layers.relation import Size
 
 
@@ -74,7 +77,7 @@ def unsqueeze(at: At) -> Known:
 
 @rule("Expand")
 def expand(at: At) -> Known:
-    """Axes of one entry are repeated, the others stay."""
+    """Axes of one entry are repeated, the others stay; an image that is repeated has views."""
     axes = at.first
     out = at.out()
     if at.node.outputs[0].shape is None:
@@ -83,6 +86,8 @@ def expand(at: At) -> Known:
     wanted = [*out[: len(out) - len(wanted)], *wanted]
     out = [d if isinstance(d, int) else w for d, w in zip(out, wanted, strict=True)]
     lead = len(out) - len(axes)
+    if not lead and _only_image(axes[0]) and isinstance(out[0], int) and out[0] > 1 and at.dims(0)[1:] == out[1:]:
+        return views.repeated(at, 0, out[0])
     repeated = [channels(size) if size != 1 else ONE for size in out]
     return Known(
         tuple(
@@ -93,19 +98,29 @@ def expand(at: At) -> Known:
     )
 
 
+_SAMPLES = 256  # of an image, at most
+
+
+def _only_image(axis: Axis) -> bool:
+    return len(axis) == 1 and len(axis[0]) == 1 and axis[0][0].kind == "image" and axis[0][0].size == 1
+
+
 @rule("Tile")
 def tile(at: At) -> Known:
-    """As Expand; an axis of more than one entry is repeated part by part."""
+    """As Expand; an axis of more than one entry is repeated part by part, that of images as views."""
     axes, repeats = at.axes(0), at.const(1)
     if axes is None or repeats is None:
         return at.all_lost(why="how often it repeats is computed at run time")
+    batch = [i for i, count in enumerate(repeats) if count != 1]
+    if len(batch) == 1 and holds(axes[batch[0]], *BATCH) and len(axes[batch[0]]) == 1 and repeats[batch[0]] <= _SAMPLES:
+        return views.repeated(at, batch[0], repeats[batch[0]])
     found: list[Axis] = []
     for axis, count, size in zip(axes, repeats, at.out() or [None] * len(axes), strict=True):
         if count == 1:
             found.append(axis)
         elif free(axis):
             found.append(channels(size))
-        elif holds(axis, "image", "unknown") or count > 16:
+        elif holds(axis, *BATCH, "unknown") or count > 16:
             found.append(at.lost(size))
         else:
             found.append(axis * count)
@@ -114,23 +129,46 @@ def tile(at: At) -> Known:
 
 @rule("Slice")
 def slice_(at: At) -> Known:
-    """Start t and step q: step q, offset t; a negative step mirrors."""
-    axes, starts, ends = at.axes(0), at.const(1), at.const(2)
-    if axes is None or starts is None or ends is None:
-        return at.all_lost(why="what it cuts is computed at run time")
-    chosen = at.const(3) if at.given(3) else list(range(len(starts)))
-    steps = at.const(4) if at.given(4) else [1] * len(starts)
-    if chosen is None or steps is None:
-        return at.all_lost(why="what it cuts is computed at run time")
+    """Start t and step q: step q, offset t; a negative step mirrors. Places that are known at run time are a view."""
+    axes, starts, ends = at.axes(0), at.partly(1), at.partly(2)
+    chosen = at.const(3) if at.given(3) else None if starts is None else list(range(len(starts)))
+    steps = at.const(4) if at.given(4) else [1] * len(chosen or [])
+    if axes is None or chosen is None or steps is None:
+        return at.all_lost(why=_AT_RUN_TIME)
     dims, found, out = at.dims(0), list(axes), at.out() or [None] * len(axes)
-    for axis, start, end, step in zip((a % len(axes) for a in chosen), starts, ends, steps, strict=True):
+    unknown: list[Size] = [None] * len(chosen)
+    cuts = list(zip((a % len(axes) for a in chosen), starts or unknown, ends or unknown, steps, strict=True))
+    if any(not isinstance(start, int) for _, start, _, _ in cuts):
+        return views.moved_at_run_time(at, [axis for axis, *_ in cuts], _AT_RUN_TIME)
+    for axis, start, end, step in cuts:
         size = dims[axis]
-        if isinstance(size, int):
+        assert isinstance(start, int)
+        if isinstance(size, int) and isinstance(end, int):
             entries = range(size)[slice(start, end if step > 0 or end >= -size else None, step)]
-            found[axis] = take(axes[axis], entries, at.lost)
+            view = views.chosen(at, found, axis, entries)
+            if view is not None:
+                found = list(view)
+            else:
+                found[axis] = take(axes[axis], entries, at.lost)
+        elif not isinstance(end, int):
+            whole = (start, end, step) == (0, size, 1) and end is not None
+            found[axis] = axes[axis] if whole else _loose_slice(at, axes[axis], start, step, out[axis])
         else:
             found[axis] = _open_slice(at, axes[axis], start, end, step, out[axis])
     return Known(tuple(found), at.wide)
+
+
+_AT_RUN_TIME = "what it cuts is computed at run time"
+
+
+def _loose_slice(at: At, axis: Axis, start: int, step: int, size: Size) -> Axis:
+    """A slice whose end is computed at run time."""
+    if free(axis):
+        return channels(size)
+    found = position(axis)
+    if found is None or start < 0 or step < 0:
+        return at.lost(size, _AT_RUN_TIME)
+    return axis_of(Source("position", size, found.spatial, found.relation.through(step, start)))
 
 
 def _open_slice(at: At, axis: Axis, start: int, end: int, step: int, size: Size) -> Axis:
@@ -155,7 +193,7 @@ def _open_slice(at: At, axis: Axis, start: int, end: int, step: int, size: Size)
         if begin >= start and (end >= 2**31 - 1 or (stop is not None and stop <= end)):
             cut.append(part)
         elif not (0 <= end <= begin):
-            if stop is None or holds((part,), "image", "position", "unknown"):
+            if stop is None or holds((part,), *BATCH, "position", "unknown"):
                 return at.lost(size, "it cuts through rows and columns")
             left = min(stop, end) - max(begin, start) if end >= 0 else None
             if left is None:
@@ -172,29 +210,38 @@ def split(at: At) -> list[Known]:
     """As Slices side by side."""
     axes = at.first
     axis, begin = at.int_attr("axis", 0) % len(axes), 0
-    total, given = at.dims(0)[axis], at.const(1)
+    total, given, count = at.dims(0)[axis], at.const(1), len(at.node.outputs)
+    digit = axes[axis][0][0] if axes[axis] and axes[axis][0] else None
+    if not at.given(1) and digit is not None and digit.kind == "view" and digit.whole and digit.size == count:
+        return [Known(views.one_view(at, axes, axis, i), at.wide) for i in range(count)]
     if not at.given(1) and isinstance(total, int):
-        each = -(-total // len(at.node.outputs))  # the last may be smaller
-        given = [min(each, total - i * each) for i in range(len(at.node.outputs))]
+        each = -(-total // count)  # the last may be smaller
+        given = [min(each, total - i * each) for i in range(count)]
     found: list[Known] = []
-    for i in range(len(at.node.outputs)):
-        count = (at.out(i) or [None] * len(axes))[axis]
-        if not isinstance(count, int) and given is not None:
-            count = given[i]
-        if not isinstance(count, int) or (not isinstance(total, int) and not free(axes[axis])):
-            part = channels(count) if free(axes[axis]) else at.lost(count, "its sizes are open")
+    for i in range(count):
+        size = (at.out(i) or [None] * len(axes))[axis]
+        if not isinstance(size, int) and given is not None:
+            size = given[i]
+        kept = [*axes[:axis], at.lost(size, "its sizes are open"), *axes[axis + 1 :]]
+        if not isinstance(size, int) or (not isinstance(total, int) and not free(axes[axis])):
+            kept[axis] = channels(size) if free(axes[axis]) else kept[axis]
         else:
-            part = take(axes[axis], range(begin, begin + count), at.lost)
-            begin += count
-        found.append(Known((*axes[:axis], part, *axes[axis + 1 :]), at.wide))
+            entries = range(begin, begin + size)
+            view = views.chosen(at, axes, axis, entries) if isinstance(total, int) else None
+            kept[axis] = take(axes[axis], entries, at.lost) if view is None else kept[axis]
+            kept = kept if view is None else list(view)
+            begin += size
+        found.append(Known(tuple(kept), at.wide))
     return found
 
 
 @rule("Concat")
 def concat(at: At) -> Known:
-    """Parts side by side; the other axes as in a sum."""
+    """Parts side by side, the other axes as in a sum; views of the images where they are stacked."""
     rank = max(len(at.dims(i)) for i in range(len(at.node.inputs)))
     axis = at.int_attr("axis", 0) % rank
+    if (found := views.stacked(at, axis)) is not None:
+        return found
     out = at.out() or [None] * rank
     others = made_of_all(at, rank, out, skip=axis)
     parts: list[Axis] = []
@@ -205,8 +252,8 @@ def concat(at: At) -> Known:
         if value in at.known and axes is None:
             return at.all_lost(why="the rank of a part is not known")
         parts.append(axis_of(Source("extra", size)) if axes is None else axes[axis])
-    found = tuple(_beside(at, parts, out[axis]) if i == axis else a for i, a in enumerate(others))
-    return Known(found, at.wide | unknown_views(at))
+    together = tuple(_beside(at, parts, out[axis]) if i == axis else a for i, a in enumerate(others))
+    return Known(together, at.wide | unknown_views(at))
 
 
 def _beside(at: At, axes: list[Axis], size: Size) -> Axis:
@@ -214,7 +261,7 @@ def _beside(at: At, axes: list[Axis], size: Size) -> Axis:
     if all(free(axis) or _within(axis) for axis in axes):
         counts = [count for axis in axes if isinstance(count := size_of(axis), int)]
         return channels(sum(counts) if len(counts) == len(axes) else size)
-    if any(holds(axis, "image") for axis in axes):
+    if any(holds(axis, *BATCH) for axis in axes):
         return axes[0] if len(axes) == 1 else at.lost(size, "it stacks images")
     whys = [why for axis in axes if (why := why_lost(axis)) is not None]
     if whys:

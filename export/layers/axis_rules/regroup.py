@@ -1,33 +1,30 @@
-"""How the digits of axes are dealt out to the axes behind a Reshape, and which digits a table of indices reads."""
+"""How the digits of axes are dealt out to the axes behind a Reshape."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-
-import numpy as np
 
 from portable_cam.export.layers.axes import (
+    BATCH,
     Axis,
     Digit,
     Part,
     Source,
-    holds,
     lost,
     merged,
     part_size,
-    side_by_side,
     size_of,
     split_digit,
     why_lost,
 )
 from portable_cam.export.layers.relation import Size
 
-_Lose = Callable[[Size, str], Axis]
+#: Makes an axis that is not known, from its size and why.
+Lose = Callable[[Size, str], Axis]
 
 
-def regroup(axes: Sequence[Axis], before: Sequence[Size], after: Sequence[Size], lose: _Lose) -> list[Axis]:
+def regroup(axes: Sequence[Axis], before: Sequence[Size], after: Sequence[Size], lose: Lose) -> list[Axis]:
     """The axes of a reshaped tensor.
 
     Args:
@@ -44,14 +41,33 @@ def regroup(axes: Sequence[Axis], before: Sequence[Size], after: Sequence[Size],
     if _same_batch(before, after):
         head.append(axes[0])
         i = j = 1
-    while i < end_i and j < end_j and before[i] is not None and before[i] == after[j]:
-        head.append(axes[i])
-        i, j = i + 1, j + 1
+    while i < end_i and j < end_j and before[i] is not None:
+        if _only_image(axes[i]) and head and _of_views(head[-1]) and end_i - i > end_j - j:
+            head[-1] = merged([*head[-1][0], *axes[i][0]])  # views of the only image
+            i += 1
+        elif before[i] == after[j]:
+            head.append(axes[i])
+            i, j = i + 1, j + 1
+        else:
+            break
     while i < end_i and j < end_j and before[end_i - 1] is not None and before[end_i - 1] == after[end_j - 1]:
         end_i, end_j = end_i - 1, end_j - 1
         tail.append(axes[end_i])
     digits = list(_as_digits(merged([digit for axis in axes[i:end_i] for digit in _as_digits(axis)])))
+    if j == end_j and _only_image((tuple(digits),)):
+        if head and _of_views(head[-1]):
+            head[-1] = merged([*head[-1][0], *digits])
+        elif tail and _of_views(tail[-1]):
+            tail[-1] = merged([*digits, *tail[-1][0]])
     return [*head, *_deal(digits, after[j:end_j], lose), *reversed(tail)]
+
+
+def _only_image(axis: Axis) -> bool:
+    return len(axis) == 1 and len(axis[0]) == 1 and axis[0][0].kind == "image" and axis[0][0].size == 1
+
+
+def _of_views(axis: Axis) -> bool:
+    return len(axis) == 1 and any(digit.kind == "view" for digit in axis[0])
 
 
 def _same_batch(before: Sequence[Size], after: Sequence[Size]) -> bool:
@@ -73,7 +89,7 @@ def _as_digits(axis: Axis) -> Part:
     return (Digit(Source("joined", size, parts=axis), size),)
 
 
-def _deal(digits: list[Digit], dims: Sequence[Size], lose: _Lose) -> list[Axis]:
+def _deal(digits: list[Digit], dims: Sequence[Size], lose: Lose) -> list[Axis]:
     """Digits dealt out to axes of these sizes: from the last axis back, then from the first on, and what is left to
     the axis whose size is open."""
     left, right = [], []
@@ -98,7 +114,7 @@ def _with_rest(digits: list[Digit], axes: list[Axis]) -> list[Axis]:
     return axes
 
 
-def _deal_rest(digits: list[Digit], rest: Sequence[Size], others: Sequence[Axis], lose: _Lose) -> list[Axis]:
+def _deal_rest(digits: list[Digit], rest: Sequence[Size], others: Sequence[Axis], lose: Lose) -> list[Axis]:
     if len(rest) == 1:
         return [merged(digits)]
     if len(rest) == len(digits) and all(
@@ -133,7 +149,7 @@ def _take_joined(digits: list[Digit], count: int) -> tuple[list[Digit], Axis] | 
     total = 1
     for k in range(1, len(digits) + 1):
         size = digits[-k].size
-        if not isinstance(size, int) or digits[-k].kind == "image":
+        if not isinstance(size, int) or digits[-k].kind in BATCH:
             return None
         total *= size
         if total % count == 0:
@@ -200,145 +216,3 @@ def _take_outer(digits: list[Digit], count: Size) -> tuple[list[Digit], Axis] | 
         else:
             return None
     return digits, merged(taken)
-
-
-# -- parts of an axis ----------------------------------------------------------------------------------------------
-
-
-def take(axis: Axis, entries: range, lose: _Lose) -> Axis:
-    """The entries of an axis, all of whose parts have known sizes, in this order."""
-    if (why := why_lost(axis)) is not None:
-        return lost(len(entries), why)
-    found: list[Part] = []
-    begin = 0
-    bounds = []
-    for part in axis:
-        size = part_size(part)
-        if size is None:
-            return lose(len(entries), "a part of an axis of open size is cut")
-        bounds.append((part, begin, begin + size))
-        begin += size
-    for part, start, end in bounds if entries.step > 0 else reversed(bounds):
-        inside = [e for e in entries if start <= e < end]
-        if not inside:
-            continue
-        within = range(inside[0] - start, inside[-1] - start + (1 if entries.step > 0 else -1), entries.step)
-        cut = _take_of_part(part, within)
-        if cut is None:
-            return lose(len(entries), "it cuts through rows and columns")
-        found.append(cut)
-    return side_by_side(found) if found else ((),)
-
-
-def _take_of_part(part: Part, entries: range) -> Part | None:
-    size, count, step = part_size(part), len(entries), entries.step
-    if size is None:
-        return None
-    if entries == range(size) or not part:
-        return part
-    if not holds((part,), "image", "position", "unknown"):
-        return (Digit(Source("extra" if holds((part,), "extra") else "channel", count), count),)
-    if len(part) == 1:
-        return _take_of_digit(part[0], entries)
-    if count == size and step == -1:
-        turned = [_take_of_digit(d, range(int(d.size or 1) - 1, -1, -1)) for d in part]
-        return None if None in turned else tuple(d for t in turned if t is not None for d in t)
-    inner = part_size(part[1:]) or 1
-    if step == 1 and entries.start % inner == 0 and count % inner == 0:
-        first = _take_of_part(part[:1], range(entries.start // inner, (entries.start + count) // inner))
-        return None if first is None else (*first, *part[1:])
-    if count == 1 and not any(d.kind == "image" for d in part):
-        return ()
-    return None
-
-
-def _take_of_digit(digit: Digit, entries: range) -> Part | None:
-    count = len(entries)
-    if digit.kind == "position" and digit.whole:
-        relation = digit.relation.through(entries.step, entries.start)
-        return (Digit(Source("position", count, digit.source.spatial, relation), count),)
-    if digit.kind == "joined" and digit.whole:
-        cut = take(digit.source.parts, entries, lambda size, why: ())
-        return cut[0] if len(cut) == 1 else None
-    if digit.kind == "position" and digit.size == digit.source.size and isinstance(digit.size, int):
-        return None
-    if digit.kind == "position" and isinstance(digit.source.size, int) and isinstance(digit.size, int):
-        if digit.stride * digit.size == digit.source.size:  # the outermost one: windows or patches of it
-            relation = digit.relation.through(entries.step, entries.start)
-            return (Digit(Source("position", count, digit.source.spatial, relation), count),)
-        return () if count == 1 else None
-    if digit.kind == "image" and count == 1 and digit.size == 1:
-        return (digit,)
-    return None
-
-
-def permuted(axis: Axis, table: np.ndarray) -> Axis | None:
-    """The axis whose entries a table reads in an order that nested loops over its digits make, as patches and windows
-    cut out by indices are; None if it is no such order of all of them."""
-    size = size_of(axis)
-    if len(axis) != 1 or table.size != size or not np.array_equal(np.sort(table), np.arange(table.size)):
-        return None
-    loops = _loops(table)
-    if loops is None:
-        return None
-    found: list[Digit] = []
-    for count, distance in loops:
-        inner = int(size)
-        for digit in axis[0]:
-            assert isinstance(digit.size, int)
-            outer, inner = inner, inner // digit.size
-            if inner <= distance < outer:
-                stride = distance // inner
-                if distance % inner or digit.size % (stride * count):
-                    return None
-                found.append(Digit(digit.source, count, digit.stride * stride))
-                break
-        else:
-            return None
-    return merged(found)
-
-
-def _loops(table: np.ndarray) -> list[tuple[int, int]] | None:
-    """How often and by how much each loop steps, outer to inner."""
-    found: list[tuple[int, int]] = []
-    rest = table
-    while rest.size > 1:
-        distance = int(rest[1] - rest[0])
-        if distance <= 0:
-            return None
-        breaks = np.nonzero(np.diff(rest) != distance)[0]
-        longest = int(breaks[0]) + 1 if breaks.size else rest.size
-        for count in range(longest, 1, -1):
-            if rest.size % count == 0:
-                rows = rest.reshape(-1, count)
-                if (rows - rows[:, :1] == np.arange(count) * distance).all():
-                    break
-        else:
-            return None
-        found.append((count, distance))
-        rest = rest[::count]
-    return found[::-1]
-
-
-def pick(axis: Axis, table: np.ndarray, lose: _Lose) -> Axis:
-    """The entries that a flat table of indices reads."""
-    count = int(table.size)
-    if count == 0:
-        return lose(0, "nothing is read")
-    steps = np.unique(np.diff(table))
-    if steps.size <= 1 and (count == 1 or steps[0]):
-        step = int(steps[0]) if steps.size else 1
-        first = int(table[0])
-        return take(axis, range(first, first + step * count, step), lose)
-    found = permuted(axis, table)
-    if found is not None:
-        return found
-    if not holds(axis, "image", "position", "unknown"):
-        return ((Digit(Source("channel", count), count),),)
-    starts = [0, *(np.nonzero(np.diff(table) != 1)[0] + 1).tolist(), count]
-    if len(starts) > 64:
-        return lose(count, "its indices follow no order of rows and columns")
-    runs = [take(axis, range(int(table[a]), int(table[b - 1]) + 1), lose) for a, b in pairwise(starts)]
-    if any(holds(run, "unknown") for run in runs):
-        return lose(count, "its indices follow no order of rows and columns")
-    return side_by_side([part for run in runs for part in run])

@@ -18,6 +18,7 @@ from portable_cam.export.layers.relation import Size
 
 _DEPTH = 64  # operators between a size and what it is computed from
 _LONGEST = 4096
+_INTEGERS = frozenset({ir.DataType.INT32, ir.DataType.INT64})
 
 
 def named_sizes(value: ir.Value | None) -> list[Size] | None:
@@ -186,8 +187,20 @@ def _transpose(node: ir.Node, walk: _Walk) -> _Content | None:
 
 
 def _concat(node: ir.Node, walk: _Walk) -> _Content | None:
-    parts = _inputs(node, walk)
-    return None if parts is None else np.concatenate(parts, axis=node.attributes.get_int("axis", 0))
+    parts = [_content_or_open(value, walk) for value in node.inputs]
+    if any(part is None for part in parts) or all(entry is None for part in parts for entry in part.reshape(-1)):  # type: ignore[union-attr]
+        return None
+    return np.concatenate([p for p in parts if p is not None], axis=node.attributes.get_int("axis", 0))
+
+
+def _content_or_open(value: ir.Value | None, walk: _Walk) -> _Content | None:
+    """The content; of integers that are computed at run time as many entries that are not known."""
+    found = walk.content(value)
+    dims = named_sizes(value) if found is None and value is not None and value.dtype in _INTEGERS else None
+    if dims is None or not all(isinstance(d, int) for d in dims):
+        return found
+    count = math.prod(d for d in dims if isinstance(d, int))
+    return _objects([None] * count, [d for d in dims if isinstance(d, int)]) if count <= _LONGEST else None
 
 
 def _gather(node: ir.Node, walk: _Walk) -> _Content | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from portable_cam.export.graph.values import constant_of, known_dims
 from portable_cam.export.layers.axes import (
+    BATCH,
     Axis,
     Digit,
     Known,
@@ -24,7 +25,9 @@ from portable_cam.export.layers.axes import (
     position,
     why_lost,
 )
+from portable_cam.export.layers.axis_rules import views
 from portable_cam.export.layers.axis_rules.at import At, Lost, rule, spatial_of
+from portable_cam.export.layers.frames import rolled
 from portable_cam.export.layers.relation import Size
 
 
@@ -45,13 +48,13 @@ def through(at: At, axis: Axis, window: Window | None, size: Size) -> Axis:
         return axis
     if size is None or isinstance(size, str):
         size = size if window is None or window.count is None else window.count
-    found = position(axis)
+    found = position(axis) or rolled(axis)
     if found is not None and window is not None:
         relation = found.relation.through(window.step, window.offset, window.extra)
         return axis_of(Source("position", size, found.spatial, relation))
     if (why := why_lost(axis)) is not None:
         return lost(size, why)
-    if holds(axis, "position", "image"):
+    if holds(axis, "position", *BATCH):
         return at.lost(size, "" if window is None else "a window over more than one axis of the image")
     return channels(size)
 
@@ -116,7 +119,7 @@ def conv(at: At) -> Known:
     axes = at.first
     out, group = at.out() or [None] * len(axes), at.int_attr("group", 1)
     channel = axes[1] if group != 1 and group == at.dims(0)[1] == out[1] else channels(out[1])
-    if holds(axes[1], "unknown", "image"):
+    if holds(axes[1], "unknown", *BATCH):
         channel = at.lost(out[1], "its channels are not channels")
     everywhere = spatial_of(axes[1])
     if at.node.op_type == "DeformConv":
@@ -170,23 +173,32 @@ def global_pool(at: At) -> Known:
 @rule("Pad")
 def pad(at: At) -> Known:
     """offset - p, p negative where it cuts, in every mode: what stands in the padding has no position of its own."""
-    axes, pads = at.first, at.const(1)
+    axes, pads = at.first, at.partly(1)
     rank, out = len(axes), at.out() or [None] * len(axes)
     chosen = at.const(3) if at.given(3) else list(range(rank))
     if pads is None or chosen is None:
         return at.all_lost(why="how much is padded is computed at run time")
+    if not all(isinstance(amount, int) for amount in pads[: len(chosen)]):  # at the end is no matter
+        moving = {a % rank for i, a in enumerate(chosen) if (pads[i], pads[i + len(chosen)]) != (0, 0)}
+        return views.moved_at_run_time(at, moving, "how much is padded is computed at run time")
     mode, found, wide = at.str_attr("mode", "constant"), list(axes), at.wide
     for i, axis in enumerate(a % rank for a in chosen):
         begin, end = pads[i], pads[i + len(chosen)]
-        if not (begin or end):
+        assert isinstance(begin, int)
+        if (begin, end) == (0, 0):
             continue
         before, size = axes[axis], at.dims(0)[axis]
         if position(before) is not None:
-            new = size + begin + end if isinstance(size, int) else out[axis]
+            new = size + begin + end if isinstance(size, int) and isinstance(end, int) else out[axis]
             found[axis] = _at_offset(before, -begin, new)
         elif free(before):
             found[axis] = channels(out[axis])
-        elif min(begin, end) >= 0 and mode == "constant" and not holds(before, "image", "unknown"):
+        elif (
+            isinstance(end, int)
+            and min(begin, end) >= 0
+            and mode == "constant"
+            and not holds(before, *BATCH, "unknown")
+        ):
             found[axis] = (*extra(begin), *before, *extra(end))
         else:
             found[axis] = at.lost(out[axis])
@@ -238,7 +250,7 @@ def resize(at: At) -> Known:
         ends = None if roi is None or not roi.size else (float(roi[i]), float(roi[i + len(chosen)]))
         if scale == 1 or (scale is None and dims[axis] == out[axis] and dims[axis] is not None):
             continue
-        if holds(axes[axis], "image"):
+        if holds(axes[axis], *BATCH):
             continue  # nothing interpolates between images
         if free(axes[axis]) and not (isinstance(dims[axis], int) and isinstance(out[axis], int)):
             continue
@@ -246,8 +258,19 @@ def resize(at: At) -> Known:
             found[axis], wide = channels(out[axis]), wide | spatial_of(axes[axis])
             continue
         window = _resized(at, dims[axis], out[axis], scale or _kept_aspect(at, chosen, dims, out), ends)
+        if window is None and position(axes[axis]) is not None and _is_plain(at):
+            moving = [a for a in chosen if position(axes[a]) is not None]
+            return views.moved_at_run_time(at, moving, "its scale is known at run time")
         found[axis] = through(at, axes[axis], window, out[axis])
     return Known(tuple(found), wide)
+
+
+def _is_plain(at: At) -> bool:
+    """A Resize whose entries look where the ratio of the sizes says."""
+    mode, kind = at.str_attr("coordinate_transformation_mode", "half_pixel"), at.str_attr("mode", "nearest")
+    return mode in {"half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"} and (
+        kind != "nearest" or mode == "half_pixel" or at.str_attr("nearest_mode", "") == "floor"
+    )
 
 
 def _kept_aspect(at: At, chosen: Sequence[int], dims: Sequence[Size], out: Sequence[Size]) -> float | None:

@@ -13,6 +13,7 @@ from portable_cam.export.passes.contrib import (
     linear,
     nhwc,
     norm,
+    sampling,
 )  # imported for their registrations
 from portable_cam.export.passes.contrib.decompose import adopt_contrib, decompose_contrib
 from portable_cam.export.passes.contrib.registry import DECOMPOSITIONS, DOMAIN, Contrib, decomposes
@@ -29,4 +30,5 @@ __all__ = [
     "linear",
     "nhwc",
     "norm",
+    "sampling",
 ]

@@ -104,9 +104,9 @@ class DetectExplainer(LabelledExplainer):
         if isinstance(head, Head):
             self.head = head
         elif head is not None:
-            self.head = head_from(head, graph, size, file, named)
+            self.head = head_from(head, model, size, file, named)
         else:
-            self.head = find_head(graph, size, file, named)
+            self.head = find_head(model, size, file, named)
         for name, value in (("threshold", threshold), ("overlap", overlap)):
             if value is not None and not 0 < value < 1:
                 raise OptionError(f"{option(name)} is between 0 and 1, not {value}")

@@ -7,10 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
 from portable_cam.errors import TargetError
-from portable_cam.export.layers.candidates import image_input
+from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.image.geometry import Size
 from portable_cam.spelling import either, option
 from portable_cam.tasks.detect import centernet, detr, fastestdet, inner_nms, nanodet, ssd, yolo, yolox, yunet
@@ -38,17 +36,17 @@ _LAYOUTS: Mapping[str, yolo.Layout] = {"yolov5": "rows", "yolov8": "columns"}
 
 
 def find_head(
-    graph: ir.Graph,
+    model: AnyModel,
     size: Size,
     file: Ultralytics | None = None,
     classes: int | None = None,
     form: tuple[BoxForm, Unit] | None = None,
 ) -> Head:
-    """The head of a normalised graph whose input is ``size`` (H, W).
+    """The head of a model whose image is of ``size`` (H, W).
 
     Args:
-        graph: The graph.
-        size: Of its image; where the graph leaves it open, it is looked at as at this size.
+        model: The model.
+        size: Of its image; where the model leaves it open, it is looked at as at this size.
         file: What the metadata of the file says, if they are Ultralytics'.
         classes: How many labels the user gave.
         form: What the numbers of a box are and their unit, where the model chooses boxes itself and the user says it.
@@ -56,7 +54,7 @@ def find_head(
     Raises:
         TargetError: It is none of those known; or it is one, and what is missing is said.
     """
-    summary = replace(_summary(graph, size, file, classes), form=form)
+    summary = replace(_summary(normalized(model), size, file, classes), form=form)
     for recognize_head in _FAMILIES.values():
         head = recognize_head(summary)
         if head is not None:
@@ -72,37 +70,38 @@ def find_head(
 
 def head_from(
     source: str | Path | Mapping[str, Any],
-    graph: ir.Graph,
+    model: AnyModel,
     size: Size,
     file: Ultralytics | None = None,
     classes: int | None = None,
 ) -> Head:
-    """A head from JSON, fitted to the graph: which of the numbers of a box are classes, or what a choice of boxes in it
+    """A head from JSON, fitted to the model: which of the numbers of a box are classes, or what a choice of boxes in it
     is made from.
 
     Args:
         source: As :func:`~portable_cam.tasks.detect.described.read_head` takes it.
-        graph: As for :func:`find_head`, and so are ``size``, ``file`` and ``classes``.
+        model: As for :func:`find_head`, and so are ``size``, ``file`` and ``classes``.
 
     Raises:
         OptionError: It cannot be read, or does not say enough.
-        TargetError: It does not fit the graph.
+        TargetError: It does not fit the model.
     """
+    known = normalized(model)
     given = content_of(source)
     family = given.get("family")
     if family in _CHOOSING:
         fields = {name: given[name] for name in ("preset", "threshold", "overlap") if name in given}
         form = check_form(given.get("form"), given.get("unit", "pixels"))
-        found = _CHOOSING[family](replace(_summary(graph, size, file, classes), form=form))
+        found = _CHOOSING[family](replace(_summary(known, size, file, classes), form=form))
         if found is None:
             raise TargetError(f"the head says {family}, but the model does not choose boxes that way")
         return replace(_as_file_says(found, file), **fields)
     head = read_head(source)
     layout = _LAYOUTS.get(str(family))
     name = head.target.classes[0].tensor
-    if layout is None or name not in {value.name for value in graph.outputs}:
+    if layout is None or name not in {value.name for value in known.graph.outputs}:
         return head
-    fitted = yolo.of_output(_summary(graph, size, file, classes), name, layout, objectness=family == "yolov5")
+    fitted = yolo.of_output(_summary(known, size, file, classes), name, layout, objectness=family == "yolov5")
     if fitted is None:
         raise TargetError(
             f"'{name}' does not begin with centre and size of boxes that the graph decodes, as family {family} has: "
@@ -111,10 +110,10 @@ def head_from(
     return _as_file_says(replace(head, target=fitted.target, decode=fitted.decode, family=fitted.family), file)
 
 
-def _summary(graph: ir.Graph, size: Size, file: Ultralytics | None, classes: int | None) -> OutputSummary:
+def _summary(model: NormalizedModel, size: Size, file: Ultralytics | None, classes: int | None) -> OutputSummary:
     if classes is None and file is not None and file.names is not None:
         classes = len(file.names)
-    return summarize_outputs(graph, image_input(graph), size, file, classes)
+    return summarize_outputs(model, size, file, classes)
 
 
 def _as_file_says(head: Head, file: Ultralytics | None) -> Head:

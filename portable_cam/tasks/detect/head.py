@@ -10,11 +10,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from portable_cam.export.assemble.at_size import at_size
 from portable_cam.export.graph.values import known_dims
+from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.layers.columns import Makers, makers_of
-from portable_cam.export.layers.input_layout import channel_axis
-from portable_cam.export.passes.fixed_size import fix_size
-from portable_cam.export.read.load import untied
+from portable_cam.export.passes.normalized import NormalizedModel
 from portable_cam.export.targets import Boxes
 from portable_cam.image.geometry import Size
 from portable_cam.ultralytics import Ultralytics
@@ -137,16 +137,13 @@ def computed_by(value: ir.Value | None) -> ir.Node | None:
 
 
 def summarize_outputs(
-    graph: ir.Graph, image: ir.Value, size: Size, file: Ultralytics | None = None, classes: int | None = None
+    model: NormalizedModel, size: Size, file: Ultralytics | None = None, classes: int | None = None
 ) -> OutputSummary:
-    """The summary of a normalised graph; where sizes are open, of a copy of it for one image of this size."""
-    names = [str(value.name) for value in graph.outputs]
-    dims = known_dims(image) or []
-    axes = (2, 3) if channel_axis(image) == 1 else (1, 2)
-    if any(dims[axis] is None for axis in axes) or any(None in (known_dims(v) or [])[1:] for v in graph.outputs):
-        model = untied(ir.Model(graph.clone(), ir_version=10))
-        fix_size(model, str(image.name), axes, size)
-        graph = model.graph
+    """The summary of a model; where sizes are open, of the model for one image of this size."""
+    names = [str(value.name) for value in model.graph.outputs]
+    image = image_input(model.graph)
+    is_open = any(None in (known_dims(value) or [])[1:] for value in (image, *model.graph.outputs))
+    graph = (at_size(model, size, images=1) if is_open else model).graph
     outputs = {}
     for name, value in zip(names, graph.outputs, strict=True):
         found = known_dims(value)
