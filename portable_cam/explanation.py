@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from portable_cam.checked import checked
 from portable_cam.image.geometry import Box, Geometry, ImageArray
 from portable_cam.image.marks import Mark
 from portable_cam.image.preprocess import Preprocessing
@@ -157,6 +158,7 @@ class Explanation:
     source: str = ""
     drawing: Drawing = "sheet"
 
+    @checked
     def __getitem__(self, method: str) -> NDArray[np.float32]:
         return self.result[method]
 
@@ -210,6 +212,7 @@ class Explanation:
         """What was explained, as plain data: the JSON record."""
         return self.writer.record(self)
 
+    @checked
     def overlay(self, method: str, k: int = 0) -> Image.Image:
         """A method's map of target ``k`` over the whole photo; signed gradients on grey.
 
@@ -227,6 +230,7 @@ class Explanation:
         """The photo, and a map for each target and method, in one figure."""
         return self.writer.plot(self)
 
+    @checked
     def save(self, path: str | Path) -> list[Path]:
         """Write the figure of :meth:`plot` to a file, or figures, maps, arrays and the JSON record into a folder.
 
@@ -241,6 +245,7 @@ class Explanation:
         """
         return self.writer.save(self, path)
 
+    @checked
     def to_html(self, path: str | Path) -> Path:
         """Write a self-contained HTML page.
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from detectors import IMAGE, joined
 from PIL import Image
 
 import portable_cam
@@ -363,12 +364,12 @@ def test_unknown_label_lists_close_ones(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["layers", "MODEL", "--output", "nothing"], "output='nothing' is no tensor"),
+        (["layers", "MODEL", "--output", "nothing"], "--output nothing is no tensor"),
         (["explain", "MODEL", "PHOTO", "--methods", "magic"], "method 'magic' does not exist"),
         (["explain", "MODEL", "PHOTO", "--layer", "nowhere"], "layer 'nowhere' is neither"),
         (["explain", "MODEL", "PHOTO", "--format", "gif"], "format 'gif' does not exist"),
         (["explain", "MODEL", "PHOTO", "--target", "99"], "target 99 is out of range"),
-        (["explain", "MODEL", "PHOTO", "--target", "cat"], "give a labels file"),
+        (["explain", "MODEL", "PHOTO", "--target", "cat"], "have no names: give --labels"),
         (["explain", "MODEL", "PHOTO", "--mean", "a,b"], "--mean takes numbers"),
         (["explain", "MODEL", "PHOTO", "--size", "8by8"], "--size is HEIGHTxWIDTH"),
         (["explain", "MODEL", "PHOTO", "--preset", "none"], "preset 'none' is unknown"),
@@ -470,3 +471,40 @@ def test_axes_are_declared(run: Run, small: Path, photos: Path, tmp_path: Path) 
     assert done.status == 0, done.err
     assert "'NXHW' does not name the axes of 'r1'" in run(*arguments, "--axes", "r1=NXHW").err
     assert "--axes is NAME=VALUE, not 'r1'" in run(*arguments, "--axes", "r1").err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["layers", "doctor", pytest.param("export", marks=pytest.mark.slow), pytest.param("bench", marks=pytest.mark.slow)],
+)
+def test_a_head_is_taken_by_whoever_reads_a_model(
+    run: Run, command: str, tmp_path: Path, make_model: Callable[..., onnx.ModelProto]
+) -> None:
+    """The way out of a detector that nothing tells of: every command that is refused by one takes it."""
+    body, weights = joined(6, "y = Transpose<perm = [0, 2, 1]>(z)")
+    model, head = tmp_path / "m.onnx", tmp_path / "head.json"
+    onnx.save(make_model(body, weights, IMAGE, "float[1,42,6] y"), model)
+    start = {"tensor": "y", "start": 4, "stop": 6}
+    head.write_text(json.dumps({"classes": start, "boxes": {"tensor": "y", "stop": 4}, "form": "xyxy"}))
+    more = {"export": ["-o", tmp_path / "out.onnx", "--no-check"], "bench": ["--seconds", "0.1"]}.get(command, [])
+    refused = run(command, model, "--task", "detect", *more)
+    assert refused.status == 2
+    assert "(--head)" in refused.err
+    done = run(command, model, "--task", "detect", "--head", head, *more)
+    assert done.status == 0, done.err
+
+
+def test_channels_are_taken_by_whoever_reads_a_model(
+    run: Run, tmp_path: Path, make_model: Callable[..., onnx.ModelProto]
+) -> None:
+    model = tmp_path / "m.onnx"
+    weights = {"w": np.ones((4, 3, 1, 1), np.float32), "rows": np.array([1, 4, 8, -1], np.int64)}
+    onnx.save(
+        make_model("c = Conv(x, w) y = Reshape(c, rows)", weights, y="float[1,4,8,8] y", x="float[1,3,8,8] x"), model
+    )
+    made = tmp_path / "out.onnx"
+    assert run("export", model, "--task", "segment", "--channels", "last", "--no-check", "-o", made).status == 0
+    props = {prop.key: prop.value for prop in onnx.load(made).metadata_props}
+    assert json.loads(props["portable_cam.target"])["channels"] == "last"
+    assert run("layers", model, "--task", "segment", "--channels", "first").status == 0
+    assert "channels" in run("doctor", model, "--task", "segment", "--channels", "middle").err

@@ -16,7 +16,7 @@ from portable_cam.tasks.detect import find_head
 from portable_cam.tasks.detect.explainer import DetectExplainer
 from portable_cam.tasks.detect.families import head_from
 from portable_cam.tasks.recognize import recognize
-from portable_cam.tasks.ultralytics import Ultralytics, read_ultralytics
+from portable_cam.ultralytics import Ultralytics, read_ultralytics
 
 PICTURE = Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 32, 3), dtype=np.uint8))
 #: The nodes behind ``dense`` or ``joined``, by what the numbers behind the box are.
@@ -119,7 +119,7 @@ def test_two_readings_are_asked_for(make_model: Any) -> None:
     tail = "o = Sigmoid(e) k = Concat<axis = 2>(xy, wh, o, p) y = Transpose<perm = [0, 2, 1]>(k)"
     body, weights = dense(3, tail)
     model = make_model(body, weights, IMAGE, f"float[1,8,{CELLS}] y")
-    with pytest.raises(TargetError, match=r"'y' has boxes of 8 numbers.*two sigmoids.*--head"):
+    with pytest.raises(TargetError, match=r"'y' has boxes of 8 numbers.*two sigmoids.*head="):
         classes_of(model)
     assert classes_of(model, classes=3) == (5, 8, True)
     assert classes_of(model, Ultralytics(names=("a", "b", "c"))) == (5, 8, True)

@@ -365,7 +365,7 @@ def test_bad_input_for_a_detector(zoo: Path) -> None:
         explainer(both, "unicorn")
     with pytest.raises(TargetError, match="class 80 is out of range: the model has 80 classes"):
         explainer(both, 80)
-    with pytest.raises(OptionError, match="takes a region, but no pixel"):
+    with pytest.raises(OptionError, match="takes region=, but no pixel="):
         explainer(both, pixel=(1, 1))
     with pytest.raises(InputError, match=r"no box scores 0\.35 or more"):
         explainer(np.full((200, 200, 3), 114, np.uint8))

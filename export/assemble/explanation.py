@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from portable_cam.checked import checked
 from portable_cam.errors import ModelError, OptionError
 from portable_cam.export import format
 from portable_cam.export.assemble.choose_layers import choose_layers, guided_on_path
@@ -37,8 +38,10 @@ from portable_cam.export.passes.precision import float_types, to_float32
 from portable_cam.export.read.weights import save_model, to_proto
 from portable_cam.export.targets import Target
 from portable_cam.export.targets.protocol import scores_of
+from portable_cam.spelling import option
 
 
+@checked
 def build_explanation(
     model: AnyModel,
     methods: Sequence[str] = ("gradcam",),
@@ -89,6 +92,7 @@ def build_explanation(
     return to_proto(built)
 
 
+@checked
 def save_explanation(
     path: str | Path,
     model: AnyModel,
@@ -179,7 +183,7 @@ def explanation_model(
     if plan.for_kernels and any([*plan.places, *(plan.cam.places if plan.cam is not None else ())]):
         raise OptionError(
             "the kernels stretch maps over the image, but this layer does not look at all of it, or "
-            "alignment='field' was asked for: make the maps in the graph"
+            f"{option('alignment', 'field')} was asked for: make the maps in the graph"
         )
     graph.outputs.clear()
     write(plan, targets_per_image)

@@ -69,8 +69,8 @@ def _read(model: ModelLike) -> ir.Model:
         raise ModelError(f"{path} is a folder; give the .onnx file inside it")
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        raise ModelError(f"cannot read the model {path}: {getattr(error, 'strerror', None) or error}") from None
     proto = _parse(data, str(path))
     _check_tensors(proto, str(path))
     _check_external(proto, path.parent)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from portable_cam.errors import ModelError, OptionError
+from portable_cam.spelling import command, either
 
 #: Bytes of weights up to which a model is one protobuf, whose own limit is 2 GiB; the rest is for the nodes.
 LIMIT = 2**31 - 2**26
@@ -63,8 +64,8 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     """
     if not fits(model):
         raise ModelError(
-            "the explanation is larger than the 2 GiB of one protobuf: write it to two files with "
-            "portable_cam.export.save_explanation or `portable-cam export`, or run it with portable_cam.Explainer"
+            "the model is larger than the 2 GiB of one protobuf: write it to two files with "
+            + either("portable_cam.export.save_explanation, or run it with portable_cam.Explainer", command("export"))
         )
     return ir.to_proto(model)
 

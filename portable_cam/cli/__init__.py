@@ -14,6 +14,7 @@ import portable_cam
 from portable_cam.cli import batch, bench, demo, doctor, explain, export, layers
 from portable_cam.cli.common import fail, say, warn
 from portable_cam.errors import Error
+from portable_cam.spelling import on_command_line
 
 #: The commands in the order of ``--help``.
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -39,11 +40,12 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    context.with_resource(on_command_line())
 
 
 def main() -> None:

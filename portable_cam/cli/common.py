@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 err = Console(stderr=True, soft_wrap=True)
 out = Console(soft_wrap=True)
 
+TASKS = "Tasks"  # the heading in --help of what only some tasks take
+
 ModelArgument = Annotated[Path, typer.Argument(help="The .onnx file.", show_default=False)]
 OutputOption = Annotated[str | None, typer.Option("--output", help="Tensor that holds the scores.")]
 TaskOption = Annotated[
@@ -38,6 +40,12 @@ DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
 AxesOption = Annotated[
     list[str] | None,
     typer.Option("--axes", help="TENSOR=NCHW: what the axes of the image or of a layer are, several times."),
+]
+HeadOption = Annotated[
+    Path | None, typer.Option("--head", help="detect: JSON that says what the outputs mean.", rich_help_panel=TASKS)
+]
+ChannelsOption = Annotated[
+    str | None, typer.Option("--channels", help="segment: where the classes are, first or last.", rich_help_panel=TASKS)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable stdout.")]
 

@@ -11,13 +11,14 @@ from rich.markup import escape
 
 from portable_cam.cli.common import (
     AxesOption,
+    ChannelsOption,
     ForSizeArgument,
+    HeadOption,
     JsonOption,
     ModelArgument,
     OutputOption,
     SizeOption,
     TaskOption,
-    at_given_size,
     new_table,
     note,
     out,
@@ -25,6 +26,7 @@ from portable_cam.cli.common import (
     print_json,
     say,
 )
+from portable_cam.cli.reading import read_model
 
 if TYPE_CHECKING:
     from portable_cam.export import DoctorReport
@@ -38,6 +40,8 @@ def run(
     output: OutputOption = None,
     task: TaskOption = None,
     size: SizeOption = None,
+    head: HeadOption = None,
+    channels: ChannelsOption = None,
     write: Annotated[
         bool, typer.Option("--write", help="Draft MODEL.explain.json: what was derived, to be read and corrected.")
     ] = False,
@@ -51,12 +55,11 @@ def run(
     Exit status 1 if no method works."""
     from portable_cam.errors import Error
     from portable_cam.export import doctor as examine
-    from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.export.read.description import description_path
     from portable_cam.tasks.draft import draft, write_description
     from portable_cam.tasks.recognize import recognize
 
-    known = at_given_size(declared_model(model, pairs("--axes", axes)), size, image)
+    known = read_model(model, axes=pairs("--axes", axes), size=size, image=image, head=head, channels=channels)
     if why is not None:
         _print_trace(known, why, as_json)
         return

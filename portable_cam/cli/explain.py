@@ -9,7 +9,10 @@ import typer
 from rich.progress import track
 
 from portable_cam.cli.common import (
+    TASKS,
+    ChannelsOption,
     DeviceOption,
+    HeadOption,
     JsonOption,
     ModelArgument,
     SizeOption,
@@ -26,8 +29,6 @@ from portable_cam.cli.common import (
     warn,
 )
 from portable_cam.errors import ImageError, InputError
-
-_TASKS = "Tasks"  # the heading in --help of what only some tasks take
 
 
 @takes_options
@@ -55,43 +56,42 @@ def run(
     device: DeviceOption = "cpu",
     class_set: Annotated[
         list[str] | None,
-        typer.Option("--set", help="classify: a set of classes, NAME=CLASS,CLASS …", rich_help_panel=_TASKS),
+        typer.Option("--set", help="classify: a set of classes, NAME=CLASS,CLASS …", rich_help_panel=TASKS),
     ] = None,
     region: Annotated[
-        str | None, typer.Option(help="detect, segment: left,top,right,bottom in the photo.", rich_help_panel=_TASKS)
+        str | None, typer.Option(help="detect, segment: left,top,right,bottom in the photo.", rich_help_panel=TASKS)
     ] = None,
-    pixel: Annotated[str | None, typer.Option(help="segment: column,row.", rich_help_panel=_TASKS)] = None,
+    pixel: Annotated[str | None, typer.Option(help="segment: column,row.", rich_help_panel=TASKS)] = None,
     mask: Annotated[
-        Path | None, typer.Option(help="segment: a picture, not black where it counts.", rich_help_panel=_TASKS)
+        Path | None, typer.Option(help="segment: a picture, not black where it counts.", rich_help_panel=TASKS)
     ] = None,
-    head: Annotated[
-        Path | None, typer.Option(help="detect: JSON that says what the outputs mean.", rich_help_panel=_TASKS)
-    ] = None,
+    head: HeadOption = None,
+    channels: ChannelsOption = None,
     part: Annotated[
         str | None,
-        typer.Option(help="detect: product, class, objectness, left, top, right or bottom.", rich_help_panel=_TASKS),
+        typer.Option(help="detect: product, class, objectness, left, top, right or bottom.", rich_help_panel=TASKS),
     ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(
             help="detect: the least score of a box; segment: the least probability, for classes with a sigmoid each.",
-            rich_help_panel=_TASKS,
+            rich_help_panel=TASKS,
         ),
     ] = None,
     decoder: Annotated[
-        Path | None, typer.Option(help="caption: the decoder, where MODEL is the encoder.", rich_help_panel=_TASKS)
+        Path | None, typer.Option(help="caption: the decoder, where MODEL is the encoder.", rich_help_panel=TASKS)
     ] = None,
     blank: Annotated[
         int | None,
-        typer.Option(help="ctc: the class of the blank, as 0 for the first, -1 for the last.", rich_help_panel=_TASKS),
+        typer.Option(help="ctc: the class of the blank, as 0 for the first, -1 for the last.", rich_help_panel=TASKS),
     ] = None,
     vocabulary: Annotated[
         Path | None,
-        typer.Option(help="caption, vqa, ctc: words or characters, one a line, or JSON.", rich_help_panel=_TASKS),
+        typer.Option(help="caption, vqa, ctc: words or characters, one a line, or JSON.", rich_help_panel=TASKS),
     ] = None,
-    question: Annotated[str | None, typer.Option(help="vqa: what is asked.", rich_help_panel=_TASKS)] = None,
+    question: Annotated[str | None, typer.Option(help="vqa: what is asked.", rich_help_panel=TASKS)] = None,
     caption: Annotated[
-        str | None, typer.Option(help="caption: the text to explain, not the model's own.", rich_help_panel=_TASKS)
+        str | None, typer.Option(help="caption: the text to explain, not the model's own.", rich_help_panel=TASKS)
     ] = None,
     formats: Annotated[str, typer.Option("--format", help="Comma-separated: png, npy, json.")] = "png",
     check: Annotated[
@@ -125,6 +125,7 @@ def run(
         "rather_than": rather_than,
         "sets": _sets(class_set),
         "head": head,
+        "channels": channels,
         "part": part,
         "threshold": threshold,
         "region": numbers("--region", region, 4),
@@ -143,8 +144,8 @@ def run(
         chosen = chosen or recognize(at_size(known, size_of(size)), None, options.get("output"))[0]
         how = f"as {known.description.source} says" if chosen == known.description.task else "recognised"
         note(f"task: {chosen} ({how}; --task overrides)")
-    made, asked = own_options(chosen, own, _spelled, known.description.task_options)
-    explainer: Any = task_named(chosen).explainer()(  # type: ignore[call-arg]
+    made, asked = own_options(chosen, own, known.description.task_options)
+    explainer: Any = task_named(chosen).explainer()(
         known,
         options.pop("methods", None) or known.description.methods,
         device=device,
@@ -231,8 +232,3 @@ def _sets(given: list[str] | None) -> dict[str, list[str]] | None:
             raise typer.BadParameter(f"--set is NAME=CLASS,CLASS …, not {text!r}")
         found[name.strip()] = list(names(members))
     return found
-
-
-def _spelled(option: str) -> str:
-    """How an option is called on the command line."""
-    return "--set" if option == "sets" else f"--{option.replace('_', '-')}"

@@ -8,7 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from portable_cam.cli.common import ModelArgument, SizeOption, TaskOption, note, say, size_of, takes_options
+from portable_cam.cli.common import (
+    ChannelsOption,
+    HeadOption,
+    ModelArgument,
+    SizeOption,
+    TaskOption,
+    note,
+    say,
+    takes_options,
+)
+from portable_cam.cli.reading import read_model
 
 
 @takes_options
@@ -17,16 +27,16 @@ def run(
     target_file: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     task: TaskOption = None,
     size: SizeOption = None,
+    head: HeadOption = None,
+    channels: ChannelsOption = None,
     single_target: Annotated[bool, typer.Option(help="One target per image; no loop operator in the file.")] = False,
     check: Annotated[bool, typer.Option(help="Let the graph prove itself, and say so in its metadata.")] = True,
     *,
     options: dict[str, Any],
 ) -> None:
     """The portable explainer: one ONNX file that any ONNX Runtime runs. Exit status 1 if it fails its own check."""
-    from portable_cam.export.assemble.at_size import at_size
     from portable_cam.export.assemble.explanation import explanation_model
     from portable_cam.export.deploy.strip_shapes import strip_inner_shapes
-    from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.export.options import Options
     from portable_cam.export.read.description import METADATA_KEY, description_path
     from portable_cam.export.read.weights import save_model
@@ -35,7 +45,7 @@ def run(
     from portable_cam.tasks.recognize import recognize
     from portable_cam.verify.selfcheck import record, self_check
 
-    known = at_size(declared_model(model, options.get("axes")), size_of(size))
+    known = read_model(model, axes=options.get("axes"), size=size, head=head, channels=channels)
     target = recognize(known, task, options.get("output"))[1]
     chosen = Options.of(known.described({**options, "target": target}))
     built = explanation_model(

@@ -7,7 +7,7 @@ BGR: blue first). :func:`~portable_cam.image.resolve.resolve` finds out what a m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from portable_cam.checked import check, checked
 from portable_cam.errors import InputError, PreprocessError
 from portable_cam.image.geometry import (
     INTERPOLATIONS,
@@ -75,6 +76,9 @@ class Preprocessing:
     guessed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("resize", "interpolation", "pad_position", "color", "layout"):
+            check(name, getattr(self, name), str)
+        check("guessed", self.guessed, Sequence[str])
         channels = 1 if self.color == "gray" else 3
         normal: dict[str, Any] = {
             "size": parse_size(self.size),
@@ -104,6 +108,10 @@ class Preprocessing:
             InputError: The image is not uint8 (H, W, 3).
         """
         return self.values(self.view(image))
+
+    def prepared(self, image: ImageArray, view: ImageArray) -> NDArray[Any]:
+        """As a call, where :meth:`view` was made of the photo already."""
+        return self.values(view)
 
     def values(self, view: ImageArray) -> NDArray[Any]:
         """The model's input for what it sees of a photo.
@@ -139,6 +147,14 @@ class Preprocessing:
     def geometry(self, image_size: Size) -> Geometry:
         """Where the input lies in a photo of ``image_size`` (H, W)."""
         return fit(image_size, self.size, self.resize, self.resize_to, self.pad_position)
+
+    def notes(self, image_size: Size) -> tuple[str, ...]:
+        """What a reader of the maps of a photo of this size (H, W) should know."""
+        return ()
+
+    def recorded(self) -> Preprocessing:
+        """What an explanation keeps of it."""
+        return self
 
     def view(self, image: ImageArray) -> ImageArray:
         """What the model sees of a photo: uint8 (H, W, 3) RGB at the input's size.
@@ -176,6 +192,7 @@ class Preprocessing:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
+    @checked
     def from_json(cls, content: str | Mapping[str, Any]) -> Preprocessing:
         """From :meth:`to_json`, as a dict or as text.
 

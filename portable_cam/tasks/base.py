@@ -3,30 +3,54 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self, TypeAlias, overload
 
 from numpy.typing import NDArray
 
-from portable_cam.errors import OptionError, TargetError
+from portable_cam.errors import Error, OptionError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Drawing, Explanation
 from portable_cam.image.decode import read_image
 from portable_cam.image.geometry import Geometry, ImageArray
 from portable_cam.image.preprocess import Preprocessing
+from portable_cam.labels import AnyLabels, Labels, as_labels, labels_in, parse_targets
+from portable_cam.rebuilt import Rebuilt
 from portable_cam.report.write import ReportWriter
 from portable_cam.result import Result
-from portable_cam.tasks.labels import Labels, as_labels, labels_in, parse_targets
+from portable_cam.spelling import option
 
 #: What a user asks for: a number or name, several (a list, or text with commas), ``top3``, or None.
 Targets: TypeAlias = str | int | Sequence[int | str] | None
-#: A preprocessing, a preset's name, options of :func:`~portable_cam.image.resolve.resolve`, or None.
-AnyPreprocessing: TypeAlias = Preprocessing | str | Mapping[str, Any] | None
-AnyLabels: TypeAlias = Labels | str | Path | Sequence[str] | None
+#: A preprocessing, a preset's name, options of :func:`~portable_cam.image.resolve.resolve`, a function from a photo,
+#: uint8 (H, W, 3), to the model's input, or None.
+AnyPreprocessing: TypeAlias = Preprocessing | str | Mapping[str, Any] | Callable[[ImageArray], Any] | None
+
+
+def each_photo(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Let what explains one image take several: a list of them, or an iterator, which is not run ahead of."""
+
+    @functools.wraps(call)
+    def over(self: Any, image: Any, *args: Any, **kwargs: Any) -> Any:
+        def one(index: int, photo: Any) -> Any:
+            try:
+                return call(self, photo, *args, **kwargs)
+            except Error as error:
+                if isinstance(photo, str | os.PathLike):  # the message names the file
+                    raise
+                raise type(error)(f"image {index}, counted from 0: {error}") from error
+
+        if isinstance(image, Iterator):
+            return (one(index, photo) for index, photo in enumerate(image))
+        if isinstance(image, list | tuple):
+            return [one(index, photo) for index, photo in enumerate(image)]
+        return call(self, image, *args, **kwargs)
+
+    return over
 
 
 @dataclass(frozen=True)
@@ -42,7 +66,7 @@ class Photo:
     source: str
 
 
-class TaskExplainer(ABC):
+class TaskExplainer(Rebuilt, ABC):
     """Explains images for one task.
 
     A task's constructor takes ``(model, methods=None, *, preprocessing=None, <its own options>, **options)``, the last
@@ -60,17 +84,37 @@ class TaskExplainer(ABC):
     asks: ClassVar[frozenset[str]] = frozenset()
     #: Those of ``takes`` and ``asks`` that must be given.
     needs: ClassVar[tuple[str, ...]] = ()
+    #: Whether ``target`` may say that something else than the task's own kind of thing is explained.
+    takes_target: ClassVar[bool] = False
     #: How its explanations are drawn.
     drawing: ClassVar[Drawing] = "sheet"
 
     explainer: Explainer
     preprocessing: Preprocessing
 
-    def __call__(self, image: Any, targets: Targets = None, **asked: Any) -> Explanation:
-        """Explain one image.
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if kwargs.get("target") is not None and not cls.takes_target:
+            raise OptionError(
+                f"the task {cls.task} says itself what kind of thing is explained: {option('target')} is for "
+                f"Explainer; {option('targets')} of a call says which"
+            )
+        return super().__new__(cls, *args, **kwargs)
+
+    @overload
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], targets: Targets = ..., **asked: Any
+    ) -> list[Explanation]: ...
+    @overload
+    def __call__(self, image: Iterator[Any], targets: Targets = ..., **asked: Any) -> Iterator[Explanation]: ...
+    @overload
+    def __call__(self, image: Any, targets: Targets = ..., **asked: Any) -> Explanation: ...
+    @each_photo
+    def __call__(self, image: Any, targets: Targets = None, **asked: Any) -> Any:
+        """Explain one image, or each of several.
 
         Args:
-            image: A path, bytes, PIL image or uint8 array (H, W, 3).
+            image: A path, bytes, PIL image or uint8 array or tensor (H, W, 3); a list of them, which gives a list; an
+                iterator, which gives an iterator that explains each image when it is asked for.
             targets: What is explained, in the task's own terms; None for what the model finds.
             **asked: Those of ``asks``.
 
@@ -95,7 +139,7 @@ class TaskExplainer(ABC):
         view = preprocessing.view(decoded)
         geometry = preprocessing.geometry((decoded.shape[0], decoded.shape[1]))
         source = str(image) if isinstance(image, str | os.PathLike) else ""
-        return Photo(decoded, view, preprocessing.values(view), geometry, preprocessing, source)
+        return Photo(decoded, view, preprocessing.prepared(decoded, view), geometry, preprocessing, source)
 
     def explain_prepared(self, photo: Photo, targets: Targets = None, **asked: Any) -> Explanation:
         """As a call, with an image that was prepared before.
@@ -111,11 +155,11 @@ class TaskExplainer(ABC):
         given = {name: value for name, value in asked.items() if value is not None}
         unknown = sorted(given.keys() - self.asks)
         if unknown:
-            known = f"takes a {', a '.join(sorted(self.asks))}, but no" if self.asks else "takes no"
-            raise OptionError(f"the task {self.task} {known} {', '.join(unknown)}")
+            known = f"takes {', '.join(map(option, sorted(self.asks)))}, but no" if self.asks else "takes no"
+            raise OptionError(f"the task {self.task} {known} {', '.join(map(option, unknown))}")
         missing = [name for name in self.needs if name in self.asks and name not in given]
         if missing:
-            raise OptionError(f"the task {self.task} needs a {', a '.join(missing)}")
+            raise OptionError(f"the task {self.task} needs {', '.join(map(option, missing))}")
         return self._explain(photo, targets, given)
 
     @property
@@ -133,14 +177,14 @@ class TaskExplainer(ABC):
 
     def _explanation(self, photo: Photo, result: Result, labels: Sequence[str], **own: Any) -> Explanation:
         """The explanation of an image, ``own`` being the fields that this task alone fills."""
-        notes = self.notes
+        notes = (*self.notes, *photo.preprocessing.notes(photo.geometry.photo))
         return Explanation(
             task=self.task,
             result=result,
             image=photo.image,
             view=photo.view,
             geometry=photo.geometry,
-            preprocessing=photo.preprocessing,
+            preprocessing=photo.preprocessing.recorded(),
             labels=[list(labels)],
             writer=ReportWriter(),
             sign=self.explainer.sign,
@@ -193,10 +237,29 @@ def class_numbers(names: Sequence[int | str], labels: Labels | None) -> tuple[in
         LabelError: There is no class of that name.
         TargetError: A name is ``topk``, which is not a class.
     """
-    asked = parse_targets(list(names), labels)
-    if not isinstance(asked, list):
-        raise TargetError(f"'{names[0]}' is no class: give its number or name")
+    asked = parse_targets(list(names), labels) or []
+    if min(asked, default=0) < 0:
+        raise TargetError(f"{', '.join(map(str, names))}: a rank is no class, give the number or name of one")
     return tuple(asked)
+
+
+def each_once(result: Result) -> Result:
+    """The result of one image without targets that are explained before, as a class that is also the top one."""
+    first = {target: k for k, target in reversed(list(enumerate(result.targets[0].tolist())))}
+    kept = sorted(first.values())
+    if len(kept) == result.targets.shape[1]:
+        return result
+    by_name: dict[str, Any] = {
+        n: {k: v[:, kept] for k, v in getattr(result, n).items()} for n in ("maps", "raw", "words")
+    }
+    return replace(
+        result,
+        scores=result.scores[:, kept],
+        targets=result.targets[:, kept],
+        flags=[[row[k] for k in kept] for row in result.flags],
+        gradients=None if result.gradients is None else result.gradients[:, kept],
+        **by_name,
+    )
 
 
 def class_in_range(label: int, classes: int) -> int:

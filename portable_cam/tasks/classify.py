@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from portable_cam.checked import checked
+from portable_cam.errors import OptionError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Class, ClassSet, Contrast
+from portable_cam.labels import AnyLabels, Labels, as_labels, parse_targets
 from portable_cam.result import Result
-from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_numbers
-from portable_cam.tasks.labels import Labels, as_labels, parse_targets
+from portable_cam.spelling import option
+from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, class_numbers, each_once
 from portable_cam.tasks.preprocessing import at_photo_size, preprocessing_of
 
 
@@ -37,7 +40,9 @@ class PhotoExplainer(LabelledExplainer):
     task = "classify"
     default_methods = ("gradcam",)
     takes = frozenset({"labels", "rather_than", "sets"})
+    takes_target = True
 
+    @checked
     def __init__(
         self,
         model: AnyModel,
@@ -50,6 +55,8 @@ class PhotoExplainer(LabelledExplainer):
         **options: Any,
     ) -> None:
         if sets:
+            if options.get("target") is not None:
+                raise OptionError(f"{option('sets')} are a target of their own: leave out {option('target')}")
             known = as_labels(labels)
             members = tuple(class_numbers(names, known or Labels.default(1000)) for names in sets.values())
             options["target"] = ClassSet(members)
@@ -73,10 +80,7 @@ class PhotoExplainer(LabelledExplainer):
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
         numbers = parse_targets(targets, self.labels)
         rival = {} if self._rival is None else {"rather_than": self._rival}
-        if isinstance(numbers, int):
-            result = self.explainer.top(photo.x, -numbers, **rival)
-        else:
-            result = self.explainer(photo.x, None if numbers is None else [numbers], **rival)
+        result = each_once(self.explainer.ranked(photo.x, None if numbers is None else [numbers], **rival))
         names = [self.name(int(target)) for target in result.targets[0]]
         top, scale = self._top(result)
         if self._rival is None:

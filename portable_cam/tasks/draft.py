@@ -18,7 +18,7 @@ from portable_cam.export.read.description import Description
 from portable_cam.export.targets import Target
 from portable_cam.export.targets.protocol import scores_of
 from portable_cam.export.targets.score_axes import score_axes
-from portable_cam.tasks.labels import labels_in
+from portable_cam.labels import labels_in
 from portable_cam.tasks.preprocessing import expected_preprocessing
 from portable_cam.tasks.recognize import recognize
 from portable_cam.tasks.registry import task_named

@@ -14,6 +14,7 @@ from portable_cam.export.autodiff.dequantized import input_quantization
 from portable_cam.export.graph.values import dtype_of, known_dims
 from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
+from portable_cam.image.by_function import ByFunction
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.resolve import METADATA_KEY, resolve
 from portable_cam.image.sidecar import find_sidecar
@@ -33,6 +34,8 @@ def preprocessing_of(
     """
     if isinstance(wanted, Preprocessing):
         return wanted
+    if callable(wanted):
+        return ByFunction.of(wanted, explainer.input_shape(), explainer.input_dtype())
     options = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
     sidecar = beside(normalized(model))
     silent = sidecar is None and METADATA_KEY not in explainer.metadata
@@ -59,8 +62,13 @@ def at_photo_size(model: NormalizedModel, wanted: AnyPreprocessing = None) -> No
     """
     if None not in sides(model):
         return model
-    options = {"preset": wanted} if isinstance(wanted, str) else {} if isinstance(wanted, Preprocessing) else wanted
-    prepared = wanted if isinstance(wanted, Preprocessing) else expected_preprocessing(model, **(options or {}))
+    prepared: Any = wanted
+    if not isinstance(wanted, Preprocessing) and callable(wanted):
+        image = image_input(model.graph)
+        prepared = ByFunction.of(wanted, known_dims(image) or [], dtype_of(image).numpy().name)
+    elif not isinstance(wanted, Preprocessing):
+        options = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
+        prepared = expected_preprocessing(model, **options)
     return at_size(model, prepared.size)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from portable_cam.checked import checked
 from portable_cam.errors import InputError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
@@ -19,10 +20,10 @@ from portable_cam.export.targets import Contrast, Dense
 from portable_cam.export.targets.protocol import scores_of
 from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
+from portable_cam.labels import AnyLabels, parse_targets
 from portable_cam.result import Result
-from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
+from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
 from portable_cam.tasks.counterfactual import Counterfactual
-from portable_cam.tasks.labels import parse_targets
 from portable_cam.tasks.preprocessing import at_photo_size, preprocessing_of
 from portable_cam.tasks.raw_outputs import raw_session, session_options
 from portable_cam.tasks.regions import given_weights, resized
@@ -65,6 +66,7 @@ class SegmentExplainer(LabelledExplainer):
     takes = frozenset({"labels", "rather_than", "channels", "threshold", "most"})
     asks = frozenset({"mask", "region", "pixel"})
 
+    @checked
     def __init__(
         self,
         model: AnyModel,
@@ -150,15 +152,11 @@ class SegmentExplainer(LabelledExplainer):
             rather_than=None if self._rival is None else self.name(self._rival),
         )
 
-    def _over(
-        self, logits: NDArray[np.float32], weights: NDArray[np.float32], asked: list[int] | int | None
-    ) -> list[_Part]:
+    def _over(self, logits: NDArray[np.float32], weights: NDArray[np.float32], asked: list[int] | None) -> list[_Part]:
         """Classes over given pixels; if none is named, that which the model sees on most of them."""
-        if isinstance(asked, list):
-            return [_Part(class_in_range(label, len(logits)), weights) for label in asked]
         votes = (self._masks(logits) * weights).sum(axis=(1, 2))
-        most = 1 if asked is None else -asked
-        chosen = [int(label) for label in np.argsort(-votes, kind="stable")[:most] if votes[label] > 0]
+        order = [int(label) for label in np.argsort(-votes, kind="stable") if votes[label] > 0]
+        chosen = _labels(asked or [-1], order, len(logits))
         if not chosen:
             raise InputError("the model gives no pixel there to a class: name a class to see why it was missed")
         return [_Part(label, weights) for label in chosen]
@@ -171,18 +169,15 @@ class SegmentExplainer(LabelledExplainer):
         highest: NDArray[np.bool_] = logits.argmax(axis=0) == np.arange(len(logits))[:, None, None]
         return highest
 
-    def _predicted(self, logits: NDArray[np.float32], asked: list[int] | int | None) -> list[_Part]:
+    def _predicted(self, logits: NDArray[np.float32], asked: list[int] | None) -> list[_Part]:
         """Classes over the pixels that the model gives to them; one without any over its best pixel."""
         masks = self._masks(logits)
         area = masks.mean(axis=(1, 2))
-        if isinstance(asked, list):
-            labels = [class_in_range(label, len(logits)) for label in asked]
-        else:
-            order = [int(label) for label in np.argsort(-area, kind="stable") if area[label] >= _LEAST]
-            labels = [label for label in order if self.name(label).casefold() not in _BACKGROUND]
-            labels = labels[: self._most if asked is None else -asked]
-            if not labels:
-                raise InputError("the model sees nothing but background here: name a class to see why it was missed")
+        order = [int(label) for label in np.argsort(-area, kind="stable") if area[label] >= _LEAST]
+        order = [label for label in order if self.name(label).casefold() not in _BACKGROUND]
+        labels = order[: self._most] if asked is None else _labels(asked, order, len(logits))
+        if not labels:
+            raise InputError("the model sees nothing but background here: name a class to see why it was missed")
         return [self._own(logits, masks[label], label) for label in labels]
 
     def _own(self, logits: NDArray[np.float32], mask: NDArray[np.bool_], label: int) -> _Part:
@@ -191,6 +186,17 @@ class SegmentExplainer(LabelledExplainer):
             mask = np.zeros_like(mask)
             mask.reshape(-1)[int(logits[label].argmax())] = True
         return _Part(label, mask.astype(np.float32), found)
+
+
+def _labels(asked: list[int], order: list[int], classes: int) -> list[int]:
+    """The classes asked for, negative numbers being ranks in an order of those that were found."""
+    found = []
+    for number in asked:
+        if number >= 0:
+            found.append(class_in_range(number, classes))
+        elif -number <= len(order):
+            found.append(order[-number - 1])
+    return list(dict.fromkeys(found))
 
 
 def _mark_of(weights: NDArray[np.float32], size: Size) -> Mark:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.options import Options
+from portable_cam.spelling import either
 from portable_cam.verify.checks import Check
 
 ENVIRONMENT = "PORTABLE_CAM_CACHE"
@@ -33,6 +34,7 @@ def key_of(metadata: ExplanationMetadata) -> str:
         metadata.scores,
         chosen,
         _code(),
+        either("Python", "command line"),  # what a check says may name options
     ]
     return hashlib.sha256(json.dumps(decided, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -49,6 +49,7 @@ class Pipeline:
         device: The device.
         options: What the user chose.
         details: Also give the layers' activations and gradients.
+        **native: What is handed through to ONNX Runtime, as :class:`Session` takes it.
 
     Attributes:
         bound: The graph on its buffers.
@@ -59,11 +60,13 @@ class Pipeline:
         DeviceError: A node did not get the device, and the options make that an error.
     """
 
-    def __init__(self, model: ir.Model, device: PipelineDevice, options: Common, *, details: bool = False) -> None:
+    def __init__(
+        self, model: ir.Model, device: PipelineDevice, options: Common, *, details: bool = False, **native: Any
+    ) -> None:
         self.device = device
         # buffers are shared by all calls: whoever fills them in has them until the results are copied out
         self._lock = threading.Lock()
-        self.session, graphs = self._start(model, options)
+        self.session, graphs = self._start(model, options, native)
         self.inputs, self.outputs, self.optional = self.session.inputs, self.session.outputs, self.session.optional
         metadata = ExplanationMetadata.read(model.metadata_props)
         self._image, self._axis = metadata.image, metadata.channel_axis
@@ -74,17 +77,21 @@ class Pipeline:
         self.heads = _kernel_heads(metadata, device, details)
         self._check_placement(model, options)
 
-    def _start(self, model: ir.Model, options: Common) -> tuple[Session, bool]:
+    def spec(self, name: str) -> Any:
+        """As :meth:`~portable_cam.runtime.session.Session.spec`."""
+        return self.session.spec(name)
+
+    def _start(self, model: ir.Model, options: Common, native: dict[str, Any]) -> tuple[Session, bool]:
         """The session, and whether it records CUDA graphs."""
         wanted = isinstance(options, Cuda) and options.cuda_graphs
         why = "it has control flow (several targets per image are a Scan)" if _has_subgraphs(model) else None
         if wanted and why is None:
             try:
                 providers = self.device.providers(cuda_graphs=True)
-                return Session(model, providers=providers, record_placement=True), True
+                return Session(model, providers=providers, record_placement=True, **native), True
             except ModelError as error:
                 why = str(error)
-        session = Session(model, providers=self.device.providers(), record_placement=True)
+        session = Session(model, providers=self.device.providers(), record_placement=True, **native)
         if wanted:  # told once it is known that the model runs without
             warnings.warn(f"the explanation runs without CUDA graphs: {why}", stacklevel=6)
         return session, False

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from portable_cam.checked import checked
 from portable_cam.errors import InputError, OptionError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
@@ -19,20 +20,22 @@ from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Contrast
+from portable_cam.image.by_function import ByFunction
 from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
 from portable_cam.image.preprocess import Preprocessing
+from portable_cam.labels import AnyLabels, Labels, as_labels, parse_targets
 from portable_cam.result import Result
-from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
+from portable_cam.spelling import either, option
+from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
 from portable_cam.tasks.counterfactual import Counterfactual
 from portable_cam.tasks.detect.families import find_head, head_from
 from portable_cam.tasks.detect.head import Floats, Head
 from portable_cam.tasks.detect.nms import Detection, best, iou, suppress
-from portable_cam.tasks.labels import Labels, as_labels, parse_targets
 from portable_cam.tasks.preprocessing import preprocessing_of
 from portable_cam.tasks.raw_outputs import raw_session, session_options
 from portable_cam.tasks.regions import check_region
-from portable_cam.tasks.ultralytics import read_ultralytics
+from portable_cam.ultralytics import read_ultralytics
 
 _ROUNDING = 1e-3  # of a score in half precision, or quantised
 _TINY = 16  # pixels
@@ -70,6 +73,7 @@ class DetectExplainer(LabelledExplainer):
     takes = frozenset({"labels", "rather_than", "head", "part", "threshold", "overlap", "most"})
     asks = frozenset({"region"})
 
+    @checked
     def __init__(
         self,
         model: AnyModel,
@@ -105,7 +109,7 @@ class DetectExplainer(LabelledExplainer):
             self.head = find_head(model, size, file, named)
         for name, value in (("threshold", threshold), ("overlap", overlap)):
             if value is not None and not 0 < value < 1:
-                raise OptionError(f"{name} is between 0 and 1, not {value}")
+                raise OptionError(f"{option(name)} is between 0 and 1, not {value}")
         self._threshold = self.head.threshold if threshold is None else threshold
         self._overlap = self.head.overlap if overlap is None else overlap
         self._most = most
@@ -149,12 +153,13 @@ class DetectExplainer(LabelledExplainer):
             raise TargetError(
                 f"the scores that head '{self.head.family}' reads from {where} lie between {low:.3g} and {high:.3g}, "
                 "but scores are 0 to 1: these numbers are no classes (key points, angles, coefficients of masks?), or "
-                "logits. Say in a JSON file which they are (--head); docs/tasks.md shows how"
+                f"logits. Say in a JSON file which they are ({option('head')}); docs/tasks.md shows how"
             )
         if float(np.nanmax(np.abs(boxes))) <= 2 and min(self.preprocessing.size) > _TINY:
             raise TargetError(
                 f"the boxes that head '{self.head.family}' decodes lie within 2 pixels of the input: they are "
-                'fractions of it. Say so in a JSON file (--head), with "unit": "fraction"; docs/tasks.md shows how'
+                f'fractions of it. Say so in a JSON file ({option("head")}), with "unit": "fraction"; docs/tasks.md '
+                "shows how"
             )
 
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
@@ -197,17 +202,18 @@ class DetectExplainer(LabelledExplainer):
         )
 
     def _choose(
-        self, boxes: Floats, scores: Floats, found: list[Detection], asked: list[int] | int | None
+        self, boxes: Floats, scores: Floats, found: list[Detection], asked: list[int] | None
     ) -> tuple[list[Detection], list[Detection]]:
         """The detections to explain, and those of them that the model did not make."""
-        if isinstance(asked, list):
+        if asked is not None and (found or max(asked) >= 0):
             chosen, missed = [], []
-            for label in (class_in_range(number, self._classes) for number in asked):
-                own = [d for d in found if d.label == label]
-                if not own:
+            for number in asked:
+                label = class_in_range(number, self._classes) if number >= 0 else None
+                own = found[-number - 1 : -number] if label is None else [d for d in found if d.label == label]
+                if label is not None and not own:
                     own = [best(boxes, scores, label)]
                     missed += own
-                chosen += own
+                chosen += [d for d in own if d not in chosen]
             return chosen[: max(self._most, len(asked))], missed
         if not found:
             label = int(scores.max(axis=0).argmax())
@@ -215,17 +221,17 @@ class DetectExplainer(LabelledExplainer):
                 f"no box scores {self._threshold:g} or more (the best is {self.name(label)}, {scores.max():.2f}): "
                 "lower the threshold, check the preprocessing, or name a class to see why it was missed"
             )
-        return found[: self._most if asked is None else -asked], []
+        return found[: self._most], []
 
     def _nearest(
-        self, boxes: Floats, scores: Floats, marked: Sequence[float], asked: list[int] | int | None, geometry: Geometry
+        self, boxes: Floats, scores: Floats, marked: Sequence[float], asked: list[int] | None, geometry: Geometry
     ) -> Detection:
         """The raw box that fits a region of the photo best, weighted with its score."""
         region = check_region(marked, geometry)
         shared = iou(np.array(geometry.to_input(region)), boxes.astype(np.float64))
         if shared.max() < 0.1:
             raise TargetError(f"no box of the model overlaps the region {region}: name one around an object")
-        named = asked if isinstance(asked, list) else range(self._classes)
+        named = [number for number in asked or () if number >= 0] or range(self._classes)
         labels = [class_in_range(label, self._classes) for label in named]
         fit = shared[:, None] * scores[:, labels]
         raw, column = np.unravel_index(int(fit.argmax()), fit.shape)
@@ -236,7 +242,7 @@ class DetectExplainer(LabelledExplainer):
 
 def _at_size(wanted: AnyPreprocessing, size: Size, open_size: bool) -> AnyPreprocessing:
     """The preprocessing at the size at which the boxes are read."""
-    if not open_size or isinstance(wanted, Preprocessing):
+    if not open_size or callable(wanted):
         return wanted
     options = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
     return {**options, "size": size}
@@ -247,15 +253,16 @@ def _input_size(dims: list[int | None], axis: int, wanted: Any, usual: Size | No
     height, width = (dims[2], dims[3]) if axis == 1 else (dims[1], dims[2])
     if height is not None and width is not None:
         return height, width
-    size = (
-        wanted.size
-        if isinstance(wanted, Preprocessing)
-        else dict(wanted or {}).get("size")
-        if not isinstance(wanted, str)
-        else None
-    )
+    size = None
+    if isinstance(wanted, Preprocessing):
+        size = wanted.size
+    elif callable(wanted):
+        size = ByFunction.of(wanted, dims, "float32").size
+    elif not isinstance(wanted, str):
+        size = dict(wanted or {}).get("size")
     if size is None and usual is not None:
         return usual
     if size is None:
-        raise OptionError("the model takes pictures of any size: say with --size at which it is to detect, as 640x640")
+        wanted_size = either(option("preprocessing", {"size": (640, 640)}), option("size", "640x640"))
+        raise OptionError(f"the model takes images of any size: say at which it is to detect, as {wanted_size}")
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

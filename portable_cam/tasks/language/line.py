@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from portable_cam.checked import checked
 from portable_cam.errors import LabelError, LayerError, ModelError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Character, Explanation
@@ -24,10 +25,13 @@ from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.methods.registry import uses_layer
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.export.targets import Tokens
+from portable_cam.image.by_function import ByFunction
 from portable_cam.image.geometry import ImageArray
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.resolve import resolve
+from portable_cam.runtime.native import native_of
 from portable_cam.runtime.session import Session
+from portable_cam.spelling import option
 from portable_cam.tasks.base import AnyPreprocessing, Photo, Targets, TaskExplainer
 from portable_cam.tasks.language.caption import details_of
 from portable_cam.tasks.language.spans import WHOLE, find_spans, parse_phrases
@@ -73,6 +77,7 @@ class LineExplainer(TaskExplainer):
     takes = frozenset({"vocabulary", "blank"})
     drawing = "strip"
 
+    @checked
     def __init__(
         self,
         model: AnyModel,
@@ -102,7 +107,7 @@ class LineExplainer(TaskExplainer):
         self.preprocessing = self._prepare(normal, preprocessing, normal.metadata)
         chosen = layer if layer is not None or not uses_layer(methods) else self._layer(normal)
         self.explainer = Explainer(normal, methods, chosen, Tokens(), threads=threads, **options)
-        self._session = Session(normal.copy(), threads=threads)
+        self._session = Session(normal.copy(), threads=threads, **native_of(options))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -116,9 +121,8 @@ class LineExplainer(TaskExplainer):
             last = scores.shape[1] - 1
             self.blank, self.characters = self._with_blank(last if (best == last).sum() > (best == 0).sum() else 0)
             self._blank_is_open = False
-            self._own_notes = (
-                f"the blank is taken to be class {self.blank}, which most frames have; --blank says otherwise",
-            )
+            otherwise = f"{option('blank')} says otherwise"
+            self._own_notes = (f"the blank is taken to be class {self.blank}, which most frames have; {otherwise}",)
         read = self.read(scores)
         if not read:
             raise TargetError("no character was read here: is this one line of text, upright and cut out?")
@@ -160,6 +164,8 @@ class LineExplainer(TaskExplainer):
     def _prepare(self, model: NormalizedModel, wanted: AnyPreprocessing, metadata: Mapping[str, str]) -> Preprocessing:
         if isinstance(wanted, Preprocessing):
             return wanted
+        if callable(wanted):
+            return ByFunction.of(wanted, known_dims(self._image) or [], dtype_of(self._image).numpy().name)
         options: dict[str, Any] = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
         sidecar = beside(model)
         dims = known_dims(self._image) or []
@@ -172,7 +178,11 @@ class LineExplainer(TaskExplainer):
     def _preprocessing_for(self, image: ImageArray) -> Preprocessing:
         """With the line's own proportions, where the model leaves the width open."""
         dims = known_dims(self._image) or []
-        if dims[3 if channel_axis(self._image) == 1 else 2] is not None or self.preprocessing.resize != "stretch":
+        if (
+            isinstance(self.preprocessing, ByFunction)
+            or dims[3 if channel_axis(self._image) == 1 else 2] is not None
+            or self.preprocessing.resize != "stretch"
+        ):
             return self.preprocessing
         height = self.preprocessing.size[0]
         width = image.shape[1] * height / image.shape[0]
@@ -187,7 +197,9 @@ class LineExplainer(TaskExplainer):
         found = list_layers(sized, self._output)
         fine = [layer for layer in found if layer.stride is not None and layer.stride * _CELLS_PER_LINE <= size[0]]
         if not fine:
-            raise LayerError(f"no layer has cells of at most {size[0] // _CELLS_PER_LINE} pixels: name a `layer`")
+            raise LayerError(
+                f"no layer has cells of at most {size[0] // _CELLS_PER_LINE} pixels: name one with {option('layer')}"
+            )
         return fine[0].name
 
 
