@@ -35,9 +35,10 @@ TABLE = {
     "errors": "",
     "spelling": "",
     "arrays": "",
+    "file_kinds": "",
     # graph time, pure ONNX
     "export.graph": "",
-    "export.read": "export.graph",
+    "export.read": "export.graph file_kinds",
     "export.autodiff": "export.graph",
     "export.passes": "export.read export.autodiff",
     "export.layers": "export.autodiff",
@@ -53,7 +54,7 @@ TABLE = {
     # run time and users
     "kernels": "",
     "assets": "",
-    "image": "arrays",
+    "image": "arrays file_kinds",
     # what an explanation is and what is asked are below what runs it: the runtime fills results, flags them, and on a
     # GPU makes results of its own kind
     "targets": "export",

@@ -18,6 +18,7 @@ from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.read import weights
 from portable_cam.export.read.canonical import canonical
 from portable_cam.export.read.weights import Mapped, apart, fits
+from portable_cam.file_kinds import advice, why_missing
 
 _TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 _COMPLEX = frozenset({onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128})
@@ -66,11 +67,12 @@ def _read(model: ModelLike) -> ir.Model:
         )
     path = Path(model)
     if path.is_dir():
-        raise ModelError(f"{path} is a folder; give the .onnx file inside it")
+        raise ModelError(_folder(path))
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        known = why_missing(str(model), "model")
+        raise ModelError(known or f"cannot read the model {path}: {getattr(error, 'strerror', None) or error}") from None
     proto = _parse(data, str(path))
     _check_tensors(proto, str(path))
     _check_external(proto, path.parent)
@@ -113,11 +115,27 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     try:
         proto.ParseFromString(data)
     except Exception:  # protobuf's DecodeError is in a different module in each of its versions
+        known = advice(name, data, "model")
         raise ModelError(
-            f"{name} is not an ONNX model, or it is truncated ({len(data)} bytes could not be parsed): export or "
+            f"{name} {known}"
+            if known
+            else f"{name} is not an ONNX model, or it is truncated ({len(data)} bytes could not be parsed): export or "
             "download it again"
         ) from None
+    if not proto.graph.node and not proto.graph.output and (known := advice(name, data, "model")):
+        raise ModelError(f"{name} {known}")
     return proto
+
+
+def _folder(path: Path) -> str:
+    """What a folder is that was given for a model."""
+    if (path / "saved_model.pb").is_file():
+        return f"{path} {advice('saved_model.pb', None, 'model')}"
+    inside = sorted(file.name for file in path.glob("*.onnx"))
+    known = advice(str(path), None, "model")
+    if not inside and known:
+        return f"{path} {known}"
+    return f"{path} is a folder; give the .onnx file inside it" + (f": {', '.join(inside[:5])}" if inside else "")
 
 
 def _from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:

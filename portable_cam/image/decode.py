@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import warnings
-from collections.abc import Iterable
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from portable_cam.errors import ImageError
+from portable_cam.file_kinds import advice, kind_of, why_missing
 from portable_cam.image.geometry import ImageArray
 
 #: Larger images are refused before they are decoded: some kilobytes can unpack to gigabytes (a decompression bomb).
@@ -24,7 +26,7 @@ MAX_PIXELS = 120_000_000
 
 #: The formats read. Image files are untrusted: Pillow would hand an EPS file to Ghostscript, which runs programs, and
 #: its rarest decoders are its least tried ones.
-READABLE_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+READABLE_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
 _ORIENTATION = 0x0112
 # EXIF 2.32, table 6: how to turn an image stored with each orientation upright; 1 is upright
@@ -64,6 +66,8 @@ def read_image(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[An
         raise ImageError(f"a picture is a path, bytes, a PIL image or an array, not {type(source).__name__}")
     if not data:
         raise ImageError(f"{name} is empty: save or download it again")
+    if (kind := kind_of(name)) is not None and kind.reads_as_preview:
+        raise ImageError(f"{name} {advice(name, None, 'photo')}")
     try:
         with warnings.catch_warnings():
             # Pillow warns at a limit of its own and fails at twice that; ours is checked here, before any decoding
@@ -72,8 +76,11 @@ def read_image(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[An
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has far more than the {MAX_PIXELS} pixels allowed: scale it down first") from None
     except UnidentifiedImageError:
+        known = advice(name, data, "photo")
         raise ImageError(
-            f"{name} is not an image, or not one of {', '.join(READABLE_FORMATS)}: convert it to PNG"
+            f"{name} {known}"
+            if known
+            else f"{name} is not an image, or not one of {', '.join(_formats())}: convert it to PNG"
         ) from None
     except Exception as error:
         raise _damaged(name, error) from None
@@ -81,42 +88,21 @@ def read_image(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[An
         return _decode(image, name)
 
 
-def expand_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Files as they are, folders as the image files right inside them, sorted by name.
-
-    A file given by name is kept whatever it is called, also if it is not there, and so is a folder that holds no image
-    file: they are reported when they are read.
-
-    Raises:
-        ImageError: Nothing was given.
-    """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _suffixes() and _visible_file(p))
-        # an empty folder is reported when it is read, as an image that cannot be
-        found += inside or [path]
-    if not found:
-        raise ImageError("no image was given: name image files or folders of them")
-    return found
-
-
-def _visible_file(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".")
-
-
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of :data:`READABLE_FORMATS` that this build of Pillow has."""
+    """Those of :data:`READABLE_FORMATS` that this build of Pillow has, and HEIF where pillow-heif is installed."""
     Image.init()
+    with contextlib.suppress(ImportError):
+        pillow_heif = import_module("pillow_heif")
+        pillow_heif.register_heif_opener()
     return tuple(name for name in READABLE_FORMATS if name in Image.OPEN)
 
 
 @cache
-def _suffixes() -> frozenset[str]:
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in _formats())
+def readable_suffixes() -> frozenset[str]:
+    """The suffixes of the formats that are read here."""
+    formats = _formats()
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -124,7 +110,8 @@ def _bytes_of(path: Path) -> bytes:
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"cannot read the image {path}: {reason}; check the path") from None
+        known = why_missing(str(path), "photo")
+        raise ImageError(known or f"cannot read the image {path}: {reason}; check the path") from None
 
 
 def _damaged(name: str, error: Exception) -> ImageError:

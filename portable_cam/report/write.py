@@ -17,6 +17,7 @@ from portable_cam.report import html
 from portable_cam.report.figures import figures_of, whole_figure
 from portable_cam.report.files import FORMATS, save, save_figure, save_text
 from portable_cam.report.maps import map_image, maps_named, shown_maps
+from portable_cam.report.naming import parts_of, stem_of
 from portable_cam.report.record import record_of
 
 
@@ -40,7 +41,7 @@ class ReportWriter:
         """A page for ``.html``, a figure for another suffix, else the files of a folder."""
         path, folder = Path(path), str(path).endswith(("/", os.sep)) or Path(path).is_dir() or not Path(path).suffix
         if folder:
-            stem = Path(explanation.source).stem or "image"
+            stem = stem_of(Path(explanation.source or "image"))
             return [Path(file) for file in write_explanation(explanation, path, stem)["files"]]
         if path.suffix.lower() in {".html", ".htm"}:
             return [save_text(html.page(explanation), path)]
@@ -62,7 +63,7 @@ def write_explanation(
 
     PNG: ``stem.sheet.png`` with everything side by side, and ``stem.<label>.<method>.png``, maps over the whole photo;
     of words ``stem.strip.png`` or ``stem.answers.png``, one per method. NPY: ``stem.<method>.npy``, (K, ...). JSON: the
-    record. What speaks against the targets (``sign="negative"``) goes to ``stem.against.*``, so that it does not
+    record. Their names are those of :mod:`portable_cam.report.naming`. What speaks against the targets (``sign="negative"``) goes to ``stem.against.*``, so that it does not
     replace what speaks for them.
     """
     record = record_of(explanation)
@@ -71,7 +72,7 @@ def write_explanation(
     images, written = {}, []
     if "png" in formats:
         if explanation.drawing == "sheet":
-            for k, label in enumerate(unique(explanation.labels[0])):
+            for k, label in enumerate(parts_of(explanation.labels[0])):
                 for maps in shown:
                     images[f"{label}.{maps.name}"] = map_image(explanation, maps, k, whole_photo=True)
         for name, figure in figures_of(explanation).items():
@@ -94,20 +95,3 @@ def check_formats(text: str) -> tuple[str, ...]:
         if name not in FORMATS:
             raise OptionError(f"format '{name}' does not exist; the formats are {', '.join(FORMATS)}")
     return formats
-
-
-def unique_stems(paths: Sequence[Path]) -> list[str]:
-    """What each photo's files begin with: its name without suffix, and a number where that would repeat."""
-    return unique([path.stem for path in paths])
-
-
-def unique(names: Sequence[str]) -> list[str]:
-    """The names, with a number behind each that would repeat one before it."""
-    found: dict[str, None] = {}
-    for name in names:
-        tried, count = name, 1
-        while tried in found:
-            count += 1
-            tried = f"{name}-{count}"
-        found[tried] = None
-    return list(found)
