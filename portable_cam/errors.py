@@ -8,7 +8,8 @@
     │   └── UnsupportedOperatorError    an operator without a gradient rule stands on the path
     ├── LayerError               the layer to explain does not exist or does not fit the method
     ├── TargetError              the class, label or score to explain does not exist
-    │   └── HeadError            a detector, of which its file does not tell what its numbers mean
+    │   ├── HeadError            a detector, of which its file does not tell what its numbers mean
+    │   └── RegionError          a region, pixel or mask does not fit this image
     ├── InputError               an input array has the wrong name, shape, type or values
     ├── ImageError               a picture cannot be decoded
     ├── PreprocessError          the preprocessing is unknown or contradicts itself
@@ -45,6 +46,10 @@ class TargetError(Error):
     """The class, label or score to explain does not exist."""
 
 
+class RegionError(TargetError):
+    """A region, pixel or mask does not fit this image; it may fit another."""
+
+
 class HeadError(TargetError):
     """The model is a detector, but what the numbers of its outputs mean is not told: they have to be described."""
 
@@ -71,3 +76,7 @@ class OptionError(Error):
 
 class DeviceError(Error):
     """The device or execution provider asked for is not available."""
+
+
+class PortableCamWarning(UserWarning):
+    """A result may not be what it is taken for: something was guessed, or a method comes down to another."""

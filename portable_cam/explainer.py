@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from portable_cam.errors import DeviceError, InputError, TargetError
+from portable_cam.errors import DeviceError, InputError, PortableCamWarning, TargetError
 from portable_cam.export.format import EXPLAINED, SCORES, TARGETS, ExplanationMetadata, split
 from portable_cam.export.options import Keywords, Options
 from portable_cam.export.passes.normalized import AnyModel, normalized
@@ -106,7 +106,7 @@ class Explainer(Rebuilt):
         batch, shared = self._metadata.batch, bool(self._metadata.shared)
         self._batches = Batches(self._metadata.image, freed=batch == "freed", shared=shared, ranged=batch == "ranged")
         if nothing_guided(self._metadata, self._sessions.options):
-            warnings.warn(warning_of_nothing_guided(self._sessions.options), stacklevel=2)
+            warnings.warn(warning_of_nothing_guided(self._sessions.options), PortableCamWarning, stacklevel=2)
 
     # -- what was decided ------------------------------------------------------------------------------------------
 

@@ -35,7 +35,8 @@ class Detail:
         detection: The score of the box after decoding.
         class_number: Of a box.
         part: Of the score of a box, what was explained.
-        share: Of the image, how much counts (segmentation).
+        share: Of the photo, how much counts (segmentation).
+        given: What of the photo the user marked, where that counts: ``mask``, ``region`` or ``pixel``.
         found: Whether the model reports the class.
         pixel: Column and row in the photo, where a single pixel counts.
         rather_than: The class that the target is contrasted with.
@@ -49,6 +50,7 @@ class Detail:
     class_number: int | None = None
     part: str | None = None
     share: float | None = None
+    given: str | None = None
     found: bool | None = None
     pixel: tuple[int, int] | None = None
     rather_than: str | None = None
@@ -130,6 +132,7 @@ class Explanation:
             ``"not tested"``) and ``detail``; empty where none was asked for.
         source: The image's file; empty if it came as an array.
         drawing: How it is drawn.
+        nothing_found: Why there is no target: the model found nothing to explain; empty where it did.
     """
 
     task: str
@@ -156,6 +159,7 @@ class Explanation:
     checks: list[dict[str, Any]] = field(default_factory=list)
     source: str = ""
     drawing: Drawing = "sheet"
+    nothing_found: str = ""
 
     def __getitem__(self, method: str) -> NDArray[np.float32]:
         return self.result[method]
@@ -165,6 +169,11 @@ class Explanation:
 
     def __contains__(self, method: object) -> bool:
         return method in self.result
+
+    @property
+    def found(self) -> bool:
+        """Whether there is a target: False where the model found nothing to explain."""
+        return bool(self.labels[0])
 
     @property
     def scores(self) -> NDArray[np.float32]:

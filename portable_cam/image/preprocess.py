@@ -8,7 +8,7 @@ BGR: blue first). :func:`~portable_cam.image.resolve.resolve` finds out what a m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from portable_cam.image.geometry import (
 )
 from portable_cam.image.model_input import ChannelOrder, Layout, dtype_name, parse_size, per_channel
 from portable_cam.image.sidecar import parse_json, read_sidecar
+from portable_cam.spelling import option
 
 #: An integer input with fewer steps of brightness than this was given the values of a float model.
 LEAST_LEVELS = 16
@@ -123,6 +124,16 @@ class Preprocessing:
         """Where the input lies in a photo of ``image_size`` (H, W)."""
         return fit(image_size, self.size, self.resize, self.resize_to, self.pad_position)
 
+    def following(self, image: ImageArray, longest: int, step: int) -> Preprocessing:
+        """The same for a model that takes images of any size, at a photo's own: its longer side at most ``longest``
+        pixels, both multiples of ``step``, so that strides divide them."""
+        height, width = image.shape[:2]
+        if self.resize == "shortest+crop":
+            return self
+        ratio = min(1.0, longest / max(height, width))
+        sides = (max(step, min(longest, round(side * ratio / step) * step)) for side in (height, width))
+        return replace(self, size=tuple(sides))
+
     def view(self, image: ImageArray) -> ImageArray:
         """What the model sees of a photo: uint8 (H, W, 3) RGB at the input's size.
 
@@ -153,6 +164,16 @@ class Preprocessing:
             parts.append(f"std {_listed(self.std)}")
         steps = "" if self.quantization is None else " by scale {:g} and zero point {}".format(*self.quantization)
         return ", ".join([*parts, f"{self.layout.upper()} {self.dtype}{steps}"])
+
+    def guess_note(self) -> str | None:
+        """What a reader of the maps must know where something is guessed; None where nothing is."""
+        if not self.guessed:
+            return None
+        return (
+            f"preprocessing guessed ({', '.join(self.guessed)}): if the model expects another, its answer and the maps "
+            f"are wrong. A JSON file beside the model says it, or {option('preprocessing')}; "
+            "portable-cam doctor MODEL PHOTO shows the answers under each preset"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As a dict that ``json`` can write; :meth:`from_json` and :mod:`portable_cam.image.resolve` read it."""

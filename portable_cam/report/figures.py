@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from portable_cam.explanation import Explanation
@@ -18,7 +20,9 @@ from portable_cam.report.wording import how_much, part_explained
 
 def figures_of(explanation: Explanation) -> dict[str, Figure]:
     """Every figure, by what its file's name ends with: ``sheet``; ``strip`` or ``answers``, behind the method's name
-    where there are several."""
+    where there are several; none where nothing was found."""
+    if not explanation.found:
+        return {}
     if explanation.drawing == "sheet":
         return {"sheet": sheet_of(explanation)}
     shown = shown_maps(explanation)
@@ -28,6 +32,8 @@ def figures_of(explanation: Explanation) -> dict[str, Figure]:
 
 def whole_figure(explanation: Explanation) -> Figure:
     """Everything in one figure."""
+    if not explanation.found:
+        return _nothing_figure(explanation)
     if explanation.drawing == "sheet":
         return sheet_of(explanation)
     shown = shown_maps(explanation)
@@ -66,6 +72,19 @@ def sections_of(explanation: Explanation) -> list[Section]:
         )
         for k, line in enumerate(lines_of(explanation))
     ]
+
+
+def _nothing_figure(explanation: Explanation) -> Figure:
+    """The photo, and why there is nothing to show of it."""
+    height, width = explanation.image.shape[:2]
+    figure = Figure(figsize=(5, 5 * height / width + 1), dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.04, 0.04, 0.92, 0.92 - 0.8 / float(figure.get_figheight())))
+    axes.imshow(explanation.image)
+    axes.set_axis_off()
+    text = textwrap.fill(f"nothing found: {explanation.nothing_found}", 70)
+    figure.text(0.04, 0.97, text, va="top", fontsize=9, parse_math=False)
+    return figure
 
 
 def _words_figure(explanation: Explanation, maps: ShownMaps | None, heading: str | None = None) -> Figure:

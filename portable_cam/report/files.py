@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,8 @@ def save(
             with file(name, "npy") as place:
                 np.save(place, array, allow_pickle=False)
         if document is not None and "json" in formats:
-            text = json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
             with file("json") as place:
-                place.write_text(text + "\n", encoding="utf-8")
+                place.write_text(_json(document), encoding="utf-8")
     except OSError as error:
         raise OptionError(f"cannot write to {folder}: {error}; choose another folder") from None
     return written
@@ -107,6 +107,28 @@ def save_text(text: str, path: str | Path) -> Path:
     except OSError as error:
         raise OptionError(f"cannot write {path}: {error}; choose another place") from None
     return path
+
+
+def save_document(document: Mapping[str, Any], path: str | Path) -> Path:
+    """Write a document as JSON; see :func:`save`.
+
+    Raises:
+        OptionError: The file cannot be written.
+    """
+    return save_text(_json(document), path)
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    text = json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # names of files need not be UTF-8: Python has their other bytes as surrogates, and JSON escapes those
+    return text if text.isascii() or not _SURROGATE.search(text) else _SURROGATE.sub(_escaped, text)
+
+
+def _escaped(surrogate: re.Match[str]) -> str:
+    return f"\\u{ord(surrogate[0]):04x}"
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _plain(value: Any) -> Any:

@@ -47,6 +47,7 @@ def fragment(explanation: Explanation) -> str:
         f"<h3>{escape(heading_of(explanation))}</h3>" if heading_of(explanation) else "",
         f'<p class="faint">{escape(_circumstances(explanation))}</p>',
         _figure(marked_view(explanation), "what the model sees"),
+        "" if explanation.found else f"<p>nothing found: {escape(explanation.nothing_found)}</p>",
         _table(
             ["the model's top classes", record["top_is"]], [[t["label"], number(t["score"])] for t in record["top"]]
         ),

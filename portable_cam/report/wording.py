@@ -40,12 +40,14 @@ def how_much(line: Mapping[str, Any], digits: int = 2) -> str:
     if "detection" in line:
         return f"detection {number(line['detection'], digits)}"
     if "pixel" in line:
-        best = "" if line.get("found", True) else "its best "
+        best = "your " if "given" in line else "" if line.get("found", True) else "its best "
         return f"at {best}pixel {line['pixel'][0]}, {line['pixel'][1]}"
     if "probability" in line:
         return f"{100 * line['probability']:.3g} %"
+    if "given" in line and "share" in line:
+        return f"your {line['given']}, {100 * line['share']:.1f} % of the photo"
     if "share" in line:
-        return f"on {line['share']:.1%} of the picture"
+        return f"on {100 * line['share']:.1f} % of the photo"
     return f"{'score difference' if 'rather_than' in line else 'score'} {number(line['score'], digits)}"
 
 

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
-from portable_cam.errors import OptionError, TargetError
+from portable_cam.errors import InputError, OptionError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Drawing, Explanation
+from portable_cam.export.methods.registry import METHODS
 from portable_cam.image.decode import read_image
 from portable_cam.image.geometry import Geometry, ImageArray
 from portable_cam.image.preprocess import Preprocessing
@@ -85,20 +87,26 @@ class TaskExplainer(ABC):
         if missing:
             raise OptionError(f"the task {self.task} needs {', '.join(map(option, missing))}")
         decoded = read_image(image)
-        preprocessing = self._preprocessing_for(decoded)
+        chosen = self._for(decoded)
+        preprocessing = chosen._preprocessing_for(decoded)
         geometry = preprocessing.geometry((decoded.shape[0], decoded.shape[1]))
         source = str(image) if isinstance(image, str | os.PathLike) else ""
         photo = Photo(decoded, preprocessing(decoded), geometry, preprocessing, source)
-        return self._explain(photo, targets, given)
+        return chosen._explain(photo, targets, given)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the maps should know."""
-        return self.explainer.notes
+        guess = self.preprocessing.guess_note()
+        return self.explainer.notes if guess is None else (*self.explainer.notes, guess)
 
     @abstractmethod
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
         """Explain one prepared image; ``asked`` holds those of ``asks`` that were given."""
+
+    def _for(self, image: ImageArray) -> TaskExplainer:
+        """What explains this image: another, where the graph depends on the image's size."""
+        return self
 
     def _preprocessing_for(self, image: ImageArray) -> Preprocessing:
         """How this image becomes the input."""
@@ -123,6 +131,37 @@ class TaskExplainer(ABC):
             drawing=self.drawing,
             **own,
         )
+
+    def _nothing(self, photo: Photo, why: str, **own: Any) -> Explanation:
+        """The explanation of an image in which the model finds nothing: no targets, and why."""
+        known, size = self.explainer, photo.preprocessing.size
+        shapes = {m: (size if METHODS[m].is_heat_map else photo.x.shape[1:]) for m in known.methods}
+        result = Result(
+            scores=np.zeros((1, 0), np.float32),
+            targets=np.zeros((1, 0), np.int64),
+            layer=known.layer,
+            maps={method: np.zeros((1, 0, *shape), np.float32) for method, shape in shapes.items()},
+            raw={},
+            flags=[[]],
+            guided_nodes=known.guided_nodes,
+            outputs={},
+        )
+        return self._explanation(photo, result, [], nothing_found=why, **own)
+
+
+def finite(values: NDArray[Any], what: str) -> NDArray[Any]:
+    """The scores of an image, as they are.
+
+    Raises:
+        InputError: Some are NaN or infinite: which is the highest means nothing.
+    """
+    if not np.isfinite(values).all():
+        wrong = int(values.size - np.isfinite(values).sum())
+        raise InputError(
+            f"{what} of this image are NaN or infinite ({wrong} of {values.size}): the model overflows on it, or its "
+            "weights are damaged; check the preprocessing"
+        )
+    return values
 
 
 class LabelledExplainer(TaskExplainer):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Class, ClassSet, Contrast
 from portable_cam.labels import AnyLabels, Labels, as_labels, parse_targets
 from portable_cam.result import Result
-from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, class_numbers, each_once
+from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, class_numbers, each_once, finite
 from portable_cam.tasks.preprocessing import preprocessing_of
 
 
@@ -75,6 +75,9 @@ class PhotoExplainer(LabelledExplainer):
         rival = {} if self._rival is None else {"rather_than": self._rival}
         result = each_once(self.explainer.ranked(photo.x, None if numbers is None else [numbers], **rival))
         names = [self.name(int(target)) for target in result.targets[0]]
+        if numbers is None or min(numbers) < 0:  # which are the highest was asked
+            for values in (*self._class_scores(result), result.scores):
+                finite(values, "the scores")
         top, scale = self._top(result)
         if self._rival is None:
             return self._explanation(photo, result, names, top=top, top_scale=scale)
@@ -85,12 +88,18 @@ class PhotoExplainer(LabelledExplainer):
 
     def _top(self, result: Result, count: int = 5) -> tuple[list[tuple[str, float]], str]:
         """The best classes by the model's own output, where that is one number per class; and what the numbers are."""
-        for values in result.outputs.values():
-            if values.size == self.explainer.classes and values.dtype.kind in "fiu":
-                flat = values.reshape(-1).astype(np.float64)
+        for values in self._class_scores(result):
+            flat = values.reshape(-1).astype(np.float64)
+            if np.isfinite(flat).all():
                 top = [(self.name(int(i)), float(flat[i])) for i in np.argsort(-flat)[:count]]
                 return top, "probability" if _sums_to_one(flat) else "score"
         return [], "score"
+
+    def _class_scores(self, result: Result) -> Iterator[NDArray[Any]]:
+        """The model's own outputs that hold a number per class."""
+        for values in result.outputs.values():
+            if values.size == self.explainer.classes and values.dtype.kind in "fiu":
+                yield values
 
 
 def _sums_to_one(values: NDArray[np.float64]) -> bool:

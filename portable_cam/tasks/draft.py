@@ -53,7 +53,7 @@ def draft(model: AnyModel, task: str | None = None, output: str | None = None) -
         "input": {"name": str(image.name), "axes": "NCHW" if channel_axis(image) == 1 else "NHWC"},
         "methods": list(task_named(name).explainer().default_methods),
     }
-    prepared = expected_preprocessing(known)
+    prepared = expected_preprocessing(known, name)
     if not prepared.guessed or name not in _OF_FAMILIES:
         content["input"]["preprocessing"] = prepared.to_json()
     if name not in _UNNAMED and len(scores) == 1:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from portable_cam.errors import DeviceError, InputError
+from portable_cam.errors import DeviceError, InputError, PortableCamWarning
 from portable_cam.export.format import ACTIVATIONS, EXTENT, GRADIENTS, ExplanationMetadata, is_internal
 from portable_cam.kernels.array import Array
 from portable_cam.runtime.gpu import placement
@@ -142,7 +142,7 @@ class Pipeline:
             message = placement.describe(self.misplaced, name)
             if options.placement == "error":
                 raise DeviceError(message)
-            warnings.warn(message, stacklevel=4)
+            warnings.warn(message, PortableCamWarning, stacklevel=4)
 
 
 def _kernel_heads(metadata: ExplanationMetadata, device: PipelineDevice, details: bool) -> KernelHeads | None:

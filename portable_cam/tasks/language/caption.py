@@ -96,7 +96,7 @@ class CaptionExplainer(TaskExplainer):
         if caption is None:
             ids = self.pair.greedy(photo.x, self.vocabulary, self._longest)
             if not ids:
-                raise TargetError("the model ends its caption at once: there is no word to explain")
+                return self._nothing(photo, "the model ends its caption at once")
         else:
             ids = self.vocabulary.encode(caption)
         words = [self.vocabulary[i] for i in ids]

@@ -154,7 +154,7 @@ class Pair:
                 if len(found) == 1:
                     raise
                 break  # as long as the decoder's table of positions
-            scores = results[self.roles.logits][0]
+            scores = finite(results[self.roles.logits][0], "the scores of words")
             token = int((scores if scores.ndim == 1 else scores[step]).argmax())
             if token == vocabulary.end:
                 break

@@ -29,12 +29,12 @@ from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.resolve import resolve
 from portable_cam.runtime.session import Session
 from portable_cam.spelling import option
-from portable_cam.tasks.base import AnyPreprocessing, Photo, Targets, TaskExplainer
+from portable_cam.tasks.base import AnyPreprocessing, Photo, Targets, TaskExplainer, finite
 from portable_cam.tasks.language.caption import details_of
 from portable_cam.tasks.language.spans import WHOLE, find_spans, parse_phrases
 from portable_cam.tasks.language.vocabulary import read_vocabulary
 from portable_cam.tasks.outputs import CHARACTERS
-from portable_cam.tasks.preprocessing import beside
+from portable_cam.tasks.preprocessing import beside, told
 
 #: The preprocessing of PaddleOCR's models where nothing else is given: 48 pixels high, BGR, -1 to 1.
 PADDLE = {"color": "bgr", "scale": 1 / 127.5, "mean": 1.0, "std": 1.0, "resize": "stretch"}
@@ -111,7 +111,7 @@ class LineExplainer(TaskExplainer):
 
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
         scores = self._session.run({str(self._image.name): photo.x}, [self._output])[self._output]
-        scores = scores.take(0, axis=self._images_axis)
+        scores = finite(scores.take(0, axis=self._images_axis), "the scores of characters")
         if self._blank_is_open:
             best = scores.argmax(axis=1)
             last = scores.shape[1] - 1
@@ -121,13 +121,13 @@ class LineExplainer(TaskExplainer):
             self._own_notes = (f"the blank is taken to be class {self.blank}, which most frames have; {otherwise}",)
         read = self.read(scores)
         if not read:
-            raise TargetError("no character was read here: is this one line of text, upright and cut out?")
+            return self._nothing(photo, "no character was read: is this one line of text, upright and cut out?")
         texts = [character.text for character in read]
         phrases = parse_phrases(targets)
         pieces = None if phrases is None else [[WHOLE] if p == WHOLE else list(p) for p in phrases]
         spans = [s for s in find_spans(texts, pieces, "") if pieces is not None or not texts[s[0]].isspace()]
         if not spans:
-            raise TargetError("nothing but spaces was read here: there is no character to explain")
+            return self._nothing(photo, "nothing but spaces was read")
         tokens = np.full((1, len(spans), len(scores)), -1)
         for k, (start, end) in enumerate(spans):
             for character in read[start:end]:
@@ -167,7 +167,7 @@ class LineExplainer(TaskExplainer):
             sizes = dims[2:] if channel_axis(self._image) == 1 else dims[1:3]
             usual = {} if "preset" in options else PADDLE
             options = usual | {"size": [sizes[0] or _HEIGHT, sizes[1] or 8 * _HEIGHT]} | options
-        return resolve(dims, dtype_of(self._image).numpy(), sidecar=sidecar, metadata=metadata, **options)
+        return told(resolve(dims, dtype_of(self._image).numpy(), sidecar=sidecar, metadata=metadata, **options))
 
     def _preprocessing_for(self, image: ImageArray) -> Preprocessing:
         """With the line's own proportions, where the model leaves the width open."""

@@ -17,7 +17,7 @@ from portable_cam.export.graph.values import known_dims
 from portable_cam.export.methods.tokens import embeddings
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.labels import AnyLabels, parse_targets
-from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, each_once
+from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, each_once, finite
 from portable_cam.tasks.language.layer import image_layer
 from portable_cam.tasks.language.vocabulary import Vocabulary, read_vocabulary
 from portable_cam.tasks.preprocessing import preprocessing_of
@@ -98,6 +98,8 @@ class QuestionExplainer(LabelledExplainer):
             if self._length is not None:
                 raise
             raise InputError(f"a question of {len(ids)} words may be longer than the model takes: {error}") from None
+        if numbers is None or min(numbers) < 0:
+            finite(result.scores, "the scores of answers")
         scores = result.words.get(self.question_name)
         return self._explanation(
             photo,
