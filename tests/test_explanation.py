@@ -142,7 +142,7 @@ def test_files_and_pages_show_the_same(task: str, tmp_path: Path) -> None:
 def test_an_overlay_is_the_file(tmp_path: Path) -> None:
     e = made("classify")
     write_explanation(e, tmp_path, "photo", ("png",))
-    with Image.open(tmp_path / "photo.coffee_mug.gradcam.png") as file:
+    with Image.open(tmp_path / "photo.coffee mug.gradcam.png") as file:
         written = np.asarray(file)
     for k in (1, -1):
         np.testing.assert_array_equal(np.asarray(e.overlay("gradcam", k)), written)

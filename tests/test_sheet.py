@@ -171,7 +171,9 @@ def test_one_number_for_each_task() -> None:
     assert score_is(left) == "left edge"
     assert part_explained({**box, "part": "objectness"}) == ", objectness explained"
     over = {"score": 1e6, "share": 0.213, "found": True}
-    assert how_much(over) == "on 21.3% of the picture"
+    assert how_much(over) == "on 21.3 % of the photo"
+    assert how_much({**over, "given": "mask"}) == "your mask, 21.3 % of the photo"
+    assert how_much({**over, "given": "pixel", "pixel": [3, 4]}) == "at your pixel 3, 4"
     assert score_is(over) == "sum of the class's scores over the pixels"
     assert how_much({**over, "pixel": [3, 4]}) == "at pixel 3, 4"
     assert how_much({**over, "pixel": [3, 4], "found": False}) == "at its best pixel 3, 4"

@@ -180,7 +180,7 @@ def run(
                 "failed": outcome.failed,
             }
         )
-    elif outcome.records:
+    elif any(record["files"] for record in outcome.records):
         note(f"written to {folder}")
     if outcome.failed:
         raise typer.Exit(1)

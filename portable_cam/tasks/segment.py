@@ -161,7 +161,7 @@ class SegmentExplainer(LabelledExplainer):
             column, row, *_ = geometry.to_photo((x, y, x, y))
             pixel = int(column), int(row)
         return Detail(
-            share=geometry.share_of_photo(part.weights > 0) if marked is None else marked[1],
+            share=marked[1] if marked is not None and marked[1] else geometry.share_of_photo(part.weights > 0),
             given=None if marked is None else marked[0],
             found=part.found,
             pixel=pixel,

@@ -17,6 +17,7 @@ from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.runtime.session import Session
+from portable_cam.tasks.base import finite
 from portable_cam.tasks.language.vocabulary import Vocabulary
 
 #: How many words a caption may have where neither the decoder nor the user says.
