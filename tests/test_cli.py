@@ -359,7 +359,7 @@ def test_unknown_label_lists_close_ones(run: Run, tmp_path: Path) -> None:
         (["explain", "MODEL", "PHOTO", "--layer", "nowhere"], "layer 'nowhere' is neither"),
         (["explain", "MODEL", "PHOTO", "--format", "gif"], "format 'gif' does not exist"),
         (["explain", "MODEL", "PHOTO", "--target", "99"], "target 99 is out of range"),
-        (["explain", "MODEL", "PHOTO", "--target", "cat"], "give a labels file"),
+        (["explain", "MODEL", "PHOTO", "--target", "cat"], "give --labels"),
         (["explain", "MODEL", "PHOTO", "--mean", "a,b"], "--mean takes numbers"),
         (["explain", "MODEL", "PHOTO", "--size", "8by8"], "--size is HEIGHTxWIDTH"),
         (["explain", "MODEL", "PHOTO", "--preset", "none"], "preset 'none' is unknown"),

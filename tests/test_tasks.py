@@ -15,7 +15,7 @@ from PIL import Image
 import portable_cam as pcam
 from portable_cam import assets, targets
 from portable_cam.cli import main
-from portable_cam.errors import InputError, LabelError, OptionError, TargetError
+from portable_cam.errors import LabelError, OptionError, TargetError
 from portable_cam.image.decode import read_image
 from portable_cam.kernels import reference
 from portable_cam.tasks.classify import PhotoExplainer

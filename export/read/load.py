@@ -72,7 +72,9 @@ def _read(model: ModelLike) -> ir.Model:
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         known = why_missing(str(model), "model")
-        raise ModelError(known or f"cannot read the model {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise ModelError(
+            known or f"cannot read the model {path}: {getattr(error, 'strerror', None) or error}"
+        ) from None
     proto = _parse(data, str(path))
     _check_tensors(proto, str(path))
     _check_external(proto, path.parent)

@@ -61,7 +61,7 @@ def _interruptible() -> Iterator[None]:
 def _end(*_: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     files = sys.modules.get("portable_cam.export.read.whole_files")
-    if hasattr(files, "discard_unfinished"):  # else nothing is being written
+    if files is not None and hasattr(files, "discard_unfinished"):  # else nothing is being written
         files.discard_unfinished()
     with contextlib.suppress(Exception):
         sys.stdout.flush()

@@ -32,7 +32,9 @@ def run(
     images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)],
     folder: Annotated[
         Path,
-        typer.Option("-o", "--out", help="Where results go: a folder; for one photo a .png, .jpg, .pdf, .svg, .html or .json."),
+        typer.Option(
+            "-o", "--out", help="Where results go: a folder; for one photo a .png, .jpg, .pdf, .svg, .html or .json."
+        ),
     ] = Path("explained"),
     task: TaskOption = None,
     target: Annotated[

@@ -53,7 +53,9 @@ class Place:
             known = ", ".join(sorted(FIGURES | PAGES | {".json"}))
             raise OptionError(f"-o {path}: no {suffix} is written; give a folder, or a file with one of {known}")
         if single and formats is not None:
-            raise OptionError(f"--format says what goes into a folder, but -o {path} is one file: leave one of them out")
+            raise OptionError(
+                f"--format says what goes into a folder, but -o {path} is one file: leave one of them out"
+            )
         return cls(path, check_formats(formats or "png"), single)
 
     def write(self, explanation: Explanation, stem: str) -> dict[str, Any]:

@@ -26,7 +26,22 @@ MAX_PIXELS = 120_000_000
 
 #: The formats read. Image files are untrusted: Pillow would hand an EPS file to Ghostscript, which runs programs, and
 #: its rarest decoders are its least tried ones.
-READABLE_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+READABLE_FORMATS = (
+    "AVIF",
+    "BMP",
+    "DIB",
+    "GIF",
+    "HEIF",
+    "ICO",
+    "JPEG",
+    "JPEG2000",
+    "PCX",
+    "PNG",
+    "PPM",
+    "TGA",
+    "TIFF",
+    "WEBP",
+)
 
 _ORIENTATION = 0x0112
 # EXIF 2.32, table 6: how to turn an image stored with each orientation upright; 1 is upright

@@ -29,7 +29,7 @@ from portable_cam.image.geometry import (
 )
 from portable_cam.image.model_input import ChannelOrder, Layout, dtype_name, parse_size, per_channel
 from portable_cam.image.sidecar import parse_json, read_sidecar
-from portable_cam.spelling import option
+from portable_cam.spelling import either, option
 
 #: An integer input with fewer steps of brightness than this was given the values of a float model.
 LEAST_LEVELS = 16
@@ -169,10 +169,11 @@ class Preprocessing:
         """What a reader of the maps must know where something is guessed; None where nothing is."""
         if not self.guessed:
             return None
+        tries = either("portable_cam.tasks.presets.answers_by_preset(model, image)", "portable-cam doctor MODEL PHOTO")
         return (
             f"preprocessing guessed ({', '.join(self.guessed)}): if the model expects another, its answer and the maps "
             f"are wrong. A JSON file beside the model says it, or {option('preprocessing')}; "
-            "portable-cam doctor MODEL PHOTO shows the answers under each preset"
+            f"{tries} shows the answers under each preset"
         )
 
     def to_json(self) -> dict[str, Any]:

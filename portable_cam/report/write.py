@@ -63,8 +63,8 @@ def write_explanation(
 
     PNG: ``stem.sheet.png`` with everything side by side, and ``stem.<label>.<method>.png``, maps over the whole photo;
     of words ``stem.strip.png`` or ``stem.answers.png``, one per method. NPY: ``stem.<method>.npy``, (K, ...). JSON: the
-    record. Their names are those of :mod:`portable_cam.report.naming`. What speaks against the targets (``sign="negative"``) goes to ``stem.against.*``, so that it does not
-    replace what speaks for them.
+    record. :mod:`portable_cam.report.naming` has the names. What speaks against the targets (``sign="negative"``) goes
+    to ``stem.against.*``, so that it does not replace what speaks for them.
     """
     record = record_of(explanation)
     stem = f"{stem}.against" if explanation.sign == "negative" else stem

@@ -217,7 +217,9 @@ def each_once(result: Result) -> Result:
     kept = sorted(first.values())
     if len(kept) == result.targets.shape[1]:
         return result
-    by_name: dict[str, Any] = {n: {k: v[:, kept] for k, v in getattr(result, n).items()} for n in ("maps", "raw", "words")}
+    by_name: dict[str, Any] = {
+        n: {k: v[:, kept] for k, v in getattr(result, n).items()} for n in ("maps", "raw", "words")
+    }
     return replace(
         result,
         scores=result.scores[:, kept],

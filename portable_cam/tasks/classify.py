@@ -15,7 +15,15 @@ from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Class, ClassSet, Contrast
 from portable_cam.labels import AnyLabels, Labels, as_labels, parse_targets
 from portable_cam.result import Result
-from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, class_numbers, each_once, finite
+from portable_cam.tasks.base import (
+    AnyPreprocessing,
+    LabelledExplainer,
+    Photo,
+    Targets,
+    class_numbers,
+    each_once,
+    finite,
+)
 from portable_cam.tasks.preprocessing import preprocessing_of
 
 

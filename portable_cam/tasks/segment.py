@@ -110,7 +110,10 @@ class SegmentExplainer(LabelledExplainer):
             unsaid = "that the maps put out are scores of classes is assumed: no softmax, sigmoid or labels say so"
             notes = (*notes, unsaid)
         if self._follows:
-            notes = (*notes, f"the model takes any size: each photo at its own, the longer side up to {_LONGEST} pixels")
+            notes = (
+                *notes,
+                f"the model takes any size: each photo at its own, the longer side up to {_LONGEST} pixels",
+            )
         return notes
 
     def _preprocessing_for(self, image: ImageArray) -> Preprocessing:

@@ -99,10 +99,9 @@ class DetectExplainer(LabelledExplainer):
         size = own or (_SIDE, _SIDE)
         self._siblings: dict[Size, DetectExplainer] = {}
         #: Builds the same for another size, where the model takes any and each photo has its own.
-        self._at = None if own else partial(
-            DetectExplainer, model, methods, head=head, part=part, threshold=threshold, overlap=overlap, most=most,
-            labels=labels, rather_than=rather_than, **options,
-        )  # fmt: skip
+        chosen = {"head": head, "part": part, "threshold": threshold, "overlap": overlap, "most": most}
+        chosen |= {"labels": labels, "rather_than": rather_than, **options}
+        self._at = None if own else partial(DetectExplainer, model, methods, **chosen)
         self._wanted = preprocessing
         model = at_size(model, size)  # layers and heads are read at the size explained
         graph = model.graph

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from portable_cam.errors import LabelError, LayerError, ModelError, TargetError
+from portable_cam.errors import LabelError, LayerError, ModelError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Character, Explanation
 from portable_cam.export.diagnose.layers import list_layers
