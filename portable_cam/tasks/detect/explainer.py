@@ -99,7 +99,7 @@ class DetectExplainer(LabelledExplainer):
         size = own or (_SIDE, _SIDE)
         self._siblings: dict[Size, DetectExplainer] = {}
         #: Builds the same for another size, where the model takes any and each photo has its own.
-        chosen = {"head": head, "part": part, "threshold": threshold, "overlap": overlap, "most": most}
+        chosen: dict[str, Any] = {"head": head, "part": part, "threshold": threshold, "overlap": overlap, "most": most}
         chosen |= {"labels": labels, "rather_than": rather_than, **options}
         self._at = None if own else partial(DetectExplainer, model, methods, **chosen)
         self._wanted = preprocessing
