@@ -97,12 +97,7 @@ def method_map(method: str, activation: NDArray[Any], gradient: NDArray[Any]) ->
 
 
 def overlay(
-    maps: NDArray[Any],
-    palette: NDArray[np.uint8],
-    opacities: NDArray[Any],
-    photos: NDArray[np.uint8],
-    *,
-    gray: bool,
+    maps: NDArray[Any], palette: NDArray[np.uint8], opacities: NDArray[Any], photos: NDArray[np.uint8], *, gray: bool
 ) -> NDArray[Any]:
     """(N, K, H, W) of 0 to 1, (257, 3), (257,), (N, H, W, 3) -> uint8 (N, K, H, W, 3); entry 256 is that of NaN."""
     steps = np.rint(np.clip(np.nan_to_num(maps, nan=0, posinf=1, neginf=0), 0, 1) * 255).astype(int)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from portable_cam.errors import InputError
 from portable_cam.image.geometry import ImageArray
-from portable_cam.image.look import COLORMAP, Look
+from portable_cam.image.look import COLORMAP, DEFAULT, Look
 
 #: Neither end of the colour map: a value that is not a number must not look like an unimportant one.
 NOT_A_NUMBER = (0, 170, 190)
@@ -33,7 +33,7 @@ def colorize(map01: NDArray[np.floating], colormap: str = COLORMAP) -> ImageArra
     return colours
 
 
-def overlay(image: ImageArray, map01: NDArray[np.floating], look: Look = Look()) -> ImageArray:
+def overlay(image: ImageArray, map01: NDArray[np.floating], look: Look = DEFAULT) -> ImageArray:
     """A map over the photo: ``(1 - a) * photo + a * colour``, the opacity ``a`` and the photo's grey by the look.
 
     Contour lines are not drawn here: see :func:`portable_cam.report.contours.draw_contours`.

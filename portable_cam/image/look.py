@@ -59,8 +59,10 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-#: Those of the parity profiles look as their peers draw them: pytorch-grad-cam's ``show_cam_on_image`` (without its last
-#: step, which divides by the brightest value) and Captum's ``visualize_image_attr`` as ``blended_heat_map``.
+#: What is drawn where nothing else is chosen.
+DEFAULT = Look()
+#: Those of the parity profiles look as their peers draw them: pytorch-grad-cam's ``show_cam_on_image`` (without its
+#: last step, which divides by the brightest value) and Captum's ``visualize_image_attr`` as ``blended_heat_map``.
 PEERS: Mapping[str, Look] = {
     "pytorch_grad_cam": Look("jet", 0.5, rising=False, gray=False),
     "captum": Look("Greens", 0.5, rising=False, gray=True),
@@ -69,4 +71,4 @@ PEERS: Mapping[str, Look] = {
 
 def look_of(profile: str) -> Look:
     """How explanations of a profile are drawn unless a user chooses otherwise."""
-    return PEERS.get(profile, Look())
+    return PEERS.get(profile, DEFAULT)
