@@ -129,6 +129,11 @@ class Explainer(Rebuilt):
         return self._sessions.options.sign
 
     @property
+    def profile(self) -> str:
+        """Whose conventions the maps follow."""
+        return self._sessions.options.profile
+
+    @property
     def image_name(self) -> str:
         return self._metadata.image
 

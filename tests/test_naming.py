@@ -22,7 +22,7 @@ def _tails(labels: list[str]) -> list[str]:
     """Every file that a photo with these labels may have."""
     methods = ["gradcam", "against.gradcam"]
     overlays = [f"{part}.{method}.png" for part in parts_of(labels) for method in methods]
-    figures = ["sheet.png", "strip.png", "gradcam.strip.png", "gradcam.answers.png"]
+    figures = ["sheet.png"]
     return [*overlays, *figures, *(f"{method}.npy" for method in methods), "json"]
 
 

@@ -16,8 +16,8 @@ from typing import TypeAlias
 
 from portable_cam.export.methods.registry import METHODS
 
-#: What follows ``against.`` shows what speaks against a target, likewise ``for.``; the others are figures.
-WORDS = frozenset({"against", "for", "sheet", "strip", "answers"})
+#: What follows ``against.`` shows what speaks against a target, likewise ``for.``; the sheet is a figure.
+WORDS = frozenset({"against", "for", "sheet"})
 
 _SPECIAL = frozenset('/\\:*?"<>|%~')
 _LONGEST_STEM, _LONGEST_LABEL = 120, 80  # bytes; a name has at most 255, and the method and suffix need some

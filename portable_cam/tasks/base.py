@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from portable_cam.errors import InputError, OptionError, TargetError
 from portable_cam.explainer import Explainer
-from portable_cam.explanation import Drawing, Explanation
+from portable_cam.explanation import Explanation
 from portable_cam.export.methods.registry import METHODS
 from portable_cam.image.decode import read_image
 from portable_cam.image.geometry import Geometry, ImageArray
+from portable_cam.image.look import look_of
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.labels import AnyLabels, Labels, as_labels, labels_in, parse_targets
 from portable_cam.report.write import ReportWriter
@@ -59,8 +60,6 @@ class TaskExplainer(ABC):
     asks: ClassVar[frozenset[str]] = frozenset()
     #: Those of ``takes`` and ``asks`` that must be given.
     needs: ClassVar[tuple[str, ...]] = ()
-    #: How its explanations are drawn.
-    drawing: ClassVar[Drawing] = "sheet"
 
     explainer: Explainer
     preprocessing: Preprocessing
@@ -128,7 +127,7 @@ class TaskExplainer(ABC):
             notes=(*notes, *(note for note in result.notes if note not in notes)),
             source=photo.source,
             checks=[check.to_dict() for check in result.checks],
-            drawing=self.drawing,
+            look=look_of(self.explainer.profile),
             **own,
         )
 

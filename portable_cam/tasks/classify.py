@@ -26,6 +26,9 @@ from portable_cam.tasks.base import (
 )
 from portable_cam.tasks.preprocessing import preprocessing_of
 
+#: How many of the model's best classes are reported.
+_TOP = 5
+
 
 class PhotoExplainer(LabelledExplainer):
     """Explains the classes of a classifier; targets are class numbers or names, ``top3``, or None for the top class.
@@ -83,25 +86,40 @@ class PhotoExplainer(LabelledExplainer):
         rival = {} if self._rival is None else {"rather_than": self._rival}
         result = each_once(self.explainer.ranked(photo.x, None if numbers is None else [numbers], **rival))
         names = [self.name(int(target)) for target in result.targets[0]]
+        values, scale = self._output(result)
         if numbers is None or min(numbers) < 0:  # which are the highest was asked
-            for values in (*self._class_scores(result), result.scores):
-                finite(values, "the scores")
-        top, scale = self._top(result)
+            finite(values, "the scores")
+            finite(result.scores, "the scores")
+        top = [(self.name(int(i)), float(values[i])) for i in np.argsort(-values)[:_TOP]]
+        if not np.isfinite(values).all():  # what the highest of them are means nothing
+            top = []
         if self._rival is None:
-            return self._explanation(photo, result, names, top=top, top_scale=scale)
+            sure = scale in {"probability", "softmax"}
+            details = [Detail(probability=float(values[target])) for target in result.targets[0]] if sure else []
+            return self._explanation(photo, result, names, details=details, top=top, top_scale=scale)
         other = self.name(self._rival)
         labels = [f"{name} rather than {other}" for name in names]
         details = [Detail(name=name, rather_than=other) for name in names]
         return self._explanation(photo, result, labels, details=details, top=top, top_scale=scale)
 
-    def _top(self, result: Result, count: int = 5) -> tuple[list[tuple[str, float]], str]:
-        """The best classes by the model's own output, where that is one number per class; and what the numbers are."""
-        for values in self._class_scores(result):
-            flat = values.reshape(-1).astype(np.float64)
-            if np.isfinite(flat).all():
-                top = [(self.name(int(i)), float(flat[i])) for i in np.argsort(-flat)[:count]]
-                return top, "probability" if _sums_to_one(flat) else "score"
-        return [], "score"
+    def _output(self, result: Result) -> tuple[NDArray[np.float64], str]:
+        """The model's own output where that is one number per class, float scores that no softmax follows in the graph
+        as their softmax; and what the numbers are: ``probability``, ``softmax`` or ``score``."""
+        for values in result.outputs.values():
+            if values.size == self.explainer.classes and values.dtype.kind in "fiu":
+                flat = values.reshape(-1).astype(np.float64)
+                if _sums_to_one(flat):
+                    return flat, "probability"
+                if (
+                    self.explainer.cut is None
+                    and values.dtype.kind == "f"
+                    and len(flat) > 1
+                    and np.isfinite(flat).all()
+                ):
+                    exponents = np.exp(flat - flat.max())
+                    return exponents / exponents.sum(), "softmax"
+                return flat, "score"
+        return np.zeros(0), "score"
 
     def _class_scores(self, result: Result) -> Iterator[NDArray[Any]]:
         """The model's own outputs that hold a number per class."""

@@ -56,7 +56,6 @@ class CaptionExplainer(TaskExplainer):
     takes = frozenset({"vocabulary", "decoder", "mapping", "longest"})
     asks = frozenset({"caption"})
     needs = ("vocabulary",)
-    drawing = "strip"
 
     def __init__(
         self,

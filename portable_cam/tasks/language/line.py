@@ -72,7 +72,6 @@ class LineExplainer(TaskExplainer):
     task = "ctc"
     default_methods = ("layercam",)
     takes = frozenset({"vocabulary", "blank"})
-    drawing = "strip"
 
     def __init__(
         self,

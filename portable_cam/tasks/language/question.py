@@ -51,7 +51,6 @@ class QuestionExplainer(LabelledExplainer):
     takes = frozenset({"vocabulary", "labels", "explain"})
     asks = frozenset({"question"})
     needs = ("vocabulary", "question")
-    drawing = "answers"
 
     def __init__(
         self,
