@@ -17,6 +17,7 @@ from portable_cam.errors import ExternalDataError, ModelError
 from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.read import weights
 from portable_cam.export.read.canonical import canonical
+from portable_cam.export.read.inside import model_inside
 from portable_cam.export.read.weights import Mapped, apart, fits
 from portable_cam.file_kinds import advice, why_missing
 
@@ -31,7 +32,8 @@ ModelLike: TypeAlias = str | Path | bytes | onnx.ModelProto | ir.Model
 
 def load(model: ModelLike) -> ir.Model:
     """Read a model. External tensor data is only read from the model's own folder and below; large
-    weights are mapped, not read: the file has to stay as it is while the model is used.
+    weights are mapped, not read: the file has to stay as it is while the model is used. Of an explanation file the
+    model inside it is read (:mod:`portable_cam.export.read.inside`).
 
     Args:
         model: A path, the file's bytes, an ``onnx.ModelProto`` or an ``onnx_ir.Model`` (which is cloned).
@@ -40,7 +42,7 @@ def load(model: ModelLike) -> ir.Model:
         ModelError: It is not an ONNX model, or it is damaged.
         ExternalDataError: Its external data is missing, too short, or lies outside its folder.
     """
-    return canonical(_read(model))
+    return model_inside(canonical(_read(model)))
 
 
 def _read(model: ModelLike) -> ir.Model:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +20,9 @@ from portable_cam.cli.common import (
     takes_options,
 )
 from portable_cam.cli.reading import read_model
+
+if TYPE_CHECKING:
+    from portable_cam.export.options import Options
 
 
 @takes_options
@@ -52,7 +56,7 @@ def run(
         known, chosen, targets_per_image=1 if single_target else None, preprocessing=known_preprocessing(known)
     )
     strip_inner_shapes(built)
-    content = draft(known, task, options.get("output"))
+    content = draft(known, task, options.get("output")) | _choices(chosen, built.metadata_props)
     built.metadata_props[METADATA_KEY] = json.dumps(content)
     if check:
         proof = self_check(known, built, options.get("output"), target)
@@ -65,3 +69,15 @@ def run(
     say(f"{files}: {megabytes:.1f} MB, inputs {inputs}, outputs {outputs}")
     if check and not proof.passed:
         raise typer.Exit(1)
+
+
+def _choices(chosen: Options, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What the file explains and how, as its description says it: who explains the model inside again gets the same."""
+    from dataclasses import fields
+
+    named = {field.name: getattr(chosen, field.name) for field in fields(chosen) if field.metadata.get("allowed")}
+    defaults = {field.name: field.default for field in fields(chosen)}
+    options = {name: value for name, value in named.items() if value != defaults[name]}
+    layers = json.loads(metadata.get("portable_cam.layer", "[]"))
+    found = {"methods": list(chosen.methods), "layer": layers, "options": options}
+    return {name: value for name, value in found.items() if value}
