@@ -18,8 +18,8 @@
     └── DeviceError              the device or execution provider asked for is not there
 
 A message names the offending thing, says what was expected, and what to do; a warning is a PortableCamWarning. This
-module imports nothing, so that the graph room (``portable_cam.export``) and the kernel room can raise the same errors as
-the run-time room.
+module imports nothing, so that the graph room (``portable_cam.export``) and the kernel room can raise the same errors
+as the run-time room.
 """
 
 

@@ -47,9 +47,9 @@ def model_inside(model: ir.Model) -> ir.Model:
     for value in [value for value in graph.inputs if value.name not in names["inputs"]]:
         graph.inputs.remove(value)
     for new, old in json.loads(model.metadata_props.get(f"{_OURS}renamed", "{}")).items():
-        value = ir.convenience.create_value_mapping(graph, include_subgraphs=False).get(new)
-        if value is not None:
-            value.name = old
+        renamed = ir.convenience.create_value_mapping(graph, include_subgraphs=False).get(new)
+        if renamed is not None:
+            renamed.name = old
     for key in [key for key in model.metadata_props if key.startswith(_OURS) and key not in _KEPT]:
         del model.metadata_props[key]
     model.metadata_props[INSIDE_KEY] = "true"

@@ -24,6 +24,7 @@ from portable_cam.cli.common import (
     takes_options,
 )
 from portable_cam.cli.photos import Place, explain_photos
+from portable_cam.cli.policy import with_policy
 
 
 @takes_options
@@ -144,16 +145,20 @@ def run(
         "caption": caption,
     }
     known = declared_model(model, options.get("axes"))
+    if known.inside_explanation:
+        note("note: this is an explanation file: the model inside it is explained, by default as the file does")
     chosen = task
     if chosen is None:
         chosen = implied_task([name for name, value in own.items() if value is not None])
         chosen = chosen or recognize(at_size(known, size_of(size)), None, options.get("output"))[0]
         how = f"as {known.description.source} says" if chosen == known.description.task else "recognised"
         note(f"task: {chosen} ({how}; --task overrides)")
+    methods = options.pop("methods", None) or known.description.methods
+    options = with_policy(known, chosen, methods, options)
     made, asked = own_options(chosen, own, known.description.task_options)
     explainer: Any = task_named(chosen).explainer()(  # type: ignore[call-arg]
         known,
-        options.pop("methods", None) or known.description.methods,
+        methods,
         device=device,
         check=check,
         preprocessing={name: value for name, value in preprocessing.items() if value is not None},

@@ -19,6 +19,7 @@ from portable_cam.cli.common import (
     say,
     takes_options,
 )
+from portable_cam.cli.policy import with_policy
 from portable_cam.cli.reading import read_model
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def run(
 
     known = read_model(model, axes=options.get("axes"), size=size, head=head, channels=channels)
     target = recognize(known, task, options.get("output"))[1]
+    options = with_policy(known, task, options.get("methods"), options)
     chosen = Options.of(known.described({**options, "target": target}))
     built = explanation_model(
         known, chosen, targets_per_image=1 if single_target else None, preprocessing=known_preprocessing(known)

@@ -91,12 +91,7 @@ def read_image(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[An
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has far more than the {MAX_PIXELS} pixels allowed: scale it down first") from None
     except UnidentifiedImageError:
-        known = advice(name, data, "photo")
-        raise ImageError(
-            f"{name} {known}"
-            if known
-            else f"{name} is not an image, or not one of {', '.join(_formats())}: convert it to PNG"
-        ) from None
+        raise _not_read(name, data) from None
     except Exception as error:
         raise _damaged(name, error) from None
     with image:
@@ -131,6 +126,21 @@ def _bytes_of(path: Path) -> bytes:
 
 def _damaged(name: str, error: Exception) -> ImageError:
     return ImageError(f"{name} is truncated or damaged ({error}): save or download it again")
+
+
+def _not_read(name: str, data: bytes) -> ImageError:
+    """Why no decoder takes a file."""
+    inside = kind_of("", data)
+    if inside is not None and inside.suffixes & readable_suffixes():
+        return _damaged(name, "only its first bytes are those of an image")
+    if inside is None and Path(name).suffix.lower() in readable_suffixes():
+        return ImageError(f"{name} is not an image, though it is called one: save or download it again")
+    known = advice(name, data, "photo")
+    return ImageError(
+        f"{name} {known}"
+        if known
+        else f"{name} is not an image, or not one of {', '.join(_formats())}: convert it to PNG"
+    )
 
 
 def _decode(image: Image.Image, name: str) -> ImageArray:
