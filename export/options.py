@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
+from portable_cam.checked import check_fields
 from portable_cam.errors import OptionError
 from portable_cam.export.autodiff.backward import Saturation
 from portable_cam.export.autodiff.relu_policy import ReluPolicy
@@ -107,15 +108,18 @@ class Options:
     words: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.methods, str | list):
+            object.__setattr__(self, "methods", check_methods(self.methods))
+        for choice in fields(self):
+            allowed, value = choice.metadata.get("allowed"), getattr(self, choice.name)
+            if allowed is not None and not (isinstance(value, str) and value in allowed):
+                raise OptionError(f"{option(choice.name)} is one of {', '.join(allowed)}, not {value!r}")
+        check_fields(self)
         object.__setattr__(self, "methods", check_methods(self.methods))
         if not self.methods and not self.words:
             raise OptionError(f"no method was given; the methods are {', '.join(METHODS)}")
         if self.as_is and self.output is None:
             raise OptionError(f"{option('as_is')} explains the tensor that {option('output')} names: name one")
-        for choice in fields(self):
-            allowed, value = choice.metadata.get("allowed"), getattr(self, choice.name)
-            if allowed is not None and value not in allowed:
-                raise OptionError(f"{option(choice.name)} is one of {', '.join(allowed)}, not {value!r}")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
@@ -127,6 +131,12 @@ class Options:
         known = [choice.name for choice in fields(cls)]
         for name in given:
             if name not in known:
+                if name == "targets":
+                    raise OptionError(
+                        f"{option('targets', [281])} says in a call which one is explained; the explainer is made for "
+                        f"all of them, and takes {option('target')} for another kind of thing than a class: a value of "
+                        "portable_cam.targets"
+                    )
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f": is '{close[0]}' meant?" if close else f"; the options are {', '.join(known)}"
                 raise OptionError(f"there is no option '{name}'{hint}")

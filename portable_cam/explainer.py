@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from portable_cam.checked import checked
 from portable_cam.errors import DeviceError, InputError, PortableCamWarning, TargetError
-from portable_cam.export.format import EXPLAINED, SCORES, TARGETS, ExplanationMetadata, split
+from portable_cam.export.format import EXPLAINED, MOST_RANKS, SCORES, TARGETS, ExplanationMetadata, split
 from portable_cam.export.options import Keywords, Options
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.read.description import Description
@@ -65,6 +66,7 @@ class Explainer(Rebuilt):
         Error: A subclass that names what does not fit.
     """
 
+    @checked
     def __init__(
         self,
         model: AnyModel,
@@ -148,9 +150,10 @@ class Explainer(Rebuilt):
         """The metadata of the explanation graph, the source model's included."""
         return dict(self._sessions.props)
 
+    @checked
     def input_shape(self, name: str | None = None) -> list[int | str | None]:
         """The shape of an input, by default that of the image; a str or None where it is symbolic."""
-        return list(self._sessions.of(1).inputs[name or self.image_name].shape)
+        return list(self._sessions.of(1).spec(name or self.image_name).shape)
 
     def input_dtype(self) -> str:
         """The element type of the image input as numpy names it."""
@@ -282,12 +285,13 @@ class Explainer(Rebuilt):
             )
         return session
 
+    @checked
     def top(self, x: ArrayLike | Mapping[str, ArrayLike], k: int, **extra: ArrayLike) -> Result:
         """Explain the ``k`` classes with the highest scores of each image, best first; ``extra`` as in a call."""
-        if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
-            raise TargetError(f"k is how many of the top classes are explained, a number above 0, not {k!r}")
+        if k < 1:
+            raise TargetError(f"top{k}: at least 1 top class can be explained")
         feeds = self._inputs.feeds(x, extra)
-        ranks = np.tile(-np.arange(1, k + 1, dtype=np.int64), (len(feeds[self.image_name]), 1))
+        ranks = np.tile(-np.arange(1, min(k, MOST_RANKS + 1) + 1, dtype=np.int64), (len(feeds[self.image_name]), 1))
         return self._explained(feeds, self._inputs.targets(ranks, len(ranks), extra, ranks=True), extra)
 
     def _learnt(self) -> dict[str, Any]:

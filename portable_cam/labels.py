@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from portable_cam import assets
+from portable_cam.checked import checked
 from portable_cam.errors import LabelError, TargetError
 from portable_cam.spelling import option
 from portable_cam.targets import Target
@@ -124,6 +125,7 @@ def text_of(path: Path, what: str, formats: str) -> str:
         raise LabelError(f"cannot read the {what} {path}: {reason}; give a UTF-8 {formats} file") from None
 
 
+@checked
 def read_labels(path: str | Path) -> Labels:
     """Read names from a file.
 

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from portable_cam.errors import OptionError
 from portable_cam.export.read.travel import ModelFile, pack, unpack
+from portable_cam.spelling import option
 
 T = TypeVar("T", bound="Rebuilt")
 
@@ -34,6 +36,12 @@ class Rebuilt:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         args, kwargs = self._made_from
+        native = kwargs.get("session_options")
+        if native is not None and not isinstance(native, Mapping):
+            raise OptionError(
+                f"{option('session_options')} as an object of ONNX Runtime cannot be pickled: give a mapping of "
+                "settings"
+            )
         packed = {name: pack(value) if name in _MODELS else value for name, value in kwargs.items()}
         return _made_again, (type(self), tuple(map(pack, args[:1])) + args[1:], packed), self._learnt()
 

@@ -171,7 +171,7 @@ def test_no_such_file(tmp_path: Path) -> None:
         pcam.Explainer(tmp_path / "absent.onnx")
     with pytest.raises(ModelError, match=r"is a folder; give the \.onnx file inside it"):
         pcam.Explainer(tmp_path)
-    with pytest.raises(ModelError, match="a model is a path, bytes"):
+    with pytest.raises(ModelError, match=r"model= takes str \| Path \| bytes \| .*, not 3"):
         pcam.Explainer(3)  # type: ignore[arg-type]
 
 
@@ -310,8 +310,16 @@ def test_not_finite(explainer: pcam.Explainer, value: float) -> None:
 
 
 def test_wrong_type(explainer: pcam.Explainer) -> None:
-    for wrong in (X.astype(complex), X.astype(str), np.array([[None]])):
-        with pytest.raises(InputError, match="input 'x' must be float32, not"):
+    with pytest.raises(InputError, match="input 'x' must be float32, not complex64"):
+        explainer(X.astype(np.complex64))
+    for wrong, what in (
+        (X.astype(str), "an array of <U"),
+        (np.array([[None]]), "an array of object"),
+        (["a.jpg", "b.jpg"], "a list of str"),
+        ("a.jpg", "str"),
+        ([Path("a.jpg")], "a list of PosixPath"),
+    ):
+        with pytest.raises(InputError, match=f"input 'x' holds {what}.*, not numbers: .* portable_cam.explain"):
             explainer(wrong)
     with pytest.raises(InputError, match="x"):
         explainer([[1.0], [2.0, 3.0]])
@@ -334,11 +342,10 @@ def test_wrong_names(explainer: pcam.Explainer) -> None:
         ([[0, 1], [2, 9]], "target 9 is out of range"),
         (-1, "target -1 is negative: classes count from 0"),
         (np.uint64(2**63 + 3), "target"),
-        (1.5, "targets are integers, not float64; names need a labels file"),
-        ("tabby", "targets are integers"),
+        (1.5, "targets are integers, not float64; names need labels="),
         ([True, False], "targets are integers, not bool"),
         ([0, 1, 2], r"targets have shape \(N,\) or \(N, K\) with N = 2 images, not \(3,\)"),
-        (np.zeros((2, 0), int), "targets have shape"),
+        (np.zeros((2, 0), int), "no target is given: leave out targets="),
         (np.zeros((2, 1, 1), int), "targets have shape"),
         ([[1], [2, 3]], "targets"),
     ],

@@ -863,7 +863,7 @@ def test_cuda_is_never_a_silent_cpu_run(small_cnn: onnx.ModelProto) -> None:
         pcam.Explainer(small_cnn, device="cuda")
     with pytest.raises(DeviceError, match="CUDAExecutionProvider"):
         pcam.Explainer(small_cnn, providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
-    with pytest.raises(DeviceError, match="device is 'cpu' or 'cuda', not 'tpu'"):
+    with pytest.raises(DeviceError, match="device= is 'cpu' or 'cuda', not 'tpu'"):
         pcam.Explainer(small_cnn, device="tpu")
 
 

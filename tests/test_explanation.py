@@ -3,6 +3,7 @@
 
 import base64
 import importlib
+import inspect
 import io
 import json
 import pkgutil
@@ -239,10 +240,8 @@ def test_the_protocol(name: str) -> None:
     assert issubclass(kind, TaskExplainer)
     assert kind.task == name
     assert "__call__" not in vars(kind)
-    code = kind.__init__.__code__
-    arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    assert arguments[:3] == ("self", "model", "methods")
-    assert code.co_argcount == 3
+    arguments = inspect.signature(kind.__init__).parameters
+    assert [name for name, p in arguments.items() if p.kind is p.POSITIONAL_OR_KEYWORD] == ["self", "model", "methods"]
     assert kind.takes <= set(arguments)
     assert not kind.asks & set(arguments)
     assert set(kind.needs) <= kind.takes | kind.asks

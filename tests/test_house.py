@@ -34,6 +34,7 @@ MODULES = TREE.modules
 TABLE = {
     "errors": "",
     "spelling": "",
+    "checked": "",
     "arrays": "",
     "file_kinds": "",
     # graph time, pure ONNX
@@ -86,7 +87,7 @@ def full(name: str) -> str:
 
 ROOMS = Rooms(
     {full(room): {full(name) for name in row.split()} for room, row in TABLE.items()},
-    {"portable_cam.errors", "portable_cam.spelling"},
+    {"portable_cam.errors", "portable_cam.spelling", "portable_cam.checked"},
 )
 
 #: The only modules that import ONNX Runtime: what runs sessions, and what needs its memory or its converter.

@@ -29,7 +29,7 @@ ON_COMMAND_LINE = ("portable_cam/cli/", "kernels/compile.py", "portable_cam/spel
 #: Names the flags of other programs, which convert models.
 OTHERS = "portable_cam/file_kinds.py"
 #: Where a user of the command line cannot get, and options that have no flag for a reason.
-PYTHON_ONLY = {"providers", "preprocessing"}
+PYTHON_ONLY = {"providers", "preprocessing", "session_options", "custom_op_libraries"}
 
 
 def options_in_python() -> set[str]:

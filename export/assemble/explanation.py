@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from portable_cam.checked import checked
 from portable_cam.errors import ModelError, OptionError
 from portable_cam.export import format
 from portable_cam.export.assemble.choose_layers import choose_layers, guided_on_path
@@ -38,6 +39,7 @@ from portable_cam.export.targets.protocol import scores_of
 from portable_cam.spelling import option
 
 
+@checked
 def build_explanation(
     model: AnyModel,
     methods: Sequence[str] = ("gradcam",),
@@ -88,6 +90,7 @@ def build_explanation(
     return to_proto(built)
 
 
+@checked
 def save_explanation(
     path: str | Path,
     model: AnyModel,

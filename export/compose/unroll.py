@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import onnx
 import onnx_ir as ir
 
+from portable_cam.checked import checked
 from portable_cam.errors import ModelError
 from portable_cam.export.compose.link import take_over
 from portable_cam.export.graph.builder import Builder
@@ -15,6 +16,7 @@ from portable_cam.export.graph.values import known_dims
 from portable_cam.export.passes.normalized import AnyModel, normalized
 
 
+@checked
 def unroll(decoder: AnyModel, steps: int, *, tokens: str, logits: str, state: Mapping[str, str]) -> onnx.ModelProto:
     """The decoder applied ``steps`` times, each step with the state of the one before.
 

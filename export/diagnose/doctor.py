@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import onnx_ir as ir
 
+from portable_cam.checked import checked
 from portable_cam.errors import Error, LayerError, OptionError
 from portable_cam.export.assemble.at_size import at_size
 from portable_cam.export.assemble.explanation import explanation_model
@@ -75,6 +76,7 @@ class DoctorReport:
         return {**asdict(self), "explainable": self.explainable}
 
 
+@checked
 def doctor(
     model: AnyModel,
     output: str | None = None,

@@ -50,7 +50,7 @@ class ModelFile:
     def _stat(self) -> tuple[int, int] | None:
         try:
             found = self.path.stat()
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a null character in the path
             return None
         return found.st_mtime_ns, found.st_size
 

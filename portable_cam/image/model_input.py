@@ -88,7 +88,7 @@ def parse_size(size: Any) -> Size:
 def per_channel(field: str, value: Any, channels: int) -> tuple[float, ...]:
     """One finite number per channel, from as many or from one for all."""
     numbers = tuple(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else (value,)
-    if not all(isinstance(n, int | float | np.number) and np.isfinite(n) for n in numbers):
+    if not all(isinstance(n, int | float | np.number) and abs(float(n)) < np.inf for n in numbers):
         raise PreprocessError(f"{field} {value!r} is not a finite number or a list of such")
     if len(numbers) not in (1, channels):
         raise PreprocessError(
@@ -109,7 +109,7 @@ def dtype_name(dtype: DTypeLike) -> str:
         dtype = {"float": "float32", "double": "float64"}.get(dtype[7:-1], dtype[7:-1])
     try:
         kind = np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         kind = np.dtype(object)
     if kind.kind not in "fiu":
         raise PreprocessError(f"the model's input is of type {dtype}, which holds no picture: give its arrays yourself")

@@ -7,13 +7,14 @@ BGR: blue first). :func:`~portable_cam.image.resolve.resolve` finds out what a m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from portable_cam.checked import check, checked
 from portable_cam.errors import InputError, PreprocessError
 from portable_cam.image.geometry import (
     INTERPOLATIONS,
@@ -75,6 +76,9 @@ class Preprocessing:
     guessed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("resize", "interpolation", "pad_position", "color", "layout"):
+            check(name, getattr(self, name), str)
+        check("guessed", self.guessed, Sequence[str])
         channels = 1 if self.color == "gray" else 3
         normal: dict[str, Any] = {
             "size": parse_size(self.size),
@@ -181,6 +185,7 @@ class Preprocessing:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
+    @checked
     def from_json(cls, content: str | Mapping[str, Any]) -> Preprocessing:
         """From :meth:`to_json`, as a dict or as text.
 

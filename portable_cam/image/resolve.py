@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
+from portable_cam.checked import checked
 from portable_cam.errors import PreprocessError
 from portable_cam.image.geometry import Resize
 from portable_cam.image.model_input import Dim, dtype_name, input_size, per_channel, read_shape
@@ -29,6 +30,7 @@ METADATA_KEY = "portable_cam.preprocessing"
 _VALUES = frozenset({"scale", "mean", "std"})
 
 
+@checked
 def resolve(
     input_shape: Sequence[Dim],
     input_dtype: DTypeLike,

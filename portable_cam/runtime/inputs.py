@@ -58,7 +58,9 @@ class Inputs:
         for name in extra:
             if name not in self._further:
                 if name == "target":
-                    raise TargetError("classes are given to a call as targets=, as in explainer(x, targets=[281])")
+                    raise TargetError(
+                        f"a call takes {option('targets')} for which one is explained, as {option('targets', [281])}"
+                    )
                 raise InputError(f"the target takes no '{name}'{takes}")
         for name, what in self._further.items():
             if name not in extra:
@@ -164,15 +166,15 @@ def check_targets(targets: ArrayLike, count: int, *, ranks: bool = False) -> NDA
     """
     if isinstance(targets, Target):
         raise TargetError(
-            f"{type(targets).__name__} says what kind of thing is explained: that is target= of the explainer; "
-            "targets= says which, as [281]"
+            f"{type(targets).__name__} says what kind of thing is explained: that is {option('target')} of the "
+            f"explainer; {option('targets')} says which, as [281]"
         )
     try:
         array = as_array(targets, "targets", TargetError)
     except TargetError:
         raise TargetError("targets do not make an array: give as many for each image") from None
     if array.size == 0:
-        raise TargetError("no target is given: leave out targets= for the top class of each image")
+        raise TargetError(f"no target is given: leave out {option('targets')} for the top class of each image")
     given = array.shape
     if array.dtype.kind not in "iu":
         raise TargetError(f"targets are integers, not {array.dtype}; names need {option('labels')}")
@@ -196,7 +198,7 @@ def _array(name: str, value: Any) -> NDArray[Any]:
         InputError: It holds none: file names and images are for the explainers of photos.
     """
     array = as_array(value, f"input '{name}'")
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind in "OUS":
         raise InputError(
             f"input '{name}' holds {_described(value)}, not numbers: this explainer takes arrays as the model does; "
             "for files and images there are portable_cam.explain and PhotoExplainer"
@@ -205,5 +207,7 @@ def _array(name: str, value: Any) -> NDArray[Any]:
 
 
 def _described(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype}"
     first = value[0] if isinstance(value, list | tuple) and value else value
     return f"a list of {type(first).__name__}" if first is not value else type(value).__name__

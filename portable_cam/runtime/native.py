@@ -84,6 +84,11 @@ class NativeOptions:
                 raise OptionError(f"the custom operators of {library} cannot be loaded: {reason}") from None
 
 
+def native_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of an explainer's options that every session on its model needs."""
+    return {name: options[name] for name in ("session_options", "custom_op_libraries") if name in options}
+
+
 def libraries_of(given: Any) -> tuple[str, ...]:
     """Files of custom operators as text, from one or several.
 

@@ -30,6 +30,7 @@ _DEVICES: dict[str, list[Provider]] = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
 }
+_MOST_THREADS = 4096
 _DTYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(int64)": np.int64, "tensor(int32)": np.int32,
@@ -92,6 +93,8 @@ class Session:
         check_available(names)
         native = NativeOptions(ort.SessionOptions(), session_options, custom_op_libraries)
         if threads is not None:
+            if not 0 < threads <= _MOST_THREADS:
+                raise OptionError(f"{option('threads')} is a number from 1 to {_MOST_THREADS}, not {threads}")
             native.set("intra_op_num_threads", threads)
         if not spin:
             native.value.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -170,14 +173,15 @@ class Session:
             for node in part.get_nodes()
         ]
 
-    def _spec(self, name: str) -> Any:
+    def spec(self, name: str) -> Any:
+        """What ONNX Runtime says of an input: :class:`InputError` if there is none of that name."""
         if name not in self.inputs:
             raise InputError(f"the model has no input '{name}'; its inputs are {', '.join(self.inputs)}")
         return self.inputs[name]
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """The element type of an input."""
-        kind = self._spec(name).type
+        kind = self.spec(name).type
         if kind not in _DTYPES:
             raise InputError(f"input '{name}' is of type {kind}, which is not supported")
         return np.dtype(_DTYPES[kind])
@@ -202,7 +206,7 @@ class Session:
 
     def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
         """Whether the model takes an input of this shape: :class:`InputError` if not."""
-        expected = list(self._spec(name).shape)
+        expected = list(self.spec(name).shape)
         fits = len(shape) == len(expected) and all(
             not isinstance(e, int) or e == got for e, got in zip(expected, shape, strict=False)
         )

@@ -14,6 +14,7 @@ from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.options import Options
 from portable_cam.export.passes.normalized import NormalizedModel, normalized
 from portable_cam.runtime.gpu.options import Common, Cuda
+from portable_cam.runtime.native import native_of
 from portable_cam.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Sessions:
         self.model = model
         self.options = options
         self._settings = settings
-        self.native = {name: settings[name] for name in ("session_options", "custom_op_libraries")}
+        self.native = native_of(settings)
         device = settings["device"]
         chosen = Cuda() if device == "cuda" and settings["providers"] is None else device
         self._device = chosen if isinstance(chosen, Common) else None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from portable_cam.checked import checked
 from portable_cam.explanation import Explanation
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.tasks.base import AnyPreprocessing, Targets
@@ -14,6 +15,7 @@ from portable_cam.tasks.recognize import implied_task, recognize
 from portable_cam.tasks.registry import TASKS, own_options, task_named
 
 
+@checked
 def explain(
     model: AnyModel,
     image: Any,

@@ -21,6 +21,7 @@ from portable_cam.image.geometry import Geometry, ImageArray
 from portable_cam.image.look import look_of
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.labels import AnyLabels, Labels, as_labels, labels_in, parse_targets
+from portable_cam.rebuilt import Rebuilt
 from portable_cam.report.write import ReportWriter
 from portable_cam.result import Result
 from portable_cam.spelling import option
@@ -42,7 +43,7 @@ class Photo:
     source: str
 
 
-class TaskExplainer(ABC):
+class TaskExplainer(Rebuilt, ABC):
     """Explains images for one task.
 
     A task's constructor takes ``(model, methods=None, *, preprocessing=None, <its own options>, **options)``, the last

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from portable_cam.checked import checked
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.passes.normalized import AnyModel, normalized
@@ -49,6 +50,7 @@ class PhotoExplainer(LabelledExplainer):
     default_methods = ("gradcam",)
     takes = frozenset({"labels", "rather_than", "sets"})
 
+    @checked
     def __init__(
         self,
         model: AnyModel,

@@ -12,6 +12,7 @@ import onnx_ir.passes.common as passes
 from portable_cam.export.deploy.ort_workarounds import apply_ort_workarounds
 from portable_cam.export.graph.values import dtype_of, known_dims, producer_of
 from portable_cam.export.passes.normalized import AnyModel, normalized
+from portable_cam.runtime.native import native_of
 from portable_cam.runtime.session import Session
 
 _INT64 = ir.DataType.INT64
@@ -71,5 +72,4 @@ def _pass_on(node: ir.Node) -> None:
 
 def session_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of an explainer's options that say where and how a session runs."""
-    names = ("device", "providers", "threads", "session_options", "custom_op_libraries")
-    return {name: options[name] for name in names if name in options}
+    return {name: options[name] for name in ("device", "providers", "threads") if name in options} | native_of(options)

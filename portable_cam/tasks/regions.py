@@ -13,6 +13,7 @@ from PIL import Image
 from portable_cam.errors import OptionError, RegionError, TargetError
 from portable_cam.image.decode import read_image
 from portable_cam.image.geometry import Box, Geometry, Size
+from portable_cam.spelling import option
 
 
 def check_region(region: Sequence[float], geometry: Geometry) -> Box:
@@ -22,7 +23,7 @@ def check_region(region: Sequence[float], geometry: Geometry) -> Box:
         RegionError: It lies outside the photo.
         TargetError: It is empty.
     """
-    x0, y0, x1, y1 = region = tuple(region)
+    x0, y0, x1, y1 = region = _numbers("region", region, 4)
     height, width = geometry.photo
     if not (x0 < x1 and y0 < y1):
         raise TargetError(f"the region {region} is empty: give left, top, right, bottom in pixels of the photo")
@@ -76,7 +77,7 @@ def resized(values: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
 
 
 def _weights_of_pixel(pixel: Sequence[float], geometry: Geometry, size: Size) -> NDArray[np.float32]:
-    (column, row), (height, width) = pixel, geometry.photo
+    (column, row), (height, width) = _numbers("pixel", pixel, 2), geometry.photo
     if not (0 <= column < width and 0 <= row < height):
         raise RegionError(f"the pixel ({column}, {row}) lies outside the photo of {width} x {height} pixels")
     x, y, *_ = geometry.to_input((column + 0.5, row + 0.5, column + 1, row + 1))
@@ -85,6 +86,17 @@ def _weights_of_pixel(pixel: Sequence[float], geometry: Geometry, size: Size) ->
     if 0 <= i < size[0] and 0 <= j < size[1]:
         weights[i, j] = 1
     return weights
+
+
+def _numbers(name: str, given: Any, count: int) -> tuple[float, ...]:
+    """So many numbers: :class:`TargetError` if it is something else."""
+    try:
+        values = np.asarray(given, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        values = np.zeros(0)
+    if values.shape != (count,) or not np.isfinite(values).all():
+        raise TargetError(f"{option(name)} is {count} numbers in pixels of the photo, not {given!r}")
+    return tuple(values.tolist())
 
 
 def _of_region(region: Sequence[float], geometry: Geometry) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from portable_cam.checked import checked
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.layers.candidates import image_input
@@ -66,6 +67,7 @@ class SegmentExplainer(LabelledExplainer):
     takes = frozenset({"labels", "rather_than", "channels", "threshold", "most"})
     asks = frozenset({"mask", "region", "pixel"})
 
+    @checked
     def __init__(
         self,
         model: AnyModel,

@@ -73,6 +73,10 @@ class Pipeline:
         self.heads = _kernel_heads(metadata, device, details)
         self._check_placement(model, options)
 
+    def spec(self, name: str) -> Any:
+        """As :meth:`~portable_cam.runtime.session.Session.spec`."""
+        return self.session.spec(name)
+
     def dtype(self, name: str) -> np.dtype[Any]:
         """The element type of an input."""
         return self.session.dtype(name)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from portable_cam.checked import checked
 from portable_cam.errors import OptionError, PortableCamWarning, RegionError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
@@ -75,6 +76,7 @@ class DetectExplainer(LabelledExplainer):
     takes = frozenset({"labels", "rather_than", "head", "part", "threshold", "overlap", "most"})
     asks = frozenset({"region"})
 
+    @checked
     def __init__(
         self,
         model: AnyModel,

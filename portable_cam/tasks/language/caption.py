@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from portable_cam.checked import checked
 from portable_cam.errors import InputError, LabelError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
@@ -17,6 +18,7 @@ from portable_cam.export.passes.normalized import AnyModel
 from portable_cam.export.targets import Tokens
 from portable_cam.image.decode import read_image
 from portable_cam.result import Result
+from portable_cam.runtime.native import native_of
 from portable_cam.tasks.base import AnyPreprocessing, Photo, Targets, TaskExplainer
 from portable_cam.tasks.language.decoding import Pair
 from portable_cam.tasks.language.layer import image_layer
@@ -57,6 +59,7 @@ class CaptionExplainer(TaskExplainer):
     asks = frozenset({"caption"})
     needs = ("vocabulary",)
 
+    @checked
     def __init__(
         self,
         model: AnyModel,
@@ -71,7 +74,7 @@ class CaptionExplainer(TaskExplainer):
         **options: Any,
     ) -> None:
         read = vocabulary if isinstance(vocabulary, Vocabulary) else read_vocabulary(vocabulary)
-        self.pair = Pair(model, decoder, mapping, threads=threads)
+        self.pair = Pair(model, decoder, mapping, threads=threads, **native_of(options))
         self.vocabulary = read.check(self.pair.roles.vocabulary)
         if self.vocabulary.start is None or self.vocabulary.end is None:
             raise LabelError(

@@ -56,6 +56,7 @@ class Pair:
         mapping: From outputs of the encoder to inputs of the decoder; None to find them, see
             :func:`~portable_cam.export.compose.link.link`.
         threads: CPU threads within an operator.
+        **native: What is handed through to ONNX Runtime, as :class:`~portable_cam.runtime.session.Session` takes it.
 
     Raises:
         ModelError: The decoder does not fit the encoder, or has inputs whose role is not clear.
@@ -68,12 +69,13 @@ class Pair:
         mapping: Mapping[str, str] | None = None,
         *,
         threads: int | None = None,
+        **native: Any,
     ) -> None:
         self._encoder = normalized(model)
         self._decoder = normalized(decoder) if decoder is not None else None
         self.roles = _roles(self._encoder.graph, None if self._decoder is None else self._decoder.graph, mapping)
         models = [self._encoder] if self._decoder is None else [self._encoder, self._decoder]
-        self._sessions = [Session(model.copy(), threads=threads) for model in models]
+        self._sessions = [Session(model.copy(), threads=threads, **native) for model in models]
         self._linked: dict[int, NormalizedModel] = {}
 
     def linked(self, steps: int) -> NormalizedModel:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from portable_cam.checked import checked
 from portable_cam.errors import LabelError, LayerError, ModelError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Character, Explanation
@@ -27,6 +28,7 @@ from portable_cam.export.targets import Tokens
 from portable_cam.image.geometry import ImageArray
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.resolve import resolve
+from portable_cam.runtime.native import native_of
 from portable_cam.runtime.session import Session
 from portable_cam.spelling import option
 from portable_cam.tasks.base import AnyPreprocessing, Photo, Targets, TaskExplainer, finite
@@ -73,6 +75,7 @@ class LineExplainer(TaskExplainer):
     default_methods = ("layercam",)
     takes = frozenset({"vocabulary", "blank"})
 
+    @checked
     def __init__(
         self,
         model: AnyModel,
@@ -102,7 +105,7 @@ class LineExplainer(TaskExplainer):
         self.preprocessing = self._prepare(normal, preprocessing, normal.metadata)
         chosen = layer if layer is not None or not uses_layer(methods) else self._layer(normal)
         self.explainer = Explainer(normal, methods, chosen, Tokens(), threads=threads, **options)
-        self._session = Session(normal.copy(), threads=threads)
+        self._session = Session(normal.copy(), threads=threads, **native_of(options))
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from portable_cam.checked import checked
 from portable_cam.errors import InputError, OptionError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Explanation
@@ -52,6 +53,7 @@ class QuestionExplainer(LabelledExplainer):
     asks = frozenset({"question"})
     needs = ("vocabulary", "question")
 
+    @checked
     def __init__(
         self,
         model: AnyModel,
