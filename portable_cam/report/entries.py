@@ -28,17 +28,18 @@ _ENOUGH = 200  # pixels of the longer side below which a photo is shown larger, 
 
 
 class Sizes(NamedTuple):
-    """The longer sides of the photos and of the maps of a page, in pixels."""
+    """The longer sides of the photos, of the maps and of signed pictures of a page, in pixels."""
 
     photo: int
     map: int
+    signed: int
 
 
 def sizes_for(count: int) -> Sizes:
     """What a page of so many photos can hold: a photo takes some 300 kB if it is alone, 30 kB among thousands."""
     if count == 1:
-        return Sizes(1200, 400)
-    return Sizes(640, 200) if count <= 24 else Sizes(400, 112) if count <= 400 else Sizes(280, 72)
+        return Sizes(1200, 400, 900)
+    return Sizes(640, 200, 400) if count <= 24 else Sizes(400, 112, 240) if count <= 400 else Sizes(280, 72, 140)
 
 
 def entry_of(explanation: Explanation, sizes: Sizes) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def _target(
 
 def _map(explanation: Explanation, maps: ShownMaps, k: int, sizes: Sizes) -> dict[str, Any]:
     """A map as an image of values: red is the value, green where it is no number. Signed values as they look."""
-    scene = scene_of(explanation, sizes.photo if maps.signed else sizes.map)
+    scene = scene_of(explanation, sizes.signed if maps.signed else sizes.map)
     if maps.signed:
         pixels = map_image(explanation, maps, k, replace(scene, hatched=False))
         return {"signed": True, "image": data_url(pixels, "JPEG"), "remark": maps.remark(k)}

@@ -148,7 +148,7 @@ function show(card) {
 }
 
 function build(photo) {
-  const canvas = make('canvas', { role: 'img', width: photo.drawn[0], height: photo.drawn[1] });
+  const canvas = make('canvas', { role: 'img', width: 1, height: 1 });
   const tip = make('output', { class: 'tip' });
   const card = { photo, canvas, tip, k: 0, turn: 0, visible: false, note: make('p', { class: 'note' }), words: make('div', {}) };
   canvas.style.aspectRatio = `${photo.drawn[0]} / ${photo.drawn[1]}`;
