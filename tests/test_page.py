@@ -141,7 +141,10 @@ def opened_page(browser: Any, report: str, tmp_path: Path) -> Iterator[Any]:
     page.on("dialog", lambda dialog: (wrong.append("a dialog"), dialog.dismiss()))
     page.on("request", lambda request: request.url.startswith(("file:", "data:")) or wrong.append(request.url))
     page.goto((tmp_path / "report.html").as_uri())
-    page.wait_for_function("[...document.querySelectorAll('.card')].slice(0, 3).every(e => e.card.values)")
+    for _ in range(100):
+        if page.evaluate("[...document.querySelectorAll('.card')].slice(0, 3).every(e => e.card.values)"):
+            break
+        page.wait_for_timeout(50)
     yield page
     page.close()
     assert wrong == []

@@ -36,10 +36,10 @@ class Sizes(NamedTuple):
 
 
 def sizes_for(count: int) -> Sizes:
-    """What a page of so many photos can hold: a photo takes some 300 kB if it is alone, 30 kB among thousands."""
+    """What a page of so many photos can hold: a photo takes some 300 kB if it is alone, 20 to 40 kB among thousands."""
     if count == 1:
         return Sizes(1200, 400, 900)
-    return Sizes(640, 200, 400) if count <= 24 else Sizes(400, 112, 240) if count <= 400 else Sizes(280, 72, 140)
+    return Sizes(640, 200, 400) if count <= 24 else Sizes(400, 112, 240) if count <= 400 else Sizes(280, 72, 110)
 
 
 def entry_of(explanation: Explanation, sizes: Sizes) -> dict[str, Any]:
