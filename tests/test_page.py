@@ -35,9 +35,9 @@ def explained() -> list[Explanation]:
 
 @pytest.fixture(scope="module")
 def report(explained: list[Explanation]) -> str:
-    made = Report(len(explained), "Photos & <b>more</b>", {"model": "</script><script>alert(1)</script>.onnx"})
+    made = Report(len(explained), "Photos & <b>more</b>")
     for one in explained:
-        made.add(one)
+        made.add(replace(one, facts={**one.facts, "model": "</script><script>alert(1)</script>.onnx"}))
     made.add_failure("<img src=x>.jpg is truncated")
     return made.html()
 
@@ -107,7 +107,7 @@ def test_what_is_no_number_is_marked(explained: list[Explanation]) -> None:
 def test_thousands_fit_into_a_page(explained: list[Explanation]) -> None:
     many = Report(3000, "many")
     many.add(explained[0])
-    assert len(json.dumps(data_of(many.html())["photos"])) < 40_000
+    assert len(json.dumps(data_of(many.html())["photos"])) < 45_000
 
 
 # -- in a browser ------------------------------------------------------------------------------------------------------

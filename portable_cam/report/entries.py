@@ -25,6 +25,9 @@ from portable_cam.report.scene import Scene, scene_of
 from portable_cam.report.wording import number, top_is
 
 _ENOUGH = 200  # pixels of the longer side below which a photo is shown larger, its pixels square
+#: Where a target would be if there were one, and what it lacks.
+_NOTHING = "nothing found"
+_EMPTY: Mapping[str, Any] = {"flags": [], "numbers": [], "words": [], "marks": None, "maps": {}}
 
 
 class Sizes(NamedTuple):
@@ -49,6 +52,8 @@ def entry_of(explanation: Explanation, sizes: Sizes) -> dict[str, Any]:
     height, width = scene.pixels.shape[:2]
     frame = scene.frame
     targets = [_target(explanation, k, line, shown, scene, sizes) for k, line in enumerate(record["explained"])]
+    if not explanation.found:
+        targets = [{"name": _NOTHING, "title": _NOTHING, "note": explanation.nothing_found, **_EMPTY}]
     photo = explanation.geometry.photo
     text = explanation.text.strip()
     return {

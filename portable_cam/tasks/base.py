@@ -25,6 +25,7 @@ from portable_cam.labels import AnyLabels, Labels, as_labels, labels_in, parse_t
 from portable_cam.report.write import ReportWriter
 from portable_cam.result import Result
 from portable_cam.spelling import option
+from portable_cam.tasks.facts import facts_of
 
 #: What a user asks for: a number or name, several (a list, or text with commas), ``top3``, or None.
 Targets: TypeAlias = str | int | Sequence[int | str] | None
@@ -93,6 +94,7 @@ class TaskExplainer(ABC):
             raise OptionError(f"the task {self.task} needs {', '.join(map(option, missing))}")
         decoded, size = read_photo(image, self._enough)
         chosen = self._for(size)
+        chosen._look = self._look
         preprocessing = chosen._preprocessing_for(size)
         source = str(image) if isinstance(image, str | os.PathLike) else ""
         photo = Photo(decoded, preprocessing(decoded, size), preprocessing.geometry(size), preprocessing, source)
@@ -150,6 +152,7 @@ class TaskExplainer(ABC):
             notes=(*notes, *(note for note in result.notes if note not in notes)),
             source=photo.source,
             checks=[check.to_dict() for check in result.checks],
+            facts=facts_of(self.explainer, self.task),
             look=self.look,
             **own,
         )
