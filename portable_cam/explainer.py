@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -134,6 +135,11 @@ class Explainer(Rebuilt):
     def profile(self) -> str:
         """Whose conventions the maps follow."""
         return self._sessions.options.profile
+
+    @property
+    def model_path(self) -> Path | None:
+        """The file of the model; None where it was given otherwise."""
+        return self._sessions.model.path
 
     @property
     def image_name(self) -> str:

@@ -134,6 +134,7 @@ class Explanation:
         checks: Of the first explanation by this model with these options, each with ``name``, ``value``, ``passed`` (or
             ``"not tested"``) and ``detail``; empty where none was asked for.
         source: The image's file; empty if it came as an array.
+        facts: Of the model and of how it was explained, by name, as a page shows them.
         look: How maps are drawn; :meth:`styled` gives the same explanation with another look.
         nothing_found: Why there is no target: the model found nothing to explain; empty where it did.
     """
@@ -161,6 +162,7 @@ class Explanation:
     notes: tuple[str, ...] = ()
     checks: list[dict[str, Any]] = field(default_factory=list)
     source: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
     look: Look = DEFAULT
     nothing_found: str = ""
 

@@ -24,6 +24,7 @@ from portable_cam.cli.common import (
     takes_options,
 )
 from portable_cam.cli.photos import Place, explain_photos
+from portable_cam.cli.pictures import ColormapOption, ContoursOption, MaxSizeOption, OpacityOption, look_as_asked
 from portable_cam.cli.policy import with_policy
 
 
@@ -32,11 +33,11 @@ def run(
     model: ModelArgument,
     images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)],
     folder: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "-o", "--out", help="Where results go: a folder; for one photo a .png, .jpg, .pdf, .svg, .html or .json."
         ),
-    ] = Path("explained"),
+    ] = None,
     task: TaskOption = None,
     target: Annotated[
         str | None,
@@ -97,6 +98,14 @@ def run(
     formats: Annotated[
         str | None, typer.Option("--format", help="Of a folder, comma-separated: png, npy, json.", show_default="png")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="An HTML page of all photos; no other file unless -o or --format asks.", show_default=False),
+    ] = None,
+    colormap: ColormapOption = None,
+    opacity: OpacityOption = None,
+    contours: ContoursOption = None,
+    max_size: MaxSizeOption = None,
     check: Annotated[
         bool, typer.Option(help="Check the first explanation, unless this model was checked before with these options.")
     ] = True,
@@ -113,8 +122,8 @@ def run(
     from portable_cam.tasks.recognize import implied_task, recognize
     from portable_cam.tasks.registry import own_options, task_named
 
-    place = Place.of(folder, formats)
-    found = find_images(images, without=None if place.single else folder)
+    place = Place.of(folder, formats, report)
+    found = find_images(images, without=None if place.single else place.path)
     if mask is not None:
         read_image(mask)  # one that cannot be read is no fault of a photo
     preprocessing = {
@@ -156,7 +165,7 @@ def run(
     methods = options.pop("methods", None) or known.description.methods
     options = with_policy(known, chosen, methods, options)
     made, asked = own_options(chosen, own, known.description.task_options)
-    explainer: Any = task_named(chosen).explainer()(  # type: ignore[call-arg]
+    explainer: Any = task_named(chosen).explainer()(
         known,
         methods,
         device=device,
@@ -165,6 +174,7 @@ def run(
         **made,
         **options,
     )
+    explainer.look = look_as_asked(explainer.look, colormap, opacity, contours, max_size)
     prepared = explainer.preprocessing
     note(f"preprocessing: {prepared.describe()}")
     for text in explainer.notes:
@@ -185,10 +195,13 @@ def run(
                 "errors": outcome.errors,
                 "skipped": [{"path": str(path), "why": why} for path, why in found.skipped],
                 "failed": outcome.failed,
+                "report": None if report is None else str(report),
             }
         )
-    elif any(record["files"] for record in outcome.records):
-        note(f"written to {folder}")
+    else:
+        wrote = [str(place.path)] if any(record["files"] for record in outcome.records) else []
+        if wrote := [*wrote, *([str(report)] if report is not None else [])]:
+            note(f"written to {' and '.join(wrote)}")
     if outcome.failed:
         raise typer.Exit(1)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 #: What a single file of results may be, by its suffix.
 FIGURES = frozenset({".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp", ".tif", ".tiff"})
 PAGES = frozenset({".html", ".htm"})
+#: Where results go if nothing else is said.
+_FOLDER = Path("explained")
 #: Suffixes that name a file, and none that is written here.
 _OTHERS = frozenset({".npy", ".npz", ".gif", ".bmp", ".eps", ".csv", ".txt", ".zip", ".ppm", ".avif", ".heic", ".md"})
 
@@ -30,21 +32,26 @@ class Place:
         path: A folder, or the file of a single photo's results.
         formats: What is written into a folder.
         single: It is a file.
+        report: A page of all photos; None for none.
     """
 
     path: Path
     formats: tuple[str, ...]
     single: bool = False
+    report: Path | None = None
 
     @classmethod
-    def of(cls, path: Path, formats: str | None) -> Place:
-        """As ``-o`` and ``--format`` say.
+    def of(cls, out: Path | None, formats: str | None, report: Path | None = None) -> Place:
+        """As ``-o``, ``--format`` and ``--report`` say.
 
         Raises:
             OptionError: The file is of no kind that is written, or both a file and formats are named.
         """
         from portable_cam.report.write import check_formats
 
+        if report is not None and (report.suffix.lower() not in PAGES or report.is_dir()):
+            raise OptionError(f"--report {report} is no HTML file: give a name that ends in .html")
+        path = out or _FOLDER
         suffix = path.suffix.lower()
         single = suffix in FIGURES | PAGES | {".json"} and not path.is_dir()
         if str(path) == "-":
@@ -56,7 +63,8 @@ class Place:
             raise OptionError(
                 f"--format says what goes into a folder, but -o {path} is one file: leave one of them out"
             )
-        return cls(path, check_formats(formats or "png"), single)
+        alone = report is not None and out is None and formats is None
+        return cls(path, () if alone else check_formats(formats or "png"), single, report)
 
     def write(self, explanation: Explanation, stem: str) -> dict[str, Any]:
         """Write one photo's results; its record, with the files."""
@@ -102,18 +110,27 @@ def explain_photos(
     Raises:
         OptionError: There are several photos for one file.
     """
+    from portable_cam.report.files import save_text
     from portable_cam.report.naming import stems_of
+    from portable_cam.report.page import Report
 
     if place.single and len(found.photos) > 1:
         raise OptionError(f"-o {place.path} is one file, but there are {len(found.photos)} images: give a folder")
     outcome, stems = Outcome(), stems_of(found.photos)
+    many = f"{len(found.photos)} photo{'s' * (len(found.photos) != 1)}"
+    page = None if place.report is None else Report(len(found.photos), many)
     with progress(len(found.photos)) as advance:
         for (path, relative), stem in zip(found.photos, stems, strict=True):
             try:
-                record = {"image": str(path), **place.write(explainer(path, target, **asked), stem)}
+                explanation = explainer(path, target, **asked)
+                if page is not None:
+                    page.add(explanation)
+                record = {"image": str(path), **place.write(explanation, stem)}
             except (ImageError, InputError, RegionError) as error:
                 text = str(error) if str(path) in str(error) else f"{path}: {error}"
                 outcome.errors.append({"image": str(path), "error": text})
+                if page is not None:
+                    page.add_failure(text)
                 fail(text)
             else:
                 if not outcome.records and record["checks"]:
@@ -126,6 +143,8 @@ def explain_photos(
                     outcome.unsound += 1
                     fail(f"{path}: the map or score of {', '.join(wrong)} is not finite, and shows nothing")
             advance()
+    if page is not None and place.report is not None:
+        save_text(page.html(), place.report)
     return outcome
 
 

@@ -73,7 +73,7 @@ def _task_explainer(
     try:
         own, _ = own_options(task, {}, described=model.description.task_options)
         named = {} if output is None else {"output": output}
-        made: Any = task_named(task).explainer()(model, methods, **own, **named)  # type: ignore[call-arg]
+        made: Any = task_named(task).explainer()(model, methods, **own, **named)
     except Error:
         return None  # methods are then tried one by one, and it is told which are refused
     explainer: TaskExplainer = made

@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import warnings
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from portable_cam.errors import ImageError
 from portable_cam.file_kinds import advice, kind_of, why_missing
-from portable_cam.image.geometry import ImageArray
+from portable_cam.image.geometry import ImageArray, Size
 
 #: Larger images are refused before they are decoded: some kilobytes can unpack to gigabytes (a decompression bomb).
 #: 120 million pixels hold the photos of 108-megapixel phones and take 360 MB as RGB.
@@ -50,6 +51,9 @@ _UPRIGHT = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+_ON_ITS_SIDE = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
+#: Modes whose values Pillow averages.
+_AVERAGED = frozenset({"L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
 
 def read_image(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]) -> ImageArray:
@@ -67,10 +71,29 @@ def read_image(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[An
     Raises:
         ImageError: It is not an image, is truncated, larger than :data:`MAX_PIXELS`, or missing.
     """
+    return read_photo(source)[0]
+
+
+def read_photo(
+    source: str | os.PathLike[str] | bytes | Image.Image | NDArray[Any], enough: Callable[[Size], Size] | None = None
+) -> tuple[ImageArray, Size]:
+    """An image as :func:`read_image` has it, a large one at a half, a quarter or an eighth of its size; and the size
+    (height, width) that it has.
+
+    A JPEG is decoded at that size, others are averaged over blocks. An array is taken as it is.
+
+    Args:
+        source: As for the other.
+        enough: From the image's size to the least one to decode it at; None: its own.
+
+    Raises:
+        ImageError: As for the other.
+    """
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        array = _from_array(source)
+        return array, (array.shape[0], array.shape[1])
     if isinstance(source, Image.Image):
-        return _decode(source, "the given image")
+        return _decode(source, "the given image", enough)
     if isinstance(source, bytes):
         name, data = "the given bytes", source
     elif isinstance(source, str | os.PathLike):
@@ -95,7 +118,7 @@ def read_image(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[An
     except Exception as error:
         raise _damaged(name, error) from None
     with image:
-        return _decode(image, name)
+        return _decode(image, name, enough)
 
 
 @cache
@@ -143,27 +166,45 @@ def _not_read(name: str, data: bytes) -> ImageError:
     )
 
 
-def _decode(image: Image.Image, name: str) -> ImageArray:
+def _decode(image: Image.Image, name: str, enough: Callable[[Size], Size] | None) -> tuple[ImageArray, Size]:
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(
             f"{name} has {image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed: scale it down first"
         )
     try:
+        turn = _turn(image)
+        size = (image.width, image.height) if turn in _ON_ITS_SIDE else (image.height, image.width)
+        image = _reduced(image, 1 if enough is None else _factor(size, enough(size)))
         image.load()
-        return _to_rgb(_upright(image), name)
+        return _to_rgb(image if turn is None else image.transpose(turn), name), size
     except ImageError:
         raise
     except Exception as error:  # on damaged files Pillow's decoders raise nearly every kind of exception
         raise _damaged(name, error) from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How to turn an image upright; None if it is."""
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except Exception:  # damaged EXIF is common and no reason to refuse a sound image
+        return None
+    return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+
+
+def _factor(size: Size, enough: Size) -> int:
+    """The largest of 8, 4 and 2 that leaves both sides long enough, else 1."""
+    return next((f for f in (8, 4, 2) if size[0] // f >= enough[0] and size[1] // f >= enough[1]), 1)
+
+
+def _reduced(image: Image.Image, factor: int) -> Image.Image:
+    """The image at a fraction of its size; as it is where its values cannot be averaged."""
+    if factor == 1:
         return image
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+    if image.format == "JPEG":  # decoded at that size: neither time nor memory for the whole
+        image.draft(None, (-(-image.width // factor), -(-image.height // factor)))
+        return image
+    return image.reduce(factor) if image.mode in _AVERAGED else image
 
 
 def _to_rgb(image: Image.Image, name: str) -> ImageArray:
@@ -178,7 +219,7 @@ def _to_rgb(image: Image.Image, name: str) -> ImageArray:
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
 
 
 def _from_array(array: NDArray[Any]) -> ImageArray:

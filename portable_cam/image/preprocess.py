@@ -95,11 +95,12 @@ class Preprocessing:
             object.__setattr__(self, name, value)
         _check(self)
 
-    def __call__(self, image: ImageArray) -> NDArray[Any]:
+    def __call__(self, image: ImageArray, photo: Size | None = None) -> NDArray[Any]:
         """The model's input for one photo.
 
         Args:
             image: uint8 (H, W, 3), RGB.
+            photo: The photo's own size (H, W), where it was decoded at a smaller one.
 
         Returns:
             (1, C, H, W) or (1, H, W, C) of ``dtype``.
@@ -107,7 +108,7 @@ class Preprocessing:
         Raises:
             InputError: The image is not uint8 (H, W, 3).
         """
-        pixels = self.view(image)
+        pixels = self.view(image, photo)
         if self.color == "gray":
             # the weights and the rounding of Pillow's convert("L")
             luma = (pixels.astype(np.int64) @ np.array([19595, 38470, 7471]) + 0x8000) >> 16
@@ -128,25 +129,26 @@ class Preprocessing:
         """Where the input lies in a photo of ``image_size`` (H, W)."""
         return fit(image_size, self.size, self.resize, self.resize_to, self.pad_position)
 
-    def following(self, image: ImageArray, longest: int, step: int) -> Preprocessing:
+    def following(self, photo: Size, longest: int, step: int) -> Preprocessing:
         """The same for a model that takes images of any size, at a photo's own: its longer side at most ``longest``
         pixels, both multiples of ``step``, so that strides divide them."""
-        height, width = image.shape[:2]
+        height, width = photo
         if self.resize == "shortest+crop":
             return self
         ratio = min(1.0, longest / max(height, width))
         sides = (max(step, min(longest, round(side * ratio / step) * step)) for side in (height, width))
         return replace(self, size=tuple(sides))
 
-    def view(self, image: ImageArray) -> ImageArray:
-        """What the model sees of a photo: uint8 (H, W, 3) RGB at the input's size.
+    def view(self, image: ImageArray, photo: Size | None = None) -> ImageArray:
+        """What the model sees of a photo: uint8 (H, W, 3) RGB at the input's size. The arguments are those of a call.
 
         Raises:
             InputError: The image is not uint8 (H, W, 3).
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise InputError(f"a photo is uint8 of shape (H, W, 3), not {image.dtype} {image.shape}: see read_image")
-        return self.geometry((image.shape[0], image.shape[1])).apply(image, self.interpolation, self.pad_value)
+        size = photo or (image.shape[0], image.shape[1])
+        return self.geometry(size).apply(image, self.interpolation, self.pad_value)
 
     def describe(self) -> str:
         """One line for people."""

@@ -25,20 +25,24 @@ from portable_cam.report.scene import Scene, scene_of
 from portable_cam.report.wording import number, top_is
 
 _ENOUGH = 200  # pixels of the longer side below which a photo is shown larger, its pixels square
+#: Where a target would be if there were one, and what it lacks.
+_NOTHING = "nothing found"
+_EMPTY: Mapping[str, Any] = {"flags": [], "numbers": [], "words": [], "marks": None, "maps": {}}
 
 
 class Sizes(NamedTuple):
-    """The longer sides of the photos and of the maps of a page, in pixels."""
+    """The longer sides of the photos, of the maps and of signed pictures of a page, in pixels."""
 
     photo: int
     map: int
+    signed: int
 
 
 def sizes_for(count: int) -> Sizes:
-    """What a page of so many photos can hold: a photo takes some 300 kB if it is alone, 30 kB among thousands."""
+    """What a page of so many photos can hold: a photo takes some 300 kB if it is alone, 20 to 40 kB among thousands."""
     if count == 1:
-        return Sizes(1200, 400)
-    return Sizes(640, 200) if count <= 24 else Sizes(400, 112) if count <= 400 else Sizes(280, 72)
+        return Sizes(1200, 400, 900)
+    return Sizes(640, 200, 400) if count <= 24 else Sizes(400, 112, 240) if count <= 400 else Sizes(280, 72, 110)
 
 
 def entry_of(explanation: Explanation, sizes: Sizes) -> dict[str, Any]:
@@ -48,6 +52,8 @@ def entry_of(explanation: Explanation, sizes: Sizes) -> dict[str, Any]:
     height, width = scene.pixels.shape[:2]
     frame = scene.frame
     targets = [_target(explanation, k, line, shown, scene, sizes) for k, line in enumerate(record["explained"])]
+    if not explanation.found:
+        targets = [{"name": _NOTHING, "title": _NOTHING, "note": explanation.nothing_found, **_EMPTY}]
     photo = explanation.geometry.photo
     text = explanation.text.strip()
     return {
@@ -101,7 +107,7 @@ def _target(
 
 def _map(explanation: Explanation, maps: ShownMaps, k: int, sizes: Sizes) -> dict[str, Any]:
     """A map as an image of values: red is the value, green where it is no number. Signed values as they look."""
-    scene = scene_of(explanation, sizes.photo if maps.signed else sizes.map)
+    scene = scene_of(explanation, sizes.signed if maps.signed else sizes.map)
     if maps.signed:
         pixels = map_image(explanation, maps, k, replace(scene, hatched=False))
         return {"signed": True, "image": data_url(pixels, "JPEG"), "remark": maps.remark(k)}

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from portable_cam.explanation import Explanation
@@ -24,8 +22,6 @@ _LONGEST = 800
 
 def sheet_of(explanation: Explanation, heading: str | None = None) -> Figure:
     """The sheet of an explanation, by default headed by the photo's name."""
-    if not explanation.found:
-        return nothing_figure(explanation)
     scene = scene_of(explanation, _LONGEST)
     shown = shown_maps(explanation)
     lines = lines_of(explanation)
@@ -38,6 +34,8 @@ def sheet_of(explanation: Explanation, heading: str | None = None) -> Figure:
         )
         for k, line in enumerate(lines)
     ]
+    if not explanation.found:
+        shown, sections = [], [Section("nothing found", explanation.nothing_found, [])]
     return sheet_figure(
         marked_photo(explanation, scene),
         sections,
@@ -45,7 +43,7 @@ def sheet_of(explanation: Explanation, heading: str | None = None) -> Figure:
         explanation.top,
         scale=top_is(explanation.top_scale),
         explained={line.get("name", line["label"]) for line in lines},
-        keys=keys_of(shown, explanation.look, unseen=scene.frame is not None),
+        keys=keys_of(shown, explanation.look, unseen=bool(shown) and scene.frame is not None),
         facts=facts_of(explanation),
         small=of_words(explanation),
     )
@@ -61,19 +59,6 @@ def heading_of(explanation: Explanation) -> str:
 def title_of_target(explanation: Explanation, line: dict[str, Any]) -> str:
     """What a target is called, and which sign the maps have."""
     return f"against: {line['label']}" if explanation.sign == "negative" else str(line["label"])
-
-
-def nothing_figure(explanation: Explanation) -> Figure:
-    """The photo, and why there is nothing to show of it."""
-    height, width = explanation.image.shape[:2]
-    figure = Figure(figsize=(5, 5 * height / width + 1), dpi=150, facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.04, 0.04, 0.92, 0.92 - 0.8 / float(figure.get_figheight())))
-    axes.imshow(scene_of(explanation, _LONGEST).pixels)
-    axes.set_axis_off()
-    text = textwrap.fill(f"nothing found: {explanation.nothing_found}", 70)
-    figure.text(0.04, 0.97, text, va="top", fontsize=9, parse_math=False)
-    return figure
 
 
 def note_of(line: dict[str, Any]) -> str:

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,17 +32,16 @@ class Report:
 
     Args:
         count: How many photos there will be: many are smaller.
-        title: Above everything.
-        facts: Of the model and of how it was explained, by name.
+        title: Above everything, behind the model's name.
     """
 
-    def __init__(self, count: int, title: str, facts: Mapping[str, str] | None = None) -> None:
-        self.title, self.facts = title, dict(facts or {})
+    def __init__(self, count: int, title: str) -> None:
+        self.title = title
+        self._facts: dict[str, str] = {}
         self._sizes: Sizes = sizes_for(count)
         self._photos: list[dict[str, Any]] = []
         self._failed: list[str] = []
         self._methods: dict[str, str] = {}
-        self._notes: dict[str, None] = {}
         self._keys: dict[str, Key] = {}
         self._look: Look | None = None
 
@@ -53,8 +51,9 @@ class Report:
         shown = shown_maps(explanation)
         self._photos.append(entry)
         self._methods |= {maps.name: maps.title for maps in shown}
+        self._facts = self._facts or explanation.facts
         self._look = self._look or explanation.look
-        keys = keys_of(shown, replace(explanation.look, contours=()), unseen=entry["seen"] is not None)
+        keys = keys_of(shown, explanation.look, unseen=entry["seen"] is not None)
         self._keys |= {key.caption: key for key in keys}
 
     def add_failure(self, text: str) -> None:
@@ -72,6 +71,7 @@ class Report:
                 "opacity": look.opacity,
                 "rising": look.rising,
                 "gray": look.gray,
+                "contours": look.contours,
             },
             "keys": [
                 {"caption": key.caption, "image": data_url(key.pixels), "ticks": key.ticks, "drawn": key.of_overlay}
@@ -83,9 +83,8 @@ class Report:
             _environment()
             .get_template("page.html")
             .render(
-                title=self.title,
-                facts=self.facts,
-                notes=list(self._notes),
+                title=": ".join(filter(None, (self._facts.get("model"), self.title))),
+                facts=self._facts,
                 failed=self._failed,
                 data=data,
                 css=_raw("page.css"),
@@ -96,7 +95,7 @@ class Report:
 
 def page(explanation: Explanation) -> str:
     """A self-contained page of one photo."""
-    report = Report(1, heading_of(explanation) or explanation.task, {"task": explanation.task})
+    report = Report(1, heading_of(explanation) or explanation.task)
     report.add(explanation)
     return report.html()
 

@@ -182,13 +182,13 @@ def arrange(
     Raises:
         OptionError: There is nothing to show.
     """
-    if not sections or not all(section.panels or section.words for section in sections):
-        raise OptionError("a sheet needs at least one target with at least one method")
+    if not sections:
+        raise OptionError("a sheet needs at least one target")
     aspect = image.shape[1] / image.shape[0]
     side = _WIDE_SIDE if aspect > _WIDE else _SMALL_SIDE if small else _SIDE
     columns = max(len(section.panels) for section in sections)
     bars = max(word_bars_height(section.words) for section in sections)
-    block = _width_of(columns, side) + (_WORDS + (GAP if columns else 0.0) if bars else 0.0)
+    block = _width_of(columns, side) + (_WORDS + (GAP if columns else 0.0) if bars else 0.0) or _SIDE
     tall = min(1.5, 1 / aspect) * side if columns else 0.0
     remarks = [len(wrap(p.remark, side, fontsize=BODY)) for s in sections for p in s.panels if p.remark]
     body = max(tall + (0.08 + 0.16 * max(remarks) if remarks else 0.0), bars)

@@ -58,7 +58,7 @@ def explain(
     )
     general = {name: value for name, value in options.items() if name not in of_tasks}
     methods = known.description.methods if methods is None else methods
-    explainer: Any = kind(known, methods, preprocessing=preprocessing, **own, **general)  # type: ignore[call-arg]
+    explainer: Any = kind(known, methods, preprocessing=preprocessing, **own, **general)
     explanation: Explanation = explainer(image, targets, **asked)
     if task is not None or said is not None:
         return explanation

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,20 +17,25 @@ from portable_cam.errors import InputError, OptionError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Explanation
 from portable_cam.export.methods.registry import METHODS
-from portable_cam.image.decode import read_image
-from portable_cam.image.geometry import Geometry, ImageArray
-from portable_cam.image.look import look_of
+from portable_cam.image.decode import read_photo
+from portable_cam.image.geometry import Geometry, ImageArray, Size
+from portable_cam.image.look import Look, look_of
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.labels import AnyLabels, Labels, as_labels, labels_in, parse_targets
 from portable_cam.rebuilt import Rebuilt
 from portable_cam.report.write import ReportWriter
 from portable_cam.result import Result
 from portable_cam.spelling import option
+from portable_cam.tasks.facts import facts_of
 
 #: What a user asks for: a number or name, several (a list, or text with commas), ``top3``, or None.
 Targets: TypeAlias = str | int | Sequence[int | str] | None
 #: A preprocessing, a preset's name, options of :func:`~portable_cam.image.resolve.resolve`, or None.
 AnyPreprocessing: TypeAlias = Preprocessing | str | Mapping[str, Any] | None
+
+
+#: A photo is decoded at so many times the size that the model needs, or larger: what is smaller is averaged anyway.
+_GAP = 3
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class TaskExplainer(Rebuilt, ABC):
 
     explainer: Explainer
     preprocessing: Preprocessing
+    _look: Look | None = None
 
     def __call__(self, image: Any, targets: Targets = None, **asked: Any) -> Explanation:
         """Explain one image.
@@ -86,12 +93,12 @@ class TaskExplainer(Rebuilt, ABC):
         missing = [name for name in self.needs if name in self.asks and name not in given]
         if missing:
             raise OptionError(f"the task {self.task} needs {', '.join(map(option, missing))}")
-        decoded = read_image(image)
-        chosen = self._for(decoded)
-        preprocessing = chosen._preprocessing_for(decoded)
-        geometry = preprocessing.geometry((decoded.shape[0], decoded.shape[1]))
+        decoded, size = read_photo(image, self._enough)
+        chosen = self._for(size)
+        chosen._look = self._look
+        preprocessing = chosen._preprocessing_for(size)
         source = str(image) if isinstance(image, str | os.PathLike) else ""
-        photo = Photo(decoded, preprocessing(decoded), geometry, preprocessing, source)
+        photo = Photo(decoded, preprocessing(decoded, size), preprocessing.geometry(size), preprocessing, source)
         return chosen._explain(photo, targets, given)
 
     @property
@@ -100,17 +107,35 @@ class TaskExplainer(Rebuilt, ABC):
         guess = self.preprocessing.guess_note()
         return self.explainer.notes if guess is None else (*self.explainer.notes, guess)
 
+    @property
+    def look(self) -> Look:
+        """How explanations are drawn: as the profile's peers, unless it is set."""
+        return self._look or look_of(self.explainer.profile)
+
+    @look.setter
+    def look(self, look: Look) -> None:
+        self._look = look
+
     @abstractmethod
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
         """Explain one prepared image; ``asked`` holds those of ``asks`` that were given."""
 
-    def _for(self, image: ImageArray) -> TaskExplainer:
-        """What explains this image: another, where the graph depends on the image's size."""
+    def _for(self, size: Size) -> TaskExplainer:
+        """What explains an image of this size: another, where the graph depends on it."""
         return self
 
-    def _preprocessing_for(self, image: ImageArray) -> Preprocessing:
-        """How this image becomes the input."""
+    def _preprocessing_for(self, size: Size) -> Preprocessing:
+        """How an image of this size becomes the input."""
         return self.preprocessing
+
+    def _enough(self, size: Size) -> Size:
+        """The least size at which a photo of ``size`` is decoded: what the model needs, and what is drawn."""
+        needed = self._for(size)._preprocessing_for(size).geometry(size).scaled
+        drawn = self.look.max_size or max(size)
+        # at least as long as drawn, and so much more than needed that the reduction does not show in the input
+        shares = [_GAP * part / whole for part, whole in zip(needed, size, strict=True)]
+        share = min(1.0, max(*shares, drawn / max(size)))
+        return math.ceil(share * size[0]), math.ceil(share * size[1])
 
     def _explanation(self, photo: Photo, result: Result, labels: Sequence[str], **own: Any) -> Explanation:
         """The explanation of an image, ``own`` being the fields that this task alone fills."""
@@ -119,7 +144,7 @@ class TaskExplainer(Rebuilt, ABC):
             task=self.task,
             result=result,
             image=photo.image,
-            view=photo.preprocessing.view(photo.image),
+            view=photo.preprocessing.view(photo.image, photo.geometry.photo),
             geometry=photo.geometry,
             preprocessing=photo.preprocessing,
             labels=[list(labels)],
@@ -128,7 +153,8 @@ class TaskExplainer(Rebuilt, ABC):
             notes=(*notes, *(note for note in result.notes if note not in notes)),
             source=photo.source,
             checks=[check.to_dict() for check in result.checks],
-            look=look_of(self.explainer.profile),
+            facts=facts_of(self.explainer, self.task),
+            look=self.look,
             **own,
         )
 

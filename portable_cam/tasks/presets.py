@@ -73,14 +73,14 @@ def answers_by_preset(model: AnyModel, image: Any, task: str | None = None, **op
     own, _ = own_options(chosen, {}, described=known.description.task_options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PortableCamWarning)  # what is guessed is what is shown
-        explainer: Any = task_named(chosen).explainer()(known, **{**own, **options})  # type: ignore[call-arg]
+        explainer: Any = task_named(chosen).explainer()(known, **{**own, **options})
     return list(try_presets(explainer, image))
 
 
 def try_presets(explainer: TaskExplainer, image: Any) -> Iterator[Answer]:
     """As :func:`answers_by_preset`, with the explainer of a task."""
     decoded = read_image(image)
-    chosen = explainer._for(decoded)
+    chosen = explainer._for((decoded.shape[0], decoded.shape[1]))
     in_use = chosen.preprocessing
     seen: list[Preprocessing] = []
     try:

@@ -17,7 +17,7 @@ from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Contrast, Dense
 from portable_cam.export.targets.protocol import scores_of
-from portable_cam.image.geometry import Geometry, ImageArray, Size
+from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.labels import AnyLabels, parse_targets
@@ -118,9 +118,9 @@ class SegmentExplainer(LabelledExplainer):
             )
         return notes
 
-    def _preprocessing_for(self, image: ImageArray) -> Preprocessing:
+    def _preprocessing_for(self, size: Size) -> Preprocessing:
         """At the photo's own size, where the model takes any and none is given."""
-        return self.preprocessing.following(image, _LONGEST, _STEP) if self._follows else self.preprocessing
+        return self.preprocessing.following(size, _LONGEST, _STEP) if self._follows else self.preprocessing
 
     def logits(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """(C, h, w) for one prepared photo."""

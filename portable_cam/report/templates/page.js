@@ -52,6 +52,23 @@ function blend(base, values) {
   return base;
 }
 
+// a line, white between dark, where the map passes a level
+function contours(base, values) {
+  const { width, height } = values, from = values.data, to = base.data, level = data.look.contours.map(value => 255 * value);
+  const thick = Math.max(1, Math.round(Math.max(width, height) / 450)), edges = [];
+  for (let y = 0; y < height - 1; y++) for (let x = 0; x < width - 1; x++) {
+    const at = 4 * (y * width + x), here = from[at], right = from[at + 4], below = from[at + 4 * width];
+    if (level.some(value => (here >= value) !== (right >= value) || (here >= value) !== (below >= value))) edges.push([x, y]);
+  }
+  for (const [reach, ink] of [[thick + 1, 25], [thick - 1, 255]]) for (const [x, y] of edges) {
+    for (let v = Math.max(0, y - reach); v <= Math.min(height - 1, y + reach); v++) for (let u = Math.max(0, x - reach); u <= Math.min(width - 1, x + reach); u++) {
+      const at = 4 * (v * width + u);
+      to[at] = to[at + 1] = to[at + 2] = ink;
+    }
+  }
+  return base;
+}
+
 function hatch(context, width, height, seen) {
   const thick = Math.max(1, Math.round(Math.max(width, height) / 600));
   const [x0, y0, x1, y1] = [seen[0] * width, seen[1] * height, seen[2] * width, seen[3] * height];
@@ -94,7 +111,7 @@ async function draw(card) {
     card.values = pixelsOf(layer, width, height);
   } else if (map) {
     card.values = pixelsOf(layer, width, height);
-    context.putImageData(blend(pixelsOf(image, width, height), card.values), 0, 0);
+    context.putImageData(contours(blend(pixelsOf(image, width, height), card.values), card.values), 0, 0);
   } else {
     context.drawImage(image, 0, 0, width, height);
   }
@@ -148,7 +165,7 @@ function show(card) {
 }
 
 function build(photo) {
-  const canvas = make('canvas', { role: 'img', width: photo.drawn[0], height: photo.drawn[1] });
+  const canvas = make('canvas', { role: 'img', width: 1, height: 1 });
   const tip = make('output', { class: 'tip' });
   const card = { photo, canvas, tip, k: 0, turn: 0, visible: false, note: make('p', { class: 'note' }), words: make('div', {}) };
   canvas.style.aspectRatio = `${photo.drawn[0]} / ${photo.drawn[1]}`;

@@ -22,7 +22,7 @@ from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Contrast
-from portable_cam.image.geometry import Geometry, ImageArray, Size
+from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.labels import AnyLabels, Labels, as_labels, parse_targets
@@ -145,9 +145,9 @@ class DetectExplainer(LabelledExplainer):
             return notes
         return (*notes, f"the model takes any size: each photo at its own, the longer side up to {_SIDE} pixels")
 
-    def _for(self, image: ImageArray) -> DetectExplainer:
+    def _for(self, photo: Size) -> DetectExplainer:
         """At the photo's own size, where the model takes any and none is given."""
-        size = self.preprocessing.following(image, _SIDE, _STEP).size
+        size = self.preprocessing.following(photo, _SIDE, _STEP).size
         if self._at is None or size == self.preprocessing.size:
             return self
         if size not in self._siblings:

@@ -25,7 +25,7 @@ from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.methods.registry import uses_layer
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.export.targets import Tokens
-from portable_cam.image.geometry import ImageArray
+from portable_cam.image.geometry import Size
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.resolve import resolve
 from portable_cam.runtime.native import native_of
@@ -171,13 +171,13 @@ class LineExplainer(TaskExplainer):
             options = usual | {"size": [sizes[0] or _HEIGHT, sizes[1] or 8 * _HEIGHT]} | options
         return told(resolve(dims, dtype_of(self._image).numpy(), sidecar=sidecar, metadata=metadata, **options))
 
-    def _preprocessing_for(self, image: ImageArray) -> Preprocessing:
+    def _preprocessing_for(self, size: Size) -> Preprocessing:
         """With the line's own proportions, where the model leaves the width open."""
         dims = known_dims(self._image) or []
         if dims[3 if channel_axis(self._image) == 1 else 2] is not None or self.preprocessing.resize != "stretch":
             return self.preprocessing
         height = self.preprocessing.size[0]
-        width = image.shape[1] * height / image.shape[0]
+        width = size[1] * height / size[0]
         return replace(self.preprocessing, size=(height, max(1, round(width / _STEP)) * _STEP))
 
     def _layer(self, model: NormalizedModel) -> str:
