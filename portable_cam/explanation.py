@@ -31,7 +31,7 @@ class Detail:
         name: The name of the class, where the label says more than that.
         box: Left, top, right, bottom in pixels of the photo.
         detection: The score of the box after decoding.
-        class_number: Of a box.
+        class_number: Of what is explained, where that is a single class.
         part: Of the score of a box, what was explained.
         share: Of the photo, how much counts (segmentation).
         given: What of the photo the user marked, where that counts: ``mask``, ``region`` or ``pixel``.

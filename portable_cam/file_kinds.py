@@ -185,9 +185,12 @@ def kind_of(path: str, head: bytes | None = None) -> Kind | None:
 
 
 def advice(path: str, head: bytes | None, role: Role) -> str | None:
-    """What a file is and what to do, as ``is a PDF: export its page as PNG first``; None where it is not known."""
-    kind = kind_of(path, head)
-    return f"is {kind.name}: {kind.advice[role]}" if kind is not None and kind.advice[role] else None
+    """What a file is and what to do, as ``is a PDF: export its page as PNG first``; None where it is not known, or is
+    what it was given as."""
+    for kind in (kind_of(path, head), kind_of(path)):  # other protobufs begin as ONNX does
+        if kind is not None and kind.advice[role]:
+            return f"is {kind.name}: {kind.advice[role]}"
+    return None
 
 
 def why_missing(path: str, role: Role) -> str | None:

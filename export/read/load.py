@@ -75,7 +75,7 @@ def _read(model: ModelLike) -> ir.Model:
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         known = why_missing(str(model), "model")
         raise ModelError(
-            known or f"cannot read the model {path}: {getattr(error, 'strerror', None) or error}"
+            known or f"cannot read the model {path}: {getattr(error, 'strerror', None) or error}; check the path"
         ) from None
     proto = _parse(data, str(path))
     _check_tensors(proto, str(path))

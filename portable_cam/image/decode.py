@@ -147,7 +147,7 @@ def _bytes_of(path: Path) -> bytes:
         raise ImageError(known or f"cannot read the image {path}: {reason}; check the path") from None
 
 
-def _damaged(name: str, error: Exception) -> ImageError:
+def _damaged(name: str, error: Exception | str) -> ImageError:
     return ImageError(f"{name} is truncated or damaged ({error}): save or download it again")
 
 

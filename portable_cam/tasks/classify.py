@@ -74,6 +74,7 @@ class PhotoExplainer(LabelledExplainer):
         self.preprocessing = preprocessing_of(self.explainer, model, preprocessing)
         self.labels = self._known_labels(labels, self.explainer.classes)
         self._rival = None if rather_than is None else self.number(rather_than)
+        self._sets = bool(sets)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -97,12 +98,22 @@ class PhotoExplainer(LabelledExplainer):
             top = []
         if self._rival is None:
             sure = scale in {"probability", "softmax"}
-            details = [Detail(probability=float(values[target])) for target in result.targets[0]] if sure else []
+            details = [
+                Detail(probability=float(values[target]) if sure else None, class_number=self._class(target))
+                for target in result.targets[0]
+            ]
             return self._explanation(photo, result, names, details=details, top=top, top_scale=scale)
         other = self.name(self._rival)
         labels = [f"{name} rather than {other}" for name in names]
-        details = [Detail(name=name, rather_than=other) for name in names]
+        details = [
+            Detail(name=name, rather_than=other, class_number=self._class(target))
+            for name, target in zip(names, result.targets[0], strict=True)
+        ]
         return self._explanation(photo, result, labels, details=details, top=top, top_scale=scale)
+
+    def _class(self, target: np.int64) -> int | None:
+        """The class that a target is; None where it is a set of them."""
+        return None if self._sets else int(target)
 
     def _output(self, result: Result) -> tuple[NDArray[np.float64], str]:
         """The model's own output where that is one number per class, float scores that no softmax follows in the graph

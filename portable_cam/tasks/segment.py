@@ -168,6 +168,7 @@ class SegmentExplainer(LabelledExplainer):
         return Detail(
             share=marked[1] if marked is not None and marked[1] else geometry.share_of_photo(part.weights > 0),
             given=None if marked is None else marked[0],
+            class_number=part.label,
             found=part.found,
             pixel=pixel,
             rather_than=None if self._rival is None else self.name(self._rival),

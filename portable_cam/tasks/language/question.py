@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from portable_cam.checked import checked
 from portable_cam.errors import InputError, OptionError
 from portable_cam.explainer import Explainer
-from portable_cam.explanation import Explanation
+from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.methods.tokens import embeddings
 from portable_cam.export.passes.normalized import AnyModel, normalized
@@ -108,6 +108,7 @@ class QuestionExplainer(LabelledExplainer):
             [self.name(int(target)) for target in result.targets[0]],
             question=asked["question"],
             words=tuple(self.vocabulary[i] for i in ids),
+            details=[Detail(class_number=int(target)) for target in result.targets[0]],
             token_attribution=None if scores is None else scores[0, :, : len(ids)],
         )
 
