@@ -132,8 +132,8 @@ class Preprocessing:
         if self.resize == "shortest+crop":
             return self
         ratio = min(1.0, longest / max(height, width))
-        sides = (max(step, min(longest, round(side * ratio / step) * step)) for side in (height, width))
-        return replace(self, size=tuple(sides))
+        height, width = (max(step, min(longest, round(side * ratio / step) * step)) for side in (height, width))
+        return replace(self, size=(height, width))
 
     def view(self, image: ImageArray, photo: Size | None = None) -> ImageArray:
         """What the model sees of a photo: uint8 (H, W, 3) RGB at the input's size. The arguments are those of a call.
