@@ -110,7 +110,7 @@ def test_caption(run: Run, scene: Path, tmp_path: Path) -> None:
     lines = done.out.splitlines()
     assert lines[0] == "scene.png: a red square left of a blue square"
     assert [line.split()[1] for line in lines[1:]] == lines[0].split()[1:]
-    assert {p.name for p in folder.iterdir()} == {"scene.strip.png", "scene.layercam.npy", "scene.json"}
+    assert {p.name for p in folder.iterdir()} == {"scene.sheet.png", "scene.layercam.npy", "scene.json"}
     maps = np.load(folder / "scene.layercam.npy")
     for word, (left, right) in (("red", (4, 28)), ("blue", (42, 58))):
         k = lines[0].split()[1:].index(word)
@@ -133,7 +133,7 @@ def test_vqa(run: Run, scene: Path, tmp_path: Path) -> None:
     (explained,) = json.loads(done.out)["images"][0]["explained"]
     assert explained["label"] == "red"
     assert [word for word, _ in explained["words"]] == ["what", "color", "is", "the", "rectangle"]
-    assert {p.name for p in folder.iterdir()} == {"scene.answers.png", "scene.json"}
+    assert {p.name for p in folder.iterdir()} == {"scene.sheet.png", "scene.red.layercam.png", "scene.json"}
     assert json.loads((folder / "scene.json").read_text())["explained"][0]["words"] == explained["words"]
 
 
@@ -156,7 +156,7 @@ def test_ctc(run: Run, tmp_path: Path) -> None:
     )
     assert done.status == 0
     assert [line.split()[1] for line in done.out.splitlines()] == ["ab", "a", "b"]
-    assert (tmp_path / "out" / "line.strip.png").is_file()
+    assert (tmp_path / "out" / "line.sheet.png").is_file()
 
 
 def test_options_of_other_tasks(run: Run, small: Path, scene: Path) -> None:

@@ -93,7 +93,7 @@ def read_photo(
         array = _from_array(source)
         return array, (array.shape[0], array.shape[1])
     if isinstance(source, Image.Image):
-        return _decode(source, "the given image", enough)
+        return _decode(source, "the given image", enough, given=True)
     if isinstance(source, bytes):
         name, data = "the given bytes", source
     elif isinstance(source, str | os.PathLike):
@@ -166,16 +166,27 @@ def _not_read(name: str, data: bytes) -> ImageError:
     )
 
 
-def _decode(image: Image.Image, name: str, enough: Callable[[Size], Size] | None) -> tuple[ImageArray, Size]:
+def _decode(
+    image: Image.Image, name: str, enough: Callable[[Size], Size] | None, *, given: bool = False
+) -> tuple[ImageArray, Size]:
+    """As :func:`read_photo`; a ``given`` image is its owner's, and not to be made smaller."""
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(
             f"{name} has {image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed: scale it down first"
         )
     try:
-        turn = _turn(image)
-        size = (image.width, image.height) if turn in _ON_ITS_SIDE else (image.height, image.width)
-        image = _reduced(image, 1 if enough is None else _factor(size, enough(size)))
+        size = None
+        if image.format == "JPEG" and enough is not None and not given:
+            size = _upright_size(image)
+            factor = _factor(size, enough(size))
+            # decoded at that size: neither time nor memory for the whole
+            image.draft(None, (-(-image.width // factor), -(-image.height // factor)))
         image.load()
+        turn = _turn(image)  # other formats may tell it behind the pixels, or turn them themselves
+        if size is None:
+            size = _upright_size(image)
+            factor = 1 if enough is None or image.mode not in _AVERAGED else _factor(size, enough(size))
+            image = image if factor == 1 else image.reduce(factor)
         return _to_rgb(image if turn is None else image.transpose(turn), name), size
     except ImageError:
         raise
@@ -197,14 +208,9 @@ def _factor(size: Size, enough: Size) -> int:
     return next((f for f in (8, 4, 2) if size[0] // f >= enough[0] and size[1] // f >= enough[1]), 1)
 
 
-def _reduced(image: Image.Image, factor: int) -> Image.Image:
-    """The image at a fraction of its size; as it is where its values cannot be averaged."""
-    if factor == 1:
-        return image
-    if image.format == "JPEG":  # decoded at that size: neither time nor memory for the whole
-        image.draft(None, (-(-image.width // factor), -(-image.height // factor)))
-        return image
-    return image.reduce(factor) if image.mode in _AVERAGED else image
+def _upright_size(image: Image.Image) -> Size:
+    """(height, width) once it is turned upright."""
+    return (image.width, image.height) if _turn(image) in _ON_ITS_SIDE else (image.height, image.width)
 
 
 def _to_rgb(image: Image.Image, name: str) -> ImageArray:
