@@ -169,3 +169,11 @@ def test_a_model_or_photo_needs_no_advice() -> None:
     assert advice("a.onnx", b"\x08\x07\x12\x07pytorch", "model") is None
     assert advice("a.png", b"\x89PNG", "photo") is None
     assert advice("a", b"anything", "photo") is None
+
+
+def test_no_message_installs_from_an_index() -> None:
+    """The project is on none: its extras come from a checkout."""
+    root = Path(__file__).parents[1]
+    for folder in ("portable_cam", "export", "kernels", "docs"):
+        for path in [*(root / folder).rglob("*.py"), *(root / folder).rglob("*.md")]:
+            assert "pip install portable-cam" not in path.read_text("utf-8").replace('"', ""), path
