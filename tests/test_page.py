@@ -190,6 +190,9 @@ def test_photos_are_found_sorted_and_switched(opened_page: Any) -> None:
     page.select_option("#sort", "probability")
     best = page.evaluate("[...document.querySelectorAll('.card')].map(e => e.card.photo.targets[0].probability)")
     assert best == sorted(best, reverse=True)
+    page.fill("#least", str(best[1]))
+    assert len(names_shown(page)) == 2
+    page.fill("#least", "")
     name = page.evaluate("document.querySelector('.card').card.photo.targets[1].name")
     page.select_option("#class", name)
     assert len(names_shown(page)) == 1

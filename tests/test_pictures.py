@@ -16,7 +16,7 @@ from PIL import Image
 
 import portable_cam as pcam
 from portable_cam import assets
-from portable_cam.errors import OptionError
+from portable_cam.errors import OptionError, PortableCamWarning
 from portable_cam.explanation import Explanation
 from portable_cam.image.colormap import luma, overlay
 from portable_cam.image.geometry import fit
@@ -164,7 +164,7 @@ def test_contours() -> None:
 
 @pytest.mark.usefixtures("no_other_font")
 def test_characters_without_a_font_are_said_otherwise() -> None:
-    with pytest.warns(UserWarning, match="no font on this machine has 猫 🦜: .*install one that has them"):
+    with pytest.warns(PortableCamWarning, match="no font on this machine has 猫 🦜: .*install one that has them"):
         assert fonts.drawable("a 猫 \U0001f99c") == "a □ [parrot]"
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -26,7 +26,7 @@ def draw(pixels: ImageArray, marks: Sequence[Mark | None], labels: Sequence[str]
     """
     image = Image.fromarray(np.ascontiguousarray(pixels))
     pen = ImageDraw.Draw(image)
-    thick = max(1, round(min(image.size) / 120))
+    thick = max(1, round(min(image.size) / 160))
     letter = max(10, round(min(image.size) / 18))
     texts: list[tuple[list[str], RGB]] = []
     anchors: list[Box] = []

@@ -23,7 +23,7 @@ from portable_cam.report.letters import fold
 from portable_cam.report.style import DPI, FAINT, INK, TINY
 
 _BAR = 0.12  # the height of a key's scale
-_SAMPLE = 0.22  # the width of a key's sample
+_SAMPLE = 0.36  # the width of a key's sample
 
 
 class Canvas:
@@ -56,7 +56,7 @@ class Canvas:
         for key in keys:
             lines = wrap(key.caption, room if key.ticks else room - _SAMPLE - 0.08, fontsize=TINY)
             if not key.ticks:
-                self.show(x, y + 0.02, _SAMPLE, _SAMPLE, key.pixels)
+                self.show(x, y, _SAMPLE, _SAMPLE, key.pixels)
             for i, line in enumerate(lines):
                 self.write(x + (0 if key.ticks else _SAMPLE + 0.08), y + 0.13 * (i + 1), line, fontsize=TINY)
             if key.ticks:

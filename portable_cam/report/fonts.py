@@ -16,6 +16,8 @@ from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 from PIL import ImageFont
 
+from portable_cam.errors import PortableCamWarning
+
 _BASE = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 #: Parts of the names of fonts that have many scripts, looked into before all others.
 _WIDE = ("notosanscjk", "sourcehansans", "notoemoji", "symbola", "notosanssymbols2", "wqy", "droidsansfallback",
@@ -76,6 +78,7 @@ def _warn(missing: str) -> None:
     warnings.warn(
         f"no font on this machine has {' '.join(missing)}: they are written otherwise in pictures; install one that "
         "has them, as fonts-noto-cjk or fonts-noto-extra of Debian and Ubuntu",
+        PortableCamWarning,
         stacklevel=2,
     )
 

@@ -17,6 +17,7 @@ from portable_cam.report.style import UNSEEN
 from portable_cam.report.unseen import hatch
 
 _SHAPE = (24, 256)
+_SAMPLE = (27, 54, 3)
 _MID_GRAY = 128
 
 
@@ -53,9 +54,9 @@ def keys_of(shown: Sequence[ShownMaps], look: Look, *, unseen: bool) -> list[Key
     if any(maps.signed for maps in shown):
         found.append(_signed())
     if any(maps.holds_nan for maps in shown if not maps.signed):
-        found.append(Key("not a number", np.full((24, 36, 3), NOT_A_NUMBER, np.uint8)))
+        found.append(Key("not a number", np.full(_SAMPLE, NOT_A_NUMBER, np.uint8)))
     if unseen:
-        found.append(Key(UNSEEN, hatch(np.full((24, 36, 3), _MID_GRAY, np.uint8))))
+        found.append(Key(UNSEEN, hatch(np.full(_SAMPLE, _MID_GRAY, np.uint8))))
     return found
 
 

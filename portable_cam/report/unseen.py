@@ -28,14 +28,14 @@ def hatch(pixels: ImageArray, frame: Frame | None = None) -> ImageArray:
     """
     height, width = pixels.shape[:2]
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    thick = max(1, round(max(height, width) / 600))
-    step = 14 * thick
+    thick = max(1, round(max(height, width) / 450))
+    step = 11 * thick
     lines = image.copy()
     pen = ImageDraw.Draw(lines)
     for start in range(-height, width, step):
         for offset, ink in ((0, (255, 255, 255)), (thick, (40, 40, 40))):  # seen on light and on dark
             pen.line((start + offset, height, start + offset + height, 0), fill=ink, width=thick)
-    outside = Image.new("L", image.size, 110)
+    outside = Image.new("L", image.size, 150)
     if frame is not None:
         outside.paste(0, frame)
     image.paste(lines, mask=outside)

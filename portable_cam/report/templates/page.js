@@ -70,7 +70,7 @@ function contours(base, values) {
 }
 
 function hatch(context, width, height, seen) {
-  const thick = Math.max(1, Math.round(Math.max(width, height) / 600));
+  const thick = Math.max(1, Math.round(Math.max(width, height) / 450));
   const [x0, y0, x1, y1] = [seen[0] * width, seen[1] * height, seen[2] * width, seen[3] * height];
   context.save();
   context.beginPath();
@@ -78,8 +78,8 @@ function hatch(context, width, height, seen) {
   context.rect(x0, y0, x1 - x0, y1 - y0);
   context.clip('evenodd');
   context.lineWidth = thick;
-  for (let start = -height; start < width; start += 14 * thick) {
-    for (const [offset, ink] of [[0, 'rgba(255,255,255,.43)'], [thick, 'rgba(40,40,40,.43)']]) {
+  for (let start = -height; start < width; start += 11 * thick) {
+    for (const [offset, ink] of [[0, 'rgba(255,255,255,.59)'], [thick, 'rgba(40,40,40,.59)']]) {
       context.strokeStyle = ink;
       context.beginPath();
       context.moveTo(start + offset, height);
@@ -228,8 +228,9 @@ function arrange() {
   const fits = photo => (!text || photo.name.toLowerCase().includes(text) || photo.targets.some(target => target.title.toLowerCase().includes(text)))
     && (!wanted || photo.targets.some(target => target.name === wanted))
     && (!flag || (flag === 'none' ? photo.targets.every(target => !target.flags.length) : photo.targets.some(target => target.flags.includes(flag))));
-  state.shown = data.photos.filter(fits);
-  const [way, upwards] = sort.split('|'), key = SORTS[way];
+  const [way, upwards] = sort.split('|'), key = SORTS[way], least = by('least').value;
+  by('atleast').hidden = !key;
+  state.shown = data.photos.filter(photo => fits(photo) && (!key || least === '' || numberOf(photo, key, wanted) >= Number(least)));
   if (way === 'name') state.shown.sort((a, b) => a.name.localeCompare(b.name));
   if (key) state.shown.sort((a, b) => (upwards ? -1 : 1) * (numberOf(b, key, wanted) - numberOf(a, key, wanted)) || 0);
   for (const element of by('cards').children) { watcher.unobserve(element); element.card.visible = false; }
@@ -275,7 +276,7 @@ function start() {
   by('opacity').value = Math.round(100 * state.opacity);
   by('percent').textContent = `${by('opacity').value} %`;
   by('opacity').addEventListener('input', () => { state.opacity = by('opacity').value / 100; by('percent').textContent = `${by('opacity').value} %`; key(); redraw(); });
-  for (const id of ['find', 'class', 'flag', 'sort']) by(id).addEventListener('input', arrange);
+  for (const id of ['find', 'class', 'flag', 'sort', 'least']) by(id).addEventListener('input', arrange);
   by('tools').addEventListener('submit', event => event.preventDefault());
   addEventListener('beforeprint', () => {
     for (const element of by('cards').children) { element.card.visible = true; draw(element.card); for (const part of element.querySelectorAll('details')) { part.dataset.was = part.open; part.open = true; } }
