@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -361,3 +362,31 @@ def test_doctor_names_custom_operators(run: Any, tmp_path: Path) -> None:
     assert "my.ops::Mystery (node 'strange')" in out
     assert json.loads(run("doctor", made, "--json")[1])["custom"] == ["my.ops::Mystery (node 'strange')"]
     assert json.loads(run("doctor", assets.model(), "--json")[1])["custom"] == []
+
+
+def test_what_libraries_log_stays_off_the_terminal() -> None:
+    """onnx-ir logs tracebacks of its shape inference; without a handler Python prints them."""
+    script = (
+        "import logging, warnings\nfrom portable_cam.cli import commands\n"
+        "logging.getLogger('onnx_ir.passes.common').warning('left')\n"
+        "logging.getLogger('onnxscript.optimizer').error('right', exc_info=ValueError())\n"
+        "commands._show_warning(DeprecationWarning('old'), DeprecationWarning, 'a.py', 1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("explain", "m.onnx", "a.png", "--methods", ""), "--methods names none"),
+        (("explain", "m.onnx", "a.png", "--why", "2", "--rather-than", "2"), "name two classes"),
+        (("export", "m.onnx", "-o", "."), "-o . is a folder: name the file"),
+    ],
+)
+def test_mistakes(run: Any, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    model(tmp_path / "m.onnx")
+    photo(tmp_path / "a.png")
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert message in " ".join(err.split())

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.checked import checked
+from portable_cam.errors import TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.passes.normalized import AnyModel, normalized
@@ -87,6 +88,9 @@ class PhotoExplainer(LabelledExplainer):
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
         numbers = parse_targets(targets, self.labels)
         rival = {} if self._rival is None else {"rather_than": self._rival}
+        if self._rival is not None and self._rival in (numbers or ()):
+            name = self.name(self._rival)
+            raise TargetError(f"'{name}' rather than '{name}': name two classes, what tells one from itself is nothing")
         result = each_once(self.explainer.ranked(photo.x, None if numbers is None else [numbers], **rival))
         names = [self.name(int(target)) for target in result.targets[0]]
         values, scale = self._output(result)
