@@ -47,7 +47,7 @@ WEIGHTS = "weights."
 SUMS = "sums."
 """``sums.cam``: (N, K, h, w) before sign and ReLU, for kernels."""
 EXTENT = "extent."
-"""``extent.<method>``: (N, K, 2 or 4), the last two the least and greatest value of a finished map; never in a file."""
+"""``extent.<method>``: (N, K, 2), the least and greatest value of a finished map; never in a file."""
 
 #: What the names of outputs that are ours begin with.
 PREFIXES = (HEAT_MAP, RAW, RANGE, TOKEN_ATTRIBUTION, ACTIVATIONS, GRADIENTS, WEIGHTS, SUMS, EXTENT)

@@ -84,7 +84,8 @@ def compile_variant(variant: Variant, architecture: int) -> Compiled:
     signature = dict(zip(names, variant.types, strict=True)) | dict.fromkeys(dict(variant.constants), "constexpr")
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(variant.types) if kind.startswith("*")}
     source = ASTSource(function, signature=signature, constexprs=dict(variant.constants), attrs=aligned)
-    made: Any = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": variant.warps})
+    options = {"num_warps": variant.warps, "enable_fp_fusion": variant.fp_fusion}
+    made: Any = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     entry = _ENTRY.search(made.asm["ptx"])
     parameters = tuple(_PARAMETER.findall(entry.group(1))) if entry else ()
     if parameters != expected_parameters(variant.types) or made.metadata.global_scratch_size:

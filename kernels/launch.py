@@ -32,17 +32,20 @@ class Variant:
         types: The type of each run-time argument: a pointer as ``*fp16``, ``i32`` or ``fp32``.
         constants: The compile-time constants by name.
         warps: Groups of 32 threads in a program.
+        fp_fusion: Let the compiler contract a product and a sum into one operation, which rounds once: faster, and not
+            what numpy computes.
     """
 
     kernel: str
     types: tuple[str, ...]
     constants: tuple[tuple[str, Constant], ...]
     warps: int = 4
+    fp_fusion: bool = True
 
     @property
     def name(self) -> str:
         """A short name that is the same in every process."""
-        text = repr((self.types, self.constants, self.warps))
+        text = repr((self.types, self.constants, self.warps, self.fp_fusion))
         return f"{self.kernel}-{blake2s(text.encode(), digest_size=6).hexdigest()}"
 
     def function(self) -> Any:
@@ -68,6 +71,8 @@ def run(
     arguments: Sequence[Argument],
     constants: dict[str, Constant],
     warps: int = 4,
+    *,
+    fp_fusion: bool = True,
 ) -> None:
     """Launch the variant of a kernel that fits the arguments.
 
@@ -79,7 +84,7 @@ def run(
             f"{kernel}: {max(grid[1:])} maps or blocks of pixels at once; CUDA takes {MOST}: give fewer images"
         )
     types = tuple(type_of(argument) for argument in arguments)
-    device.launch(Variant(kernel, types, tuple(constants.items()), warps), grid, arguments)
+    device.launch(Variant(kernel, types, tuple(constants.items()), warps, fp_fusion), grid, arguments)
 
 
 def type_of(argument: Argument) -> str:
@@ -107,7 +112,8 @@ class TorchDevice:
 
     def launch(self, variant: Variant, grid: Grid, arguments: Sequence[Argument]) -> None:
         values = [self._tensor(a) if isinstance(a, Array) else a for a in arguments]
-        variant.function()[grid](*values, **dict(variant.constants), num_warps=variant.warps)
+        options = {"num_warps": variant.warps, "enable_fp_fusion": variant.fp_fusion}
+        variant.function()[grid](*values, **dict(variant.constants), **options)
 
     def _tensor(self, array: Array) -> Any:
         owner = array.owner

@@ -8,22 +8,25 @@ from portable_cam.kernels.cubins import Cubins
 from portable_cam.kernels.driver import Driver
 from portable_cam.kernels.launch import Argument, Grid, TorchDevice, Variant
 
+LEGACY = 1  # the handle of the default stream, CU_STREAM_LEGACY
+
 
 class DriverDevice(TorchDevice):
     """A GPU: memory of torch, launches by the CUDA driver.
 
     Args:
         index: Which GPU.
-        stream: The stream to launch on; 1 is the default stream, which torch uses unless told otherwise.
+        stream: The stream to launch on; None for torch's current one at each launch.
 
     Raises:
         DeviceError: There is no driver, or no such GPU.
     """
 
-    def __init__(self, index: int = 0, stream: int = 1) -> None:
+    def __init__(self, index: int = 0, stream: int | None = None) -> None:
         super().__init__(f"cuda:{index}")
         self._driver, self._stream = Driver(index), stream
         self._cubins = Cubins(self._driver.capability)
 
     def launch(self, variant: Variant, grid: Grid, arguments: Sequence[Argument]) -> None:
-        self._driver.launch(self._cubins[variant], grid, arguments, self._stream)
+        stream = self._torch.cuda.current_stream().cuda_stream if self._stream is None else self._stream
+        self._driver.launch(self._cubins[variant], grid, arguments, stream or LEGACY)

@@ -278,6 +278,7 @@ class Explainer(Rebuilt):
             values=values,
             to_host=self._result,
             find_flags=find_flags,
+            statistics=None if pipeline.heads is None else pipeline.heads.statistics,
         )
 
     def pipeline(self, targets_per_image: int | None = 1) -> Pipeline:

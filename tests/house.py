@@ -69,7 +69,10 @@ class Tree:
                 nearest = max((p for p in packages if within(name, p)), key=len)
                 if nearest == package:
                     self.modules[name] = Module(name, path)
-        self._imports = {name: list(self._find_imports(module)) for name, module in self.modules.items()}
+
+    @cached_property
+    def _imports(self) -> dict[str, list[Import]]:
+        return {name: list(self._find_imports(module)) for name, module in self.modules.items()}
 
     def _find_imports(self, module: Module) -> Iterator[Import]:
         pending: list[tuple[ast.AST, bool]] = [(module.tree, False)]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from costs import slow_but
 from test_alignment import INTS, SIZE, centre, spot
 
 import portable_cam as pcam
@@ -62,7 +63,7 @@ VIEWS = {
 }
 
 
-@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("name", slow_but(["mirrored", "turned by 90 degrees"], VIEWS))
 def test_scores_of_all_views_are_summed(make_model: Any, name: str) -> None:
     """No layer named: that of each view, each map where its view looks at; alone, each lies there too."""
     views, before = VIEWS[name]

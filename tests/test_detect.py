@@ -179,7 +179,7 @@ def test_decode_yunet_with_priors() -> None:
 @pytest.mark.parametrize(
     ("name", "size"),
     slow_but(
-        ["det_yunet_n_dynamic", "det_yunet_2021_120x160_nobatch"],
+        ["det_yunet_2021_120x160_nobatch"],
         [("det_yunet_n_320", None), ("det_yunet_n_dynamic", 320), ("det_yunet_2021_120x160_nobatch", None)],
     ),
 )

@@ -276,6 +276,7 @@ class Loudest(TaskExplainer):
         return self._explanation(photo, self.explainer(photo.x), ["loud" * self._volume])
 
 
+@pytest.mark.slow
 def test_a_new_task_is_one_file_and_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def recognize(model: Any, output: str | None) -> Class:
         assert model.graph.name

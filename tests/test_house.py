@@ -218,6 +218,7 @@ def test_import_loads_no_runtime(name: str) -> None:
     assert done.stdout == "[]"
 
 
+@pytest.mark.slow
 def test_explaining_needs_no_torch() -> None:
     """Everything that the command line imports works where torch is not installed."""
     code = (

@@ -217,6 +217,23 @@ def test_upsample(device: TorchDevice, h: int, w: int, H: int, W: int, norm: Any
         close(back(extent), np.stack([expected.min((2, 3)), expected.max((2, 3))], -1))
 
 
+QUICK = [(7, 50), (13, 20)]
+LENGTHS = [(1, 1), (1, 9), (2, 3), (3, 3), (3, 8), (4, 33), (5, 11), (7, 2), (8, 17), (13, 40), (9, 18), (9, 19)]
+
+
+@pytest.mark.parametrize(
+    ("size", "length"), [*QUICK, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in LENGTHS)]
+)
+def test_extremes_lie_at_the_ends_of_cells(device: TorchDevice, size: int, length: int) -> None:
+    """Few pixels are looked at, along either axis, and no other is less or greater."""
+    maps = normal(8, 2, size, 6)
+    of = upsample.Upsampling(put(device, maps), (length, 31))
+    partial = upsample.find_range(device, of).owner.double().cpu().numpy()
+    wide = reference.upsample_bilinear(exact(maps), (length, 31))
+    found = np.stack([partial[..., 0].min(2), partial[..., 1].max(2)], -1)
+    close(found, np.stack([wide.min((2, 3)), wide.max((2, 3))], -1))
+
+
 def test_upsample_as_torch_does(device: TorchDevice) -> None:
     maps = normal(1, 1, 5, 6)
     out, _ = upsample.upsample(device, upsample.Upsampling(put(device, maps), (17, 23)), "none")

@@ -49,7 +49,7 @@ def by_torch(target: int) -> dict[str, tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize("sign", slow_but(["positive"], ["positive", "negative"]))
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", slow_but(["r1"], LAYERS))
 def test_against_torch(model: onnx.ModelProto, layer: str, sign: str) -> None:
     result = pcam.Explainer(model, ("layercam", "hirescam"), layer, sign=sign)(X, [[0, 1, 2]] * 2)
     for k in range(3):

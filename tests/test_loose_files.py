@@ -78,7 +78,7 @@ def spoilt(spoil: Callable[[onnx.ModelProto], None]) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("spoil", SPOILS)
+@pytest.mark.parametrize("spoil", [*(pytest.param(s, marks=pytest.mark.slow) for s in SPOILS[:-1]), everything])
 def test_explained_as_the_same_model_by_the_book(spoil: Callable[[onnx.ModelProto], None], tmp_path: Path) -> None:
     want = pcam.Explainer(by_the_book(), METHODS, layer="r")(X, [[1, 3], [0, 2]])
     path = tmp_path / "loose.onnx"

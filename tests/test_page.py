@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import portable_cam as pcam
 from portable_cam import assets
+from portable_cam.cli import app
 from portable_cam.explanation import Explanation
 from portable_cam.image.colormap import overlay
 from portable_cam.report.entries import sizes_for
@@ -270,3 +272,55 @@ def test_a_notebook_shows_an_explanation(tmp_path: Path) -> None:
     assert "<script" not in page, "a notebook that is not trusted drops scripts"
     assert "image/png" in shown[2]["data"], "the overlay as Pillow shows itself"
     assert "<Explanation of 'cat_and_coffee.png'" in notebook.cells[3].outputs[0]["text"]
+
+
+# -- on the command line -----------------------------------------------------------------------------------------------
+
+
+def explain(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["explain", str(assets.model()), *map(str, arguments)])
+
+
+def test_a_report_is_the_only_file_unless_others_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what failed, in the look that was asked for."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "<img src=x>.jpg").write_bytes(b"\xff\xd8\xff")
+    look = ("--colormap", "viridis", "--opacity", "0.5", "--contours", "0.25,0.75")
+    done = explain(assets.path("coffee.jpg"), "<img src=x>.jpg", "--report", "new/report.html", "--no-check", *look)
+    assert done.exit_code == 1, done.output
+    assert {path.name for path in tmp_path.iterdir()} == {"<img src=x>.jpg", "new"}
+    page = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
+    data = data_of(page)
+    assert [photo["name"] for photo in data["photos"]] == ["coffee.jpg"]
+    assert data["look"]["palette"][:3] == [68, 1, 84], "viridis"
+    assert (data["look"]["opacity"], data["look"]["contours"]) == (0.5, [0.25, 0.75])
+    assert [text for _, text in data["keys"][0]["ticks"]] == ["none", "0.25", "0.75", "most"]
+    assert "1 not explained" in page
+    assert "&lt;img src=x&gt;.jpg is truncated" in page
+    assert "<title>squeezenet1.1.onnx: 2 photos</title>" in page
+    assert "SHA-256" in page
+
+
+@pytest.mark.slow
+def test_a_report_beside_other_files(tmp_path: Path) -> None:
+    report, out = tmp_path / "report.html", tmp_path / "out"
+    done = explain(assets.photo(), "--report", report, "-o", out, "--max-size", 200, "--json", "--no-check")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["report"] == str(report)
+    (overlay,) = out.glob("*.gradcam.png")
+    with Image.open(overlay) as picture:
+        assert picture.width == 200
+
+
+def test_looks_and_reports_that_cannot_be(tmp_path: Path) -> None:
+    for arguments, message in (
+        (("--colormap", "viridi"), "there is no colour map 'viridi'; did you mean viridis"),
+        (("--opacity", "2"), "opacity 2.0 is not between 0 and 1"),
+        (("--contours", "1.5"), "contour 1.5 is not between 0 and 1"),
+        (("--max-size", "-1"), "max_size -1 is not a number of pixels"),
+        (("--report", tmp_path / "report.pdf"), "is no HTML file: give a name that ends in .html"),
+    ):
+        done = explain(assets.photo(), *arguments, "-o", tmp_path / "out")
+        assert done.exit_code != 0
+        assert message in f"{done.output} {done.exception}"
+        assert not (tmp_path / "out").exists()

@@ -176,6 +176,7 @@ def test_no_image() -> None:
         recognize(made)
 
 
+@pytest.mark.slow
 def test_explain_without_a_task(zoo: Path, tmp_path: Path) -> None:
     """UltraFace's two outputs were taken for those of a classifier."""
     path, photo = zoo / "models" / "det_ultraface_ssd_rfb320.onnx", assets.photo("astronaut.jpg")

@@ -120,6 +120,7 @@ def test_right_class_and_right_place(case: Case, zoo: Path, models: dict[str, Ex
     assert len(result.guided_nodes) == case.relus
 
 
+@pytest.mark.slow
 def test_close_to_the_float_model(case: Case, zoo: Path, models: dict[str, Explanation]) -> None:
     needs_exact_bytes()
     if not case.float_model:
@@ -161,6 +162,7 @@ def test_forward_pass_is_the_models_own(case: Case, zoo: Path, tmp_path: Path) -
     assert len(proto.SerializeToString()) < 1.1 * path.stat().st_size
 
 
+@pytest.mark.slow
 def test_policies_and_doctor(case: Case, zoo: Path) -> None:
     """ReLU6 belongs to relu+clip, ReLU to every policy, whether it is still a node or the end of a range."""
     report = doctor(zoo / "models" / f"{case.model}.onnx")

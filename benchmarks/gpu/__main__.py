@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One command for everything that is measured on a GPU: ``python -m benchmarks.gpu``.
+"""The parts of what is measured on a GPU: ``python -m benchmarks.gpu``; all of it with the tests, each in a process
+and a time of its own: ``python -m benchmarks.gpu.steps``.
 
 Needs torch, Triton, onnxruntime-gpu; grad-cam, captum and torchcam where they are to be compared. ``--device cpu
 --tiny`` runs every part on small sizes without a GPU, to see that it works; its figures mean nothing and are not kept

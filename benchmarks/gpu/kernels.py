@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -156,7 +157,7 @@ def copy_bandwidth(bench: Bench) -> float:
     """Gigabytes a second of a large copy within the device, bytes read and written."""
     source = torch.randn(2**12 if bench.tiny else 2**28, device=bench.device)
     target = torch.empty_like(source)
-    times = bench.time({"copy": lambda: target.copy_(source)})["copy"]
+    times = bench.replay({"copy": [lambda: target.copy_(source)]})["copy"]
     found = 2 * source.nbytes / median_and_spread(times)[0] / 1e9
     bench.add(
         Row(
@@ -187,17 +188,17 @@ def _measure(bench: Bench, case: Case, bandwidth: float) -> None:
         raise AssertionError(f"differs from torch by {off:.2e} of the greatest value, and is not timed")
     moved = sum(t.nbytes for t in sets[0]) + out.nbytes
     # one buffer over and over would measure the cache: rotate among as many as it cannot hold
-    sets += [case.inputs() for _ in range(0 if bench.tiny else min(63, int(2e8 // moved)))]
-    runs = {"portable_cam": _rotate(case.ours, sets), "torch": _rotate(case.theirs, sets)}
+    sets += [case.inputs() for _ in range(0 if bench.tiny else min(31, int(3e8 // moved)))]
+    runs = {"portable_cam": _on_each(case.ours, sets), "torch": _on_each(case.theirs, sets)}
     batch = int(case.size.split("x")[0])
     if bench.on_gpu and batch == BATCHES[0]:
         with bench.noting(f"torch.compile, {case.name}"):
             torch.compiler.reset()
             fused = torch.compile(case.theirs)
             fused(*sets[0])
-            runs["torch.compile"] = _rotate(fused, sets)
+            runs["torch.compile"] = _on_each(fused, sets)
     cached = ", in the cache" if len(sets) * moved < 1e8 else ""
-    for name, times in bench.time(runs).items():
+    for name, times in bench.replay(runs).items():
         rate = moved / median_and_spread(times)[0] / 1e9
         bench.add(
             Row(
@@ -215,9 +216,8 @@ def _measure(bench: Bench, case: Case, bandwidth: float) -> None:
         )
 
 
-def _rotate(function: Callable[..., Any], sets: list[tuple[torch.Tensor, ...]]) -> Callable[[], Any]:
-    turns = itertools.cycle(sets)
-    return lambda: function(*next(turns))
+def _on_each(function: Callable[..., Any], sets: list[tuple[torch.Tensor, ...]]) -> list[Callable[[], Any]]:
+    return [partial(function, *given) for given in sets]
 
 
 def launches(bench: Bench, device: Device) -> None:

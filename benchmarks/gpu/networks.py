@@ -65,7 +65,7 @@ def run(bench: Bench, names: list[str], precisions: list[str], batches: list[int
             continue
         network = NETWORKS[name]
         torch.manual_seed(0)
-        module = _settled((network.tiny if bench.tiny else network.make)(), side)
+        module = settled((network.tiny if bench.tiny else network.make)(), side)
         proto = from_torch(module, torch.zeros(2, 3, side, side))
         module.to(bench.device)
         for precision in precisions:
@@ -101,7 +101,7 @@ def _rooflines(bench: Bench, name: str, proto: onnx.ModelProto, precisions: list
             roofline.add(bench, name, what, counted, precision, rates["copy"], rates[precision])
 
 
-def _settled(module: nn.Module, side: int) -> nn.Module:
+def settled(module: nn.Module, side: int) -> nn.Module:
     """Activations of a plausible size: He initialisation, and the batch statistics of random pictures. With torch's own
     initialisation they fade away in a deep network, and with them any map in float16."""
     for part in module.modules():

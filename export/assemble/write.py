@@ -205,7 +205,7 @@ def _per_target(plan: Plan, index: ir.Value, further: Mapping[str, ir.Value]) ->
         found = gradients
         if method.relu_rule != "standard":
             found = backward(graph, b, {score: seed}, [plan.image], method.relu_rule, plan.guided, saturation)
-        values[method.name] = _gradient(plan, found[-1], scale, rank)
+        values[method.name] = _gradient(plan, found[-1], scale, rank, shown=plan.shown(method))
     return values
 
 
@@ -234,13 +234,14 @@ def _for_kernels(plan: Plan, i: int, gradient: ir.Value, scale: ir.Value | None)
     if weights:
         values[f"{format.WEIGHTS}{i}"] = unscale(b, channel_weights(b, gradient), scale, 2)
     if plan.options.details or not weights:
-        values[f"{format.GRADIENTS}{i}"] = _gradient(plan, gradient, scale, 4)
+        values[f"{format.GRADIENTS}{i}"] = _gradient(plan, gradient, scale, 4, shown=plan.options.details)
     return values
 
 
-def _gradient(plan: Plan, gradient: ir.Value, scale: ir.Value | None, rank: int) -> ir.Value:
-    """A gradient as it leaves the graph: float32 and without the loss scale, or as kernels read it."""
-    if plan.for_kernels and scale is None:
+def _gradient(plan: Plan, gradient: ir.Value, scale: ir.Value | None, rank: int, *, shown: bool = True) -> ir.Value:
+    """A gradient as it leaves the graph: float32 and without the loss scale; or in its own type, where it is for
+    kernels alone."""
+    if plan.for_kernels and scale is None and not shown:
         return as_kernel_float(plan.builder, gradient)
     return unscale(plan.builder, as_float32(plan.builder, gradient), scale, rank)
 
@@ -321,7 +322,8 @@ def _stop_before_maps(plan: Plan, targets: ir.Value, values: dict[str, ir.Value]
             maps.setdefault(end.activation, plan.cam.map)
     for i, (layer, activation) in enumerate(maps.items()):
         dims = (known_dims(activation) or [None] * 4)[1:]
-        _emit(plan, f"{format.ACTIVATIONS}{layer.name}", as_kernel_float(b, activation), dims, per_target=False)
+        made = as_float32(b, activation) if plan.options.details else as_kernel_float(b, activation)
+        _emit(plan, f"{format.ACTIVATIONS}{layer.name}", made, dims, per_target=False)
         for prefix, size in ((format.WEIGHTS, dims[:1]), (format.GRADIENTS, dims)):
             if f"{prefix}{i}" in values:
                 _emit(plan, f"{prefix}{layer.name}", values[f"{prefix}{i}"], size)

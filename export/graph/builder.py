@@ -123,6 +123,11 @@ class Builder:
         end = {} if axis == -1 else {"end": axis + 1}
         return self.op("Shape", value, start=axis, **end)
 
+    def length(self, value: ir.Value) -> ir.Value:
+        """The number of elements as an int64 vector of length 1. Not by Size, whose scalar the CUDA provider copies to
+        the GPU and back to reshape it."""
+        return self.op("Shape", self.reshape(value, [-1]))
+
     def reshape(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
         return self.op("Reshape", value, self.ints(shape))
 

@@ -9,15 +9,17 @@ import onnx
 from portable_cam.export.graph.operators import ONNX_DOMAINS
 
 
+def proto_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and its subgraphs."""
+    yield graph
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            yield from proto_graphs(inner)
+
+
 def proto_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """The nodes of a graph and of its subgraphs."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from proto_nodes(attribute.g)
-            for inner in attribute.graphs:
-                yield from proto_nodes(inner)
+    return (node for part in proto_graphs(graph) for node in part.node)
 
 
 def opset_of(model: onnx.ModelProto) -> int:

@@ -68,6 +68,17 @@ def low_and_spread(range_ptr, row, SCALED: tl.constexpr, RELU: tl.constexpr):
 
 
 @triton.jit
+def _extreme(index, count, size, length):
+    """Where along an axis of ``length`` pixels the extremes of a bilinear map can lie: of each of the ``size`` cells of
+    the low-resolution map the first pixel and the one before it, then the first and the last pixel of all. Within a
+    cell the map is linear along either axis. Every pixel where ``count`` is the length."""
+    cell = index // 2
+    first = ((2 * cell + 1) * length - size + 2 * size - 1) // (2 * size)
+    at = tl.where(cell < size, first - index % 2, (index % 2) * (length - 1))
+    return tl.where(count == length, index, tl.minimum(tl.maximum(at, 0), length - 1))
+
+
+@triton.jit
 def upsampled_range(
     map_ptr,
     range_ptr,
@@ -76,17 +87,21 @@ def upsampled_range(
     w,
     H,
     W,
+    rows,
+    columns,
     steps,
     SCALED: tl.constexpr,
     RELU: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The range of the upsampled map, which is not written; one program for each map and ``steps`` of its tiles."""
+    """The range of the upsampled map, which is not written, from the ``rows`` and ``columns`` that can hold an extreme;
+    one program for each map and ``steps`` of its tiles."""
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     low, spread = low_and_spread(range_ptr, row, SCALED, RELU)
     least, most = float("inf"), float("-inf")
     for step in range(steps):
-        y, x, mask = tile_of(tile * steps + step, H, W, BLOCK)
+        i, j, mask = tile_of(tile * steps + step, rows, columns, BLOCK)
+        y, x = _extreme(i, rows, h, H), _extreme(j, columns, w, W)
         value = sample(map_ptr + row * h * w, y, x, mask, h, w, H, W, low, spread, False, SCALED)
         a, b = extremes(tl.ravel(value), tl.ravel(mask))
         least, most = wider(least, most, a, b)
@@ -140,6 +155,8 @@ def upsample(
     if NORM != "none":
         least, most = range_of_tiles(partial_ptr, row, tiles, TILES)
         divisor = spread_of(least, most, NORM)
+        # rounding within a cell can lead a hair beyond its ends; NaN stays
+        value = tl.where(value < least, least, tl.where(value > most, most, value))
         value = (value - least) / divisor
         if block == 0:
             # the normalised map's own range: the same function of the two ends

@@ -139,7 +139,11 @@ class TaskExplainer(Rebuilt, ABC):
 
     def _explanation(self, photo: Photo, result: Result, labels: Sequence[str], **own: Any) -> Explanation:
         """The explanation of an image, ``own`` being the fields that this task alone fills."""
+        (height, width), decoded = photo.geometry.photo, photo.image.shape
         notes = self.notes
+        if decoded[:2] != (height, width):
+            smaller = f"the photo of {width} x {height} pixels was decoded at {decoded[1]} x {decoded[0]}"
+            notes = (*notes, f"{smaller}, several times what the model takes")
         return Explanation(
             task=self.task,
             result=result,

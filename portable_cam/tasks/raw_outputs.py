@@ -12,6 +12,7 @@ import onnx_ir.passes.common as passes
 from portable_cam.export.deploy.ort_workarounds import apply_ort_workarounds
 from portable_cam.export.graph.values import dtype_of, known_dims, producer_of
 from portable_cam.export.passes.normalized import AnyModel, normalized
+from portable_cam.runtime.gpu.options import Common, Cuda
 from portable_cam.runtime.native import native_of
 from portable_cam.runtime.session import Session
 
@@ -71,5 +72,11 @@ def _pass_on(node: ir.Node) -> None:
 
 
 def session_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of an explainer's options that say where and how a session runs."""
-    return {name: options[name] for name in ("device", "providers", "threads") if name in options} | native_of(options)
+    """Those of an explainer's options that say where and how a session runs: of a device with options, its provider."""
+    found = {name: options[name] for name in ("device", "providers", "threads") if name in options}
+    device = Cuda() if found.get("device") == "cuda" else found.get("device")
+    if isinstance(device, Common):
+        del found["device"]
+        if found.get("providers") is None:
+            found["providers"] = [*([device.provider()] if isinstance(device, Cuda) else []), "CPUExecutionProvider"]
+    return found | native_of(options)

@@ -26,7 +26,7 @@ def add_at(v: Vjp, positions: ir.Value, g: ir.Value) -> ir.Value:
         positions = b.op("Cast", positions, to=int(ir.DataType.INT64))
     half = dtype_of(g) in HALVES  # ONNX Runtime's CPU provider has no adding scatter of these types
     count = element_count(known_dims(v.x) or [None])
-    size = b.ints([count]) if count is not None else b.op("Reshape", b.op("Size", v.x), b.ints([1]))
+    size = b.ints([count]) if count is not None else b.length(v.x)
     zeros = b.op("Expand", b.constant([0], ir.DataType.FLOAT if half else dtype_of(g)), size)
     updates = b.reshape(b.op("Cast", g, to=int(ir.DataType.FLOAT)) if half else g, [-1])
     flat = b.op("ScatterElements", zeros, b.reshape(positions, [-1]), updates, axis=0, reduction="add")

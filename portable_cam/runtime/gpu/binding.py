@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -70,7 +72,7 @@ def from_dlpack(name: str, source: Any, device: PipelineDevice) -> Array:
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(source, torch.Tensor) and device.stream > 1:
             # whoever gave it may drop it while our stream has yet to read it
-            source.record_stream(torch.cuda.ExternalStream(device.stream))
+            source.record_stream(torch.cuda.ExternalStream(device.stream, device=device.index))
         return taken
     except Exception as error:  # each library has errors of its own
         raise InputError(
@@ -98,7 +100,8 @@ class BoundSession:
         device: Where the buffers are.
         buckets: Batch sizes to fill up to.
         image: The input whose first dimension is the batch.
-        cuda_graphs: Record each set's run and replay it.
+        kept: How many sets there are at most; then the one that was not used for longest goes.
+        cuda_graphs: Record each set's run and replay it. ONNX Runtime keeps what was recorded as long as the session.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class BoundSession:
         image: str,
         buckets: Sequence[int] | None = None,
         *,
+        kept: int = 16,
         cuda_graphs: bool = False,
     ) -> None:
         self.session, self._device, self._cuda_graphs = session, device, cuda_graphs
@@ -116,7 +120,8 @@ class BoundSession:
         self._buckets = tuple(buckets or ()) if self._batch is not None else ()
         # outputs with a row for each image, which fixed shapes, and scalars, are not
         self._batched = {o.name for o in session.raw.get_outputs() if o.shape and not isinstance(o.shape[0], int)}
-        self._bound: dict[tuple[tuple[int, ...], ...], _Bound] = {}
+        self._bound: OrderedDict[tuple[tuple[int, ...], ...], _Bound] = OrderedDict()
+        self._kept, self._numbers = kept, itertools.count(1)
 
     def run(self, feeds: Mapping[str, NDArray[Any] | Array]) -> dict[str, Array]:
         """Run once, in the device's order.
@@ -136,7 +141,10 @@ class BoundSession:
         key = tuple(shapes.values())
         bound = self._bound.get(key)
         if bound is None:
-            bound = self._bound[key] = self._bind(feeds, shapes, len(self._bound) + 1)
+            while len(self._bound) >= self._kept:
+                self._bound.popitem(last=False)
+            bound = self._bound[key] = self._bind(feeds, shapes, next(self._numbers))
+        self._bound.move_to_end(key)
         for name, value in feeds.items():
             if isinstance(value, Array):
                 self._device.copy(value, bound.inputs[name])

@@ -18,13 +18,19 @@ def to_float16(model: AnyModel) -> onnx.ModelProto:
     """The model with float16 weights and activations; its inputs keep their types, its float outputs become float16.
 
     Raises:
-        ModelError: The model cannot be converted.
+        ModelError: The model cannot be converted, or is quantised: its scales are float32.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     loaded = normalized(model).original()
     if not fits(loaded):
         raise ModelError("a model above 2 GiB cannot be converted to float16: convert it before")
+    quantised = next((n for n in ir.traversal.RecursiveGraphIterator(loaded.graph) if _is_quantised(n)), None)
+    if quantised is not None:
+        raise ModelError(
+            f"a quantised model is not converted to float16 (node '{quantised.name}', {quantised.op_type}): "
+            "its integers are computed as they are; leave `precision` out"
+        )
     proto: Any = ir.to_proto(loaded)
     inputs = [value.name for value in proto.graph.input]
     try:
@@ -36,3 +42,8 @@ def to_float16(model: AnyModel) -> onnx.ModelProto:
     converted.graph.sort()  # the converter appends the casts of the inputs at the end
     result: onnx.ModelProto = ir.to_proto(converted)
     return result
+
+
+def _is_quantised(node: ir.Node) -> bool:
+    kind = node.op_type
+    return kind.startswith("QLinear") or kind.endswith(("QuantizeLinear", "DequantizeLinear", "Integer"))

@@ -59,8 +59,8 @@ class KernelHeads:
 
         Returns:
             ``heatmap.<method>``, ``raw.<method>`` and ``range.<method>`` as the graph with heads gives them, the
-            methods with the image's own shape as float32, and for each map ``extent.<method>`` float32 (N, K, 2 or
-            4), the last two its least and greatest value.
+            methods with the image's own shape, and for each heat map ``extent.<method>`` float32 (N, K, 2), its least
+            and greatest value.
         """
         made: dict[str, Array] = {}
         wide: dict[str, _Wide] = {}
@@ -78,14 +78,10 @@ class KernelHeads:
                     self.device, values[of_input], of.of, of.norm, ranges=of.ranges, channels_last=self.channels_last
                 )
             elif shown:
-                made[method.name] = self._float32(values[method.name])
-            if shown:
-                made[f"{EXTENT}{method.name}"] = self._statistics(made[method.name])
+                made[method.name] = values[method.name]
         for layer in self.layers if self.details else ():
             a, g = f"{ACTIVATIONS}{layer}", f"{GRADIENTS}{layer}"
-            made[a] = cam.finish(self.device, values[a], relu=False)[0]
-            if g in values:
-                made[g] = self._float32(values[g])
+            made |= {name: values[name] for name in (a, g) if name in values}
         return made
 
     def gives(self, name: str) -> bool:
@@ -146,19 +142,8 @@ class KernelHeads:
         }
         return made, _Wide(whole, "none") if norm == "minmax" else _Wide(whole, norm, limits)
 
-    def _float32(self, gradient: Array) -> Array:
-        """A gradient in float32."""
-        if gradient.dtype == "float32":
-            return gradient
-        n, k, rows = gradient.shape[:3]
-        length = gradient.size // (n * k * rows)
-        flat = (n, k * rows, 1, length)
-        maps = Array(gradient.pointer, flat, gradient.dtype, dense_strides(flat), gradient.owner)
-        wide, _ = cam.finish(self.device, maps, relu=False)
-        return Array(wide.pointer, gradient.shape, "float32", dense_strides(gradient.shape), wide.owner)
-
-    def _statistics(self, maps: Array) -> Array:
-        """(N, K, 4): mean, variance, least and greatest, from one pass over the maps."""
+    def statistics(self, maps: Array) -> Array:
+        """(N, K, 4): mean, variance, least and greatest, from one pass over maps (N, K, ...)."""
         n, k = maps.shape[:2]
         length = maps.size // (n * k)
         rows = Array(maps.pointer, (n * k, length), maps.dtype, (length, 1), maps.owner)

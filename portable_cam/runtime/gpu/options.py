@@ -29,6 +29,8 @@ class Common:
     there."""
     buckets: tuple[int, ...] | None = BUCKETS
     """Batch sizes that smaller batches are filled up to; larger ones and, with None, all run as they are."""
+    shapes_kept: int = 16
+    """How many combinations of input shapes keep their buffers; the one that was not used for longest goes first."""
     placement: Placement = "report"
     """What is done about a node that did not get the device: a warning, or a ``DeviceError``."""
 
@@ -38,6 +40,8 @@ class Common:
                 raise OptionError(f"{name} is one of {', '.join(get_args(allowed))}, not {getattr(self, name)!r}")
         if self.buckets is not None and (list(self.buckets) != sorted(set(self.buckets)) or min(self.buckets) < 1):
             raise OptionError(f"buckets are batch sizes in ascending order, not {self.buckets}")
+        if self.shapes_kept < 1:
+            raise OptionError(f"shapes_kept is at least 1, not {self.shapes_kept}")
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Cuda(Common):
     share an allocator."""
     cuda_graphs: bool = False
     """Record the graph's kernels once for each batch size and replay them; for one target per image and models
-    without control flow."""
+    without control flow or nodes on the host: any other runs without, which is a warning."""
     nhwc: bool = False
     """Let ONNX Runtime lay images out channels last inside the graph."""
     conv_search: ConvSearch = "heuristic"
@@ -75,11 +79,10 @@ class Cuda(Common):
         if self.cuda_graphs and self.stream in {0, 1}:
             raise OptionError("CUDA graphs cannot be recorded on the default stream: name another, or none")
 
-    def provider(self, stream: int, *, cuda_graphs: bool = False) -> tuple[str, dict[str, Any]]:
-        """The execution provider as ONNX Runtime takes it."""
+    def provider(self, stream: int | None = None, *, cuda_graphs: bool = False) -> tuple[str, dict[str, Any]]:
+        """The execution provider as ONNX Runtime takes it; without a stream it makes one of its own."""
         options = {
             "device_id": str(self.index),
-            "user_compute_stream": str(stream),
             # by this option ONNX Runtime also bars tensor cores from float16 convolutions
             "use_tf32": str(int(self.precision != "float32")),
             "prefer_nhwc": str(int(self.nhwc)),
@@ -87,6 +90,8 @@ class Cuda(Common):
             "cudnn_conv_use_max_workspace": str(int(self.max_workspace)),
             "enable_cuda_graph": str(int(cuda_graphs)),
         }
+        if stream is not None:
+            options["user_compute_stream"] = str(stream)
         if self.memory_limit is not None:
             options["gpu_mem_limit"] = str(self.memory_limit)
         return "CUDAExecutionProvider", {**options, **self.provider_options}

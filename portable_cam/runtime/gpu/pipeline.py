@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from portable_cam.errors import DeviceError, InputError, PortableCamWarning
+from portable_cam.errors import DeviceError, InputError, ModelError, PortableCamWarning
 from portable_cam.export.format import ACTIVATIONS, EXTENT, GRADIENTS, ExplanationMetadata, is_internal
 from portable_cam.kernels.array import Array
 from portable_cam.runtime.gpu import placement
@@ -64,12 +65,15 @@ class Pipeline:
         self, model: ir.Model, device: PipelineDevice, options: Common, *, details: bool = False, **native: Any
     ) -> None:
         self.device = device
-        graphs = isinstance(options, Cuda) and options.cuda_graphs and not _has_subgraphs(model)
-        self.session = Session(model, providers=device.providers(cuda_graphs=graphs), record_placement=True, **native)
+        # buffers are shared by all calls: whoever fills them in has them until the results are copied out
+        self._lock = threading.Lock()
+        self.session, graphs = self._start(model, options, native)
         self.inputs, self.outputs, self.optional = self.session.inputs, self.session.outputs, self.session.optional
         metadata = ExplanationMetadata.read(model.metadata_props)
         self._image, self._axis = metadata.image, metadata.channel_axis
-        self.bound = BoundSession(self.session, device, self._image, options.buckets, cuda_graphs=graphs)
+        self.bound = BoundSession(
+            self.session, device, self._image, options.buckets, kept=options.shapes_kept, cuda_graphs=graphs
+        )
         self._details = details
         self.heads = _kernel_heads(metadata, device, details)
         self._check_placement(model, options)
@@ -77,6 +81,21 @@ class Pipeline:
     def spec(self, name: str) -> Any:
         """As :meth:`~portable_cam.runtime.session.Session.spec`."""
         return self.session.spec(name)
+
+    def _start(self, model: ir.Model, options: Common, native: dict[str, Any]) -> tuple[Session, bool]:
+        """The session, and whether it records CUDA graphs."""
+        wanted = isinstance(options, Cuda) and options.cuda_graphs
+        why = "it has control flow (several targets per image are a Scan)" if _has_subgraphs(model) else None
+        if wanted and why is None:
+            try:
+                providers = self.device.providers(cuda_graphs=True)
+                return Session(model, providers=providers, record_placement=True, **native), True
+            except ModelError as error:
+                why = str(error)
+        session = Session(model, providers=self.device.providers(), record_placement=True, **native)
+        if wanted:  # told once it is known that the model runs without
+            warnings.warn(f"the explanation runs without CUDA graphs: {why}", PortableCamWarning, stacklevel=6)
+        return session, False
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """The element type of an input."""
@@ -97,6 +116,10 @@ class Pipeline:
 
         Nothing here waits for the device.
         """
+        with self._lock:
+            return self._on_device(feeds)
+
+    def _on_device(self, feeds: Mapping[str, NDArray[Any] | Array]) -> dict[str, Array]:
         self.device.enter()
         values = self.bound.run(feeds)
         made: dict[str, Array] = {}

@@ -125,6 +125,8 @@ class DeviceResult(ByMethod[DeviceArray]):
     """Everything that was computed, by the names of an explanation file."""
     to_host: Callable[[dict[str, NDArray[Any]]], Result]
     find_flags: Callable[[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]], list[list[tuple[str, ...]]]]
+    statistics: Callable[[Array], Array] | None = None
+    """Of maps (N, K, ...), (N, K, 4) with the least and greatest value last; None without kernels."""
 
     @cached_property
     def flags(self) -> list[list[tuple[str, ...]]]:
@@ -132,8 +134,16 @@ class DeviceResult(ByMethod[DeviceArray]):
         is asked for the first time."""
         small = {n: v.numpy() for n, v in self.values.items() if n == SCORES or n.startswith(RANGE)}
         extents = {m: self.values.get(f"{EXTENT}{m}") for m in self.maps}
-        ends = {m: self.maps[m].numpy() if e is None else e.numpy()[..., -2:] for m, e in extents.items()}
+        ends = {m: self._ends(m) if e is None else e.numpy() for m, e in extents.items()}
         return self.find_flags(small, ends)
+
+    def _ends(self, method: str) -> NDArray[Any]:
+        """The least and greatest value of each map, or where there are no kernels to find them the maps."""
+        maps = self.maps[method]
+        if self.statistics is None:
+            return maps.numpy()
+        maps._device.enter()
+        return DeviceArray(self.statistics(maps._array), maps._device).numpy()[..., -2:]
 
     def overlay(self, method: str, photos: Any, look: Look | None = None) -> DeviceArray:
         """The maps of a method over the photos, made on the device: only finished overlays need to cross to the host.
