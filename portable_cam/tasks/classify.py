@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.checked import checked
-from portable_cam.errors import TargetError
+from portable_cam.errors import OptionError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Class, ClassSet, Contrast
 from portable_cam.labels import AnyLabels, Labels, as_labels, parse_targets
 from portable_cam.result import Result
+from portable_cam.spelling import option
 from portable_cam.tasks.base import (
     AnyPreprocessing,
     LabelledExplainer,
@@ -50,6 +51,7 @@ class PhotoExplainer(LabelledExplainer):
     task = "classify"
     default_methods = ("gradcam",)
     takes = frozenset({"labels", "rather_than", "sets"})
+    takes_target = True
 
     @checked
     def __init__(
@@ -64,6 +66,8 @@ class PhotoExplainer(LabelledExplainer):
         **options: Any,
     ) -> None:
         if sets:
+            if options.get("target") is not None:
+                raise OptionError(f"{option('sets')} are a target of their own: leave out {option('target')}")
             known = as_labels(labels)
             members = tuple(class_numbers(names, known or Labels.default(1000)) for names in sets.values())
             options["target"] = ClassSet(members)
