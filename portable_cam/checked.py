@@ -117,6 +117,7 @@ def _hints(of: Any) -> dict[str, Any]:
 def _described(hint: Any) -> str:
     """A type as Python writes it, without modules."""
     text = re.sub(r"(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", inspect.formatannotation(hint))
+    text = re.sub(r"ndarray\[[^|]*?dtype\[\w+\]\]", "ndarray", text)
     return re.sub(r"\bLiteral\[([^\]]*)\]", r"\1", text)
 
 

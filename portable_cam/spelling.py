@@ -59,6 +59,11 @@ def option(name: str, value: Any = _OPEN) -> str:
     return f"{flag} {shlex.quote(str(value))}"
 
 
+def installing(extra: str) -> str:
+    """How the project is installed with one of its extras: from its sources, as it is on no package index yet."""
+    return f'pip install ".[{extra}]" in a checkout of portable_cam'
+
+
 def command(name: str) -> str:
     """A command as a user types it, or the function that does the same: ``portable-cam layers MODEL``."""
     return either(FUNCTIONS[name], f"portable-cam {name} MODEL")

@@ -139,17 +139,21 @@ def test_functions_of_a_session_by_cloudpickle(small_cnn: onnx.ModelProto) -> No
     [
         ("classify", "small", {"labels": list("abcde"), "rather_than": "c", "preprocessing": "unit"}, {}),
         pytest.param(
-            "caption", "caption_encoder",
-            {"decoder": MODELS / "caption_lstm_decoder.onnx", "vocabulary": str(MODELS / "caption_words.txt")}, {},
+            "caption",
+            "caption_encoder",
+            {"decoder": MODELS / "caption_lstm_decoder.onnx", "vocabulary": str(MODELS / "caption_words.txt")},
+            {},
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            "vqa", "vqa_recurrent",
-            {"vocabulary": MODELS / "vqa_words.txt", "labels": MODELS / "vqa_answers.txt"}, {"question": "what color"},
+            "vqa",
+            "vqa_recurrent",
+            {"vocabulary": MODELS / "vqa_words.txt", "labels": MODELS / "vqa_answers.txt"},
+            {"question": "what color"},
             marks=pytest.mark.slow,
         ),
     ],
-)  # fmt: skip
+)
 def test_explainers_of_photos(
     kind: str, model: str, options: dict[str, Any], asked: dict[str, Any], small_cnn: onnx.ModelProto
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,10 @@ from portable_cam.export.read.canonical import canonical
 from portable_cam.export.read.inside import model_inside
 from portable_cam.export.read.weights import Mapped, apart, fits
 from portable_cam.file_kinds import advice, why_missing
+
+# what these libraries log, tracebacks among it, goes to whoever has asked for it, and not to the terminal by itself
+for _library in ("onnx_ir", "onnxscript"):
+    logging.getLogger(_library).addHandler(logging.NullHandler())
 
 _TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 _COMPLEX = frozenset({onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128})

@@ -73,6 +73,8 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
         chosen = {name: given.pop(name) for name in fields}
         if chosen.get("methods") is not None:
             chosen["methods"] = names(chosen["methods"])
+            if not chosen["methods"]:
+                raise typer.BadParameter("--methods names none: leave it out for those that do best")
         for name, known in fields.items():
             if known.metadata.get("pairs") and chosen[name]:
                 chosen[name] = pairs(f"--{name}", chosen[name])

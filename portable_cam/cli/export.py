@@ -21,6 +21,7 @@ from portable_cam.cli.common import (
 )
 from portable_cam.cli.policy import with_policy
 from portable_cam.cli.reading import read_model
+from portable_cam.errors import OptionError
 
 if TYPE_CHECKING:
     from portable_cam.export.options import Options
@@ -50,6 +51,8 @@ def run(
     from portable_cam.tasks.recognize import recognize
     from portable_cam.verify.selfcheck import record, self_check
 
+    if target_file.is_dir():
+        raise OptionError(f"-o {target_file} is a folder: name the file to write in it, as explainer.onnx")
     known = read_model(model, axes=options.get("axes"), size=size, head=head, channels=channels)
     target = recognize(known, task, options.get("output"))[1]
     options = with_policy(known, task, options.get("methods"), options)

@@ -57,8 +57,8 @@ def answers_on(explainer: TaskExplainer | None, image: Path) -> list[Answer]:
     read_image(image)
     if explainer is None:
         raise TargetError(
-            f"what the model answers on {image} cannot be shown: its task is not recognised, or needs options that "
-            "only `explain` takes"
+            f"what the model answers on {image} cannot be shown: its task is not recognised, or needs options "
+            "that only the command explain takes"
         )
     return list(try_presets(explainer, image))
 

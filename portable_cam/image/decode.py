@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from portable_cam.arrays import as_array
 from portable_cam.errors import ImageError
 from portable_cam.file_kinds import advice, kind_of, why_missing
 from portable_cam.image.geometry import ImageArray, Size
@@ -100,6 +101,8 @@ def read_photo(
         if Path(source).is_dir():
             raise ImageError(f"the folder {source} holds no image file: give image files, or the folder they are in")
         name, data = str(source), _bytes_of(Path(source))
+    elif hasattr(source, "__array__") or hasattr(source, "__dlpack__"):
+        return _from_array(as_array(source, "the given image", ImageError))
     else:
         raise ImageError(f"a picture is a path, bytes, a PIL image or an array, not {type(source).__name__}")
     if not data:
@@ -232,6 +235,11 @@ def _from_array(array: NDArray[Any]) -> ImageArray:
     name = "the given array"
     if array.ndim == 2:
         array = array[:, :, None]
+    if array.ndim == 3 and array.shape[0] in {1, 3, 4} and array.shape[2] not in {1, 3, 4}:
+        raise ImageError(
+            f"{name} has shape {array.shape}, channels first: a picture is (H, W, 3), which array.transpose(1, 2, 0) "
+            "gives"
+        )
     if array.ndim != 3 or array.shape[2] not in {1, 3, 4} or array.size == 0:
         raise ImageError(f"{name} has shape {array.shape}: a picture is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
     if array.dtype == np.uint16:

@@ -129,6 +129,14 @@ class Preprocessing:
         """Where the input lies in a photo of ``image_size`` (H, W)."""
         return fit(image_size, self.size, self.resize, self.resize_to, self.pad_position)
 
+    def notes(self, image_size: Size) -> tuple[str, ...]:
+        """What a reader of the maps of a photo of this size (H, W) should know."""
+        return ()
+
+    def recorded(self) -> Preprocessing:
+        """What an explanation keeps of it."""
+        return self
+
     def following(self, photo: Size, longest: int, step: int) -> Preprocessing:
         """The same for a model that takes images of any size, at a photo's own: its longer side at most ``longest``
         pixels, both multiples of ``step``, so that strides divide them."""

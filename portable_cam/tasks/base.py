@@ -3,20 +3,22 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from portable_cam.errors import InputError, OptionError, TargetError
+from portable_cam.errors import Error, InputError, OptionError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Explanation
 from portable_cam.export.methods.registry import METHODS
+from portable_cam.image.by_function import ByFunction
 from portable_cam.image.decode import read_photo
 from portable_cam.image.geometry import Geometry, ImageArray, Size
 from portable_cam.image.look import Look, look_of
@@ -30,8 +32,31 @@ from portable_cam.tasks.facts import facts_of
 
 #: What a user asks for: a number or name, several (a list, or text with commas), ``top3``, or None.
 Targets: TypeAlias = str | int | Sequence[int | str] | None
-#: A preprocessing, a preset's name, options of :func:`~portable_cam.image.resolve.resolve`, or None.
-AnyPreprocessing: TypeAlias = Preprocessing | str | Mapping[str, Any] | None
+#: A preprocessing, a preset's name, options of :func:`~portable_cam.image.resolve.resolve`, a function from a photo,
+#: uint8 (H, W, 3), to the model's input, or None.
+AnyPreprocessing: TypeAlias = Preprocessing | str | Mapping[str, Any] | Callable[[ImageArray], Any] | None
+
+
+def each_photo(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Let what explains one image take several: a list of them, or an iterator, which is not run ahead of."""
+
+    @functools.wraps(call)
+    def over(self: Any, image: Any, *args: Any, **kwargs: Any) -> Any:
+        def one(index: int, photo: Any) -> Any:
+            try:
+                return call(self, photo, *args, **kwargs)
+            except Error as error:
+                if isinstance(photo, str | os.PathLike):  # the message names the file
+                    raise
+                raise type(error)(f"image {index}, counted from 0: {error}") from error
+
+        if isinstance(image, Iterator):
+            return (one(index, photo) for index, photo in enumerate(image))
+        if isinstance(image, list | tuple):
+            return [one(index, photo) for index, photo in enumerate(image)]
+        return call(self, image, *args, **kwargs)
+
+    return over
 
 
 #: A photo is decoded at so many times the size that the model needs, or larger: what is smaller is averaged anyway.
@@ -67,16 +92,36 @@ class TaskExplainer(Rebuilt, ABC):
     asks: ClassVar[frozenset[str]] = frozenset()
     #: Those of ``takes`` and ``asks`` that must be given.
     needs: ClassVar[tuple[str, ...]] = ()
+    #: Whether ``target`` may say that something else than the task's own kind of thing is explained.
+    takes_target: ClassVar[bool] = False
 
     explainer: Explainer
     preprocessing: Preprocessing
     _look: Look | None = None
 
-    def __call__(self, image: Any, targets: Targets = None, **asked: Any) -> Explanation:
-        """Explain one image.
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if kwargs.get("target") is not None and not cls.takes_target:
+            raise OptionError(
+                f"the task {cls.task} says itself what kind of thing is explained: {option('target')} is for "
+                f"Explainer; {option('targets')} of a call says which"
+            )
+        return super().__new__(cls, *args, **kwargs)
+
+    @overload
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], targets: Targets = ..., **asked: Any
+    ) -> list[Explanation]: ...
+    @overload
+    def __call__(self, image: Iterator[Any], targets: Targets = ..., **asked: Any) -> Iterator[Explanation]: ...
+    @overload
+    def __call__(self, image: Any, targets: Targets = ..., **asked: Any) -> Explanation: ...
+    @each_photo
+    def __call__(self, image: Any, targets: Targets = None, **asked: Any) -> Any:
+        """Explain one image, or each of several.
 
         Args:
-            image: A path, bytes, PIL image or uint8 array (H, W, 3).
+            image: A path, bytes, PIL image or uint8 array or tensor (H, W, 3); a list of them, which gives a list; an
+                iterator, which gives an iterator that explains each image when it is asked for.
             targets: What is explained, in the task's own terms; None for what the model finds.
             **asked: Those of ``asks``.
 
@@ -130,7 +175,10 @@ class TaskExplainer(Rebuilt, ABC):
 
     def _enough(self, size: Size) -> Size:
         """The least size at which a photo of ``size`` is decoded: what the model needs, and what is drawn."""
-        needed = self._for(size)._preprocessing_for(size).geometry(size).scaled
+        prepared = self._for(size)._preprocessing_for(size)
+        if isinstance(prepared, ByFunction):  # which takes the photo as it is
+            return size
+        needed = prepared.geometry(size).scaled
         drawn = self.look.max_size or max(size)
         # at least as long as drawn, and so much more than needed that the reduction does not show in the input
         shares = [_GAP * part / whole for part, whole in zip(needed, size, strict=True)]
@@ -140,7 +188,7 @@ class TaskExplainer(Rebuilt, ABC):
     def _explanation(self, photo: Photo, result: Result, labels: Sequence[str], **own: Any) -> Explanation:
         """The explanation of an image, ``own`` being the fields that this task alone fills."""
         (height, width), decoded = photo.geometry.photo, photo.image.shape
-        notes = self.notes
+        notes = (*self.notes, *photo.preprocessing.notes((height, width)))
         if decoded[:2] != (height, width):
             smaller = f"the photo of {width} x {height} pixels was decoded at {decoded[1]} x {decoded[0]}"
             notes = (*notes, f"{smaller}, several times what the model takes")
@@ -150,7 +198,7 @@ class TaskExplainer(Rebuilt, ABC):
             image=photo.image,
             view=photo.preprocessing.view(photo.image, photo.geometry.photo),
             geometry=photo.geometry,
-            preprocessing=photo.preprocessing,
+            preprocessing=photo.preprocessing.recorded(),
             labels=[list(labels)],
             writer=ReportWriter(),
             sign=self.explainer.sign,

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.checked import checked
+from portable_cam.errors import OptionError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Class, ClassSet, Contrast
 from portable_cam.labels import AnyLabels, Labels, as_labels, parse_targets
 from portable_cam.result import Result
+from portable_cam.spelling import option
 from portable_cam.tasks.base import (
     AnyPreprocessing,
     LabelledExplainer,
@@ -49,6 +51,7 @@ class PhotoExplainer(LabelledExplainer):
     task = "classify"
     default_methods = ("gradcam",)
     takes = frozenset({"labels", "rather_than", "sets"})
+    takes_target = True
 
     @checked
     def __init__(
@@ -63,6 +66,8 @@ class PhotoExplainer(LabelledExplainer):
         **options: Any,
     ) -> None:
         if sets:
+            if options.get("target") is not None:
+                raise OptionError(f"{option('sets')} are a target of their own: leave out {option('target')}")
             known = as_labels(labels)
             members = tuple(class_numbers(names, known or Labels.default(1000)) for names in sets.values())
             options["target"] = ClassSet(members)
@@ -87,6 +92,9 @@ class PhotoExplainer(LabelledExplainer):
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
         numbers = parse_targets(targets, self.labels)
         rival = {} if self._rival is None else {"rather_than": self._rival}
+        if self._rival is not None and self._rival in (numbers or ()):
+            name = self.name(self._rival)
+            raise TargetError(f"'{name}' rather than '{name}': name two classes, what tells one from itself is nothing")
         result = each_once(self.explainer.ranked(photo.x, None if numbers is None else [numbers], **rival))
         names = [self.name(int(target)) for target in result.targets[0]]
         values, scale = self._output(result)

@@ -15,6 +15,7 @@ from portable_cam.export.autodiff.dequantized import input_quantization
 from portable_cam.export.graph.values import dtype_of, known_dims
 from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
+from portable_cam.image.by_function import ByFunction
 from portable_cam.image.geometry import Resize
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.resolve import METADATA_KEY, resolve
@@ -46,6 +47,8 @@ def preprocessing_of(
     """
     if isinstance(wanted, Preprocessing):
         return wanted
+    if callable(wanted):
+        return ByFunction.of(wanted, explainer.input_shape(), explainer.input_dtype())
     options = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
     sidecar = beside(normalized(model))
     silent = sidecar is None and METADATA_KEY not in explainer.metadata

@@ -96,7 +96,7 @@ def _numbers(name: str, given: Any, count: int) -> tuple[float, ...]:
         values = np.zeros(0)
     if values.shape != (count,) or not np.isfinite(values).all():
         raise TargetError(f"{option(name)} is {count} numbers in pixels of the photo, not {given!r}")
-    return tuple(values.tolist())
+    return tuple(int(value) if value == round(value) else value for value in values.tolist())
 
 
 def _of_region(region: Sequence[float], geometry: Geometry) -> NDArray[np.bool_]:

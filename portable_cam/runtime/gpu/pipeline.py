@@ -22,6 +22,7 @@ from portable_cam.runtime.gpu.heads import KernelHeads
 from portable_cam.runtime.gpu.options import Common, Cuda
 from portable_cam.runtime.gpu.protocol import PipelineDevice
 from portable_cam.runtime.session import Session
+from portable_cam.spelling import installing
 
 
 def wants_graph_heads(options: Common, device: PipelineDevice) -> bool:
@@ -36,7 +37,7 @@ def wants_graph_heads(options: Common, device: PipelineDevice) -> bool:
     if options.heads == "kernels" and not there:
         raise DeviceError(
             "kernels were asked for, but Triton is not installed and there is no file of compiled kernels: "
-            'pip install "portable-cam[gpu]", or python -m portable_cam.kernels.compile on a machine that has it'
+            f"{installing('gpu')}, or python -m portable_cam.kernels.compile on a machine that has it"
         )
     return not there
 

@@ -22,6 +22,7 @@ from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Contrast
+from portable_cam.image.by_function import ByFunction
 from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
 from portable_cam.image.preprocess import Preprocessing
@@ -272,7 +273,7 @@ class DetectExplainer(LabelledExplainer):
 
 def _at_size(wanted: AnyPreprocessing, size: Size, open_size: bool) -> AnyPreprocessing:
     """The preprocessing at the size at which the boxes are read."""
-    if not open_size or isinstance(wanted, Preprocessing):
+    if not open_size or callable(wanted):
         return wanted
     options = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
     return {**options, "size": size}
@@ -284,13 +285,13 @@ def _input_size(dims: list[int | None], axis: int, wanted: Any, usual: Size | No
     height, width = (dims[2], dims[3]) if axis == 1 else (dims[1], dims[2])
     if height is not None and width is not None:
         return height, width
-    size = (
-        wanted.size
-        if isinstance(wanted, Preprocessing)
-        else dict(wanted or {}).get("size")
-        if not isinstance(wanted, str)
-        else None
-    )
+    size = None
+    if isinstance(wanted, Preprocessing):
+        size = wanted.size
+    elif callable(wanted):
+        size = ByFunction.of(wanted, dims, "float32").size
+    elif not isinstance(wanted, str):
+        size = dict(wanted or {}).get("size")
     if size is None:
         return usual
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

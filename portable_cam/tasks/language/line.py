@@ -25,6 +25,7 @@ from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.methods.registry import uses_layer
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.export.targets import Tokens
+from portable_cam.image.by_function import ByFunction
 from portable_cam.image.geometry import Size
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.resolve import resolve
@@ -162,6 +163,8 @@ class LineExplainer(TaskExplainer):
     def _prepare(self, model: NormalizedModel, wanted: AnyPreprocessing, metadata: Mapping[str, str]) -> Preprocessing:
         if isinstance(wanted, Preprocessing):
             return wanted
+        if callable(wanted):
+            return ByFunction.of(wanted, known_dims(self._image) or [], dtype_of(self._image).numpy().name)
         options: dict[str, Any] = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
         sidecar = beside(model)
         dims = known_dims(self._image) or []
@@ -174,7 +177,11 @@ class LineExplainer(TaskExplainer):
     def _preprocessing_for(self, size: Size) -> Preprocessing:
         """With the line's own proportions, where the model leaves the width open."""
         dims = known_dims(self._image) or []
-        if dims[3 if channel_axis(self._image) == 1 else 2] is not None or self.preprocessing.resize != "stretch":
+        if (
+            isinstance(self.preprocessing, ByFunction)
+            or dims[3 if channel_axis(self._image) == 1 else 2] is not None
+            or self.preprocessing.resize != "stretch"
+        ):
             return self.preprocessing
         height = self.preprocessing.size[0]
         width = size[1] * height / size[0]
