@@ -215,7 +215,7 @@ def test_a_probability_that_is_named() -> None:
         as_is = pcam.Explainer(made, ("gradient",), output=name, as_is=True)
         np.testing.assert_allclose(as_is(X, 1).scores[:, 0], tensor(made, name)[:, 1], rtol=1e-4)
         assert as_is.notes == ()
-    with pytest.raises(pcam.errors.OptionError, match="as_is explains the tensor that output names"):
+    with pytest.raises(pcam.errors.OptionError, match="as_is= explains the tensor that output= names"):
         pcam.Explainer(made, as_is=True)
 
 
