@@ -1,6 +1,7 @@
 """``portable-cam explain``: what becomes of each photo, and what is said of it."""
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -168,6 +169,8 @@ def test_nothing_found_is_a_result(run: Any, tmp_path: Path) -> None:
     assert run("explain", made, "a.png", "--preset", "unit")[1].startswith("a.png: nothing found: the model sees")
     found = pcam.explain(made, tmp_path / "a.png", preprocessing="unit")
     assert (found.found, found["layercam"].shape) == (False, (1, 0, 16, 16))
+    assert "nothing found: the model sees" in found.to_html(tmp_path / "page.html").read_text()
+    assert pickle.loads(pickle.dumps(found)).nothing_found == found.nothing_found
 
 
 def test_scores_that_are_no_numbers(run: Any, tmp_path: Path) -> None:

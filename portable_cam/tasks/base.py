@@ -224,7 +224,8 @@ class TaskExplainer(Rebuilt, ABC):
             guided_nodes=known.guided_nodes,
             outputs={},
         )
-        return self._explanation(photo, result, [], nothing_found=why, **own)
+        made = self._explanation(photo, result, [], nothing_found=why, **own)
+        return replace(made, notes=(*made.notes, f"nothing found: {why}"))  # pages show notes
 
 
 def finite(values: NDArray[Any], what: str) -> NDArray[Any]:
