@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from portable_cam.checked import checked
-from portable_cam.errors import DeviceError, InputError, TargetError
+from portable_cam.errors import DeviceError, InputError, PortableCamWarning, TargetError
 from portable_cam.export.format import EXPLAINED, MOST_RANKS, SCORES, TARGETS, ExplanationMetadata, split
 from portable_cam.export.options import Keywords, Options
 from portable_cam.export.passes.normalized import AnyModel, normalized
@@ -108,7 +109,7 @@ class Explainer(Rebuilt):
         batch, shared = self._metadata.batch, bool(self._metadata.shared)
         self._batches = Batches(self._metadata.image, freed=batch == "freed", shared=shared, ranged=batch == "ranged")
         if nothing_guided(self._metadata, self._sessions.options):
-            warnings.warn(warning_of_nothing_guided(self._sessions.options), stacklevel=2)
+            warnings.warn(warning_of_nothing_guided(self._sessions.options), PortableCamWarning, stacklevel=2)
 
     # -- what was decided ------------------------------------------------------------------------------------------
 
@@ -129,6 +130,16 @@ class Explainer(Rebuilt):
     def sign(self) -> str:
         """``positive``, or ``negative`` where the maps show what speaks against a target."""
         return self._sessions.options.sign
+
+    @property
+    def profile(self) -> str:
+        """Whose conventions the maps follow."""
+        return self._sessions.options.profile
+
+    @property
+    def model_path(self) -> Path | None:
+        """The file of the model; None where it was given otherwise."""
+        return self._sessions.model.path
 
     @property
     def image_name(self) -> str:

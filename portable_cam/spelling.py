@@ -66,6 +66,11 @@ def by_arrays() -> str:
     )
 
 
+def installing(extra: str) -> str:
+    """How the project is installed with one of its extras: from its sources, as it is on no package index yet."""
+    return f'pip install ".[{extra}]" in a checkout of portable_cam'
+
+
 def command(name: str) -> str:
     """A command as a user types it, or the function that does the same: ``portable-cam layers MODEL``."""
     return either(FUNCTIONS[name], f"portable-cam {name} MODEL")

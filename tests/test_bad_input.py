@@ -53,7 +53,9 @@ READERS = [pcam.Explainer, build_explanation, list_layers, doctor, load]
 def test_not_a_model(reader: Any, content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "thing.onnx"
     path.write_bytes(assets.model().read_bytes()[:-1000] if content is None else content)
-    with pytest.raises(ModelError, match=r"thing\.onnx (is empty|is not an ONNX model|is not a valid)"):
+    with pytest.raises(
+        ModelError, match=r"thing\.onnx (is empty|is not an ONNX model|is not a valid|is an image|is a page of HTML)"
+    ):
         reader(path)
 
 

@@ -859,7 +859,7 @@ def test_differentiate_by_name(small_cnn: onnx.ModelProto) -> None:
 def test_cuda_is_never_a_silent_cpu_run(small_cnn: onnx.ModelProto) -> None:
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("this build of ONNX Runtime has CUDA")
-    with pytest.raises(DeviceError, match=r"CUDAExecutionProvider is not in this build .*portable-cam\[gpu\]"):
+    with pytest.raises(DeviceError, match=r"CUDAExecutionProvider is not in this build .*\[gpu\]"):
         pcam.Explainer(small_cnn, device="cuda")
     with pytest.raises(DeviceError, match="CUDAExecutionProvider"):
         pcam.Explainer(small_cnn, providers=["CUDAExecutionProvider", "CPUExecutionProvider"])

@@ -29,6 +29,8 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = sorted(p for folder in ("portable_cam", "export", "kernels") for p in (ROOT / folder).rglob("*.py"))
 #: Where flags belong: the commands, a script with flags of its own, and the module that spells them.
 ON_COMMAND_LINE = ("portable_cam/cli/", "kernels/compile.py", "portable_cam/spelling.py")
+#: Names the flags of other programs, which convert models.
+OTHERS = "portable_cam/file_kinds.py"
 #: Where a user of the command line cannot get, and options that have no flag for a reason.
 PYTHON_ONLY = {"providers", "preprocessing", "session_options", "custom_op_libraries"}
 
@@ -89,7 +91,7 @@ def test_no_message_names_an_option_by_hand() -> None:
     known, found = options_in_python(), {}
     for path in LIBRARY:
         name = path.relative_to(ROOT).as_posix()
-        if name.startswith(ON_COMMAND_LINE[1:]):
+        if name.startswith((*ON_COMMAND_LINE[1:], OTHERS)):
             continue
         wrong = badly_spelled(tree_of(path), of_commands=name.startswith(ON_COMMAND_LINE[0]), known=known)
         if wrong:

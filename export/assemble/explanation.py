@@ -35,6 +35,7 @@ from portable_cam.export.options import Keywords, Options
 from portable_cam.export.passes.dynamic_batch import make_batch_dynamic
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.passes.precision import float_types, to_float32
+from portable_cam.export.read.inside import name_model
 from portable_cam.export.read.weights import save_model, to_proto
 from portable_cam.export.targets import Target
 from portable_cam.export.targets.protocol import scores_of
@@ -165,7 +166,7 @@ def explanation_model(
     image = image_input(graph)
     target.count(scores)
     layers = choose_layers(graph, scores, options)
-    own_outputs = list(graph.outputs)
+    own_inputs, own_outputs = list(graph.inputs), list(graph.outputs)
     layer_names, score_names = [str(value.name) for value in layers], ", ".join(str(value.name) for value in scores)
     renamed = _free_our_names(graph, [extra.name for extra in target.inputs(scores)])
     plan = Plan(
@@ -216,6 +217,7 @@ def explanation_model(
         unseen=_unseen(layer_names, plan.places),
         placed=_placed(plan),
     ).write(normal)
+    name_model(normal, own_inputs, own_outputs)
     return normal
 
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.read.description import Description
+from portable_cam.export.read.inside import INSIDE_KEY
 from portable_cam.export.read.load import ModelLike, fingerprint, load, untied
 from portable_cam.export.read.travel import ModelFile, pack, unpack
 
@@ -54,6 +55,11 @@ class NormalizedModel:
     def metadata(self) -> dict[str, str]:
         """The ``metadata_props`` of the model."""
         return dict(self._model.metadata_props)
+
+    @property
+    def inside_explanation(self) -> bool:
+        """Whether it was read from an explanation file, which explains this model."""
+        return INSIDE_KEY in self.metadata
 
     @property
     def path(self) -> Path | None:

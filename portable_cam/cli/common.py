@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -79,6 +80,8 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
         chosen = {name: given.pop(name) for name in fields}
         if chosen.get("methods") is not None:
             chosen["methods"] = names(chosen["methods"])
+            if not chosen["methods"]:
+                raise typer.BadParameter("--methods names none: leave it out for those that do best")
         for name, known in fields.items():
             if known.metadata.get("pairs") and chosen[name]:
                 chosen[name] = pairs(f"--{name}", chosen[name])
@@ -107,9 +110,34 @@ def _pair(option: str, text: str) -> tuple[str, str]:
 _OPEN = frozenset({"methods", "layer", "output", "axes"})
 
 
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on the terminal while several things are done; call what it gives after each.
+
+    Lines that are printed meanwhile stand above it. There is none where stderr is no terminal, and none for one thing.
+    """
+    if total < 2 or not err.is_terminal:
+        yield lambda: None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=err, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("explaining", total=total)
+        _bars.append(bar)
+        try:
+            yield lambda: bar.advance(task)
+        finally:
+            _bars.remove(bar)
+
+
+#: The bar that is on the terminal, if there is one.
+_bars: list[Any] = []
+
+
 def say(text: str) -> None:
-    """Print a line of results on stdout."""
-    out.print(text, highlight=False, markup=False)
+    """Print a line of results on stdout; where that is the terminal of a bar, above the bar."""
+    console = err if _bars and out.is_terminal else out
+    console.print(text, highlight=False, markup=False)
 
 
 def note(text: str) -> None:

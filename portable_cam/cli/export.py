@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +19,12 @@ from portable_cam.cli.common import (
     say,
     takes_options,
 )
+from portable_cam.cli.policy import with_policy
 from portable_cam.cli.reading import read_model
+from portable_cam.errors import OptionError
+
+if TYPE_CHECKING:
+    from portable_cam.export.options import Options
 
 
 @takes_options
@@ -45,14 +51,17 @@ def run(
     from portable_cam.tasks.recognize import recognize
     from portable_cam.verify.selfcheck import record, self_check
 
+    if target_file.is_dir():
+        raise OptionError(f"-o {target_file} is a folder: name the file to write in it, as explainer.onnx")
     known = read_model(model, axes=options.get("axes"), size=size, head=head, channels=channels)
     target = recognize(known, task, options.get("output"))[1]
+    options = with_policy(known, task, options.get("methods"), options)
     chosen = Options.of(known.described({**options, "target": target}))
     built = explanation_model(
         known, chosen, targets_per_image=1 if single_target else None, preprocessing=known_preprocessing(known)
     )
     strip_inner_shapes(built)
-    content = draft(known, task, options.get("output"))
+    content = draft(known, task, options.get("output")) | _choices(chosen, built.metadata_props)
     built.metadata_props[METADATA_KEY] = json.dumps(content)
     if check:
         proof = self_check(known, built, options.get("output"), target)
@@ -65,3 +74,15 @@ def run(
     say(f"{files}: {megabytes:.1f} MB, inputs {inputs}, outputs {outputs}")
     if check and not proof.passed:
         raise typer.Exit(1)
+
+
+def _choices(chosen: Options, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What the file explains and how, as its description says it: who explains the model inside again gets the same."""
+    from dataclasses import fields
+
+    named = {field.name: getattr(chosen, field.name) for field in fields(chosen) if field.metadata.get("allowed")}
+    defaults = {field.name: field.default for field in fields(chosen)}
+    options = {name: value for name, value in named.items() if value != defaults[name]}
+    layers = json.loads(metadata.get("portable_cam.layer", "[]"))
+    found = {"methods": list(chosen.methods), "layer": layers, "options": options}
+    return {name: value for name, value in found.items() if value}

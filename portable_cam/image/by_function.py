@@ -65,11 +65,14 @@ class ByFunction(Preprocessing):
         color = "gray" if channels == 1 else _channel_order(function, layout)
         return cls(size=size, color=color, layout=layout, dtype=dtype_name(input_dtype), function=function)
 
-    def __call__(self, image: ImageArray) -> NDArray[Any]:
+    def __call__(self, image: ImageArray, photo: Size | None = None) -> NDArray[Any]:
         return _run(self.function, image)
 
     def prepared(self, image: ImageArray, view: ImageArray) -> NDArray[Any]:
         return self(image)
+
+    def following(self, photo: Size, longest: int, step: int) -> Preprocessing:
+        return self
 
     def geometry(self, image_size: Size) -> Geometry:
         return self._measured(image_size)[0]

@@ -8,7 +8,7 @@ BGR: blue first). :func:`~portable_cam.image.resolve.resolve` finds out what a m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,7 @@ from portable_cam.image.geometry import (
 )
 from portable_cam.image.model_input import ChannelOrder, Layout, dtype_name, parse_size, per_channel
 from portable_cam.image.sidecar import parse_json, read_sidecar
+from portable_cam.spelling import either, option
 
 #: An integer input with fewer steps of brightness than this was given the values of a float model.
 LEAST_LEVELS = 16
@@ -95,11 +96,12 @@ class Preprocessing:
             object.__setattr__(self, name, value)
         _check(self)
 
-    def __call__(self, image: ImageArray) -> NDArray[Any]:
+    def __call__(self, image: ImageArray, photo: Size | None = None) -> NDArray[Any]:
         """The model's input for one photo.
 
         Args:
             image: uint8 (H, W, 3), RGB.
+            photo: The photo's own size (H, W), where it was decoded at a smaller one.
 
         Returns:
             (1, C, H, W) or (1, H, W, C) of ``dtype``.
@@ -107,7 +109,7 @@ class Preprocessing:
         Raises:
             InputError: The image is not uint8 (H, W, 3).
         """
-        return self.values(self.view(image))
+        return self.values(self.view(image, photo))
 
     def prepared(self, image: ImageArray, view: ImageArray) -> NDArray[Any]:
         """As a call, where :meth:`view` was made of the photo already."""
@@ -156,15 +158,26 @@ class Preprocessing:
         """What an explanation keeps of it."""
         return self
 
-    def view(self, image: ImageArray) -> ImageArray:
-        """What the model sees of a photo: uint8 (H, W, 3) RGB at the input's size.
+    def following(self, photo: Size, longest: int, step: int) -> Preprocessing:
+        """The same for a model that takes images of any size, at a photo's own: its longer side at most ``longest``
+        pixels, both multiples of ``step``, so that strides divide them."""
+        height, width = photo
+        if self.resize == "shortest+crop":
+            return self
+        ratio = min(1.0, longest / max(height, width))
+        height, width = (max(step, min(longest, round(side * ratio / step) * step)) for side in (height, width))
+        return replace(self, size=(height, width))
+
+    def view(self, image: ImageArray, photo: Size | None = None) -> ImageArray:
+        """What the model sees of a photo: uint8 (H, W, 3) RGB at the input's size. The arguments are those of a call.
 
         Raises:
             InputError: The image is not uint8 (H, W, 3).
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise InputError(f"a photo is uint8 of shape (H, W, 3), not {image.dtype} {image.shape}: see read_image")
-        return self.geometry((image.shape[0], image.shape[1])).apply(image, self.interpolation, self.pad_value)
+        size = photo or (image.shape[0], image.shape[1])
+        return self.geometry(size).apply(image, self.interpolation, self.pad_value)
 
     def describe(self) -> str:
         """One line for people."""
@@ -186,6 +199,17 @@ class Preprocessing:
             parts.append(f"std {_listed(self.std)}")
         steps = "" if self.quantization is None else " by scale {:g} and zero point {}".format(*self.quantization)
         return ", ".join([*parts, f"{self.layout.upper()} {self.dtype}{steps}"])
+
+    def guess_note(self) -> str | None:
+        """What a reader of the maps must know where something is guessed; None where nothing is."""
+        if not self.guessed:
+            return None
+        tries = either("portable_cam.tasks.presets.answers_by_preset(model, image)", "portable-cam doctor MODEL PHOTO")
+        return (
+            f"preprocessing guessed ({', '.join(self.guessed)}): if the model expects another, its answer and the maps "
+            f"are wrong. A JSON file beside the model says it, or {option('preprocessing')}; "
+            f"{tries} shows the answers under each preset"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As a dict that ``json`` can write; :meth:`from_json` and :mod:`portable_cam.image.resolve` read it."""

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from portable_cam.errors import DeviceError, InputError, ModelError, OptionError
 from portable_cam.export.read.weights import Parts, apart, fits
 from portable_cam.runtime.native import Libraries, NativeOptions, SessionOptions
-from portable_cam.spelling import either, option
+from portable_cam.spelling import either, installing, option
 
 try:
     import onnxruntime as ort
 except ImportError as error:
     raise DeviceError(
-        'ONNX Runtime is not installed: pip install "portable-cam[cpu]", or on a machine with an NVIDIA GPU '
-        'pip install "portable-cam[gpu]" (never both: they overwrite each other\'s files)'
+        "ONNX Runtime is not installed: pip install onnxruntime, or on a machine with an NVIDIA GPU "
+        f"{installing('gpu')} (never both: they overwrite each other's files)"
     ) from error
 
 Provider: TypeAlias = str | tuple[str, dict[str, Any]]
@@ -224,7 +224,7 @@ def check_available(providers: Sequence[str]) -> None:
         if name not in available:
             raise DeviceError(
                 f"execution provider {name} is not in this build of ONNX Runtime, which has {', '.join(available)}"
-                + ('; pip install "portable-cam[gpu]" brings CUDA' if name.startswith("CUDA") else "")
+                + (f"; {installing('gpu')} brings CUDA" if name.startswith("CUDA") else "")
             )
 
 

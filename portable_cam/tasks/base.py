@@ -4,25 +4,31 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, TypeAlias, overload
 
+import numpy as np
 from numpy.typing import NDArray
 
-from portable_cam.errors import Error, OptionError, TargetError
+from portable_cam.errors import Error, InputError, OptionError, TargetError
 from portable_cam.explainer import Explainer
-from portable_cam.explanation import Drawing, Explanation
-from portable_cam.image.decode import read_image
-from portable_cam.image.geometry import Geometry, ImageArray
+from portable_cam.explanation import Explanation
+from portable_cam.export.methods.registry import METHODS
+from portable_cam.image.by_function import ByFunction
+from portable_cam.image.decode import read_photo
+from portable_cam.image.geometry import Geometry, ImageArray, Size
+from portable_cam.image.look import Look, look_of
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.labels import AnyLabels, Labels, as_labels, labels_in, parse_targets
 from portable_cam.rebuilt import Rebuilt
 from portable_cam.report.write import ReportWriter
 from portable_cam.result import Result
 from portable_cam.spelling import option
+from portable_cam.tasks.facts import facts_of
 
 #: What a user asks for: a number or name, several (a list, or text with commas), ``top3``, or None.
 Targets: TypeAlias = str | int | Sequence[int | str] | None
@@ -53,16 +59,21 @@ def each_photo(call: Callable[..., Any]) -> Callable[..., Any]:
     return over
 
 
+#: A photo is decoded at so many times the size that the model needs, or larger: what is smaller is averaged anyway.
+_GAP = 3
+
+
 @dataclass(frozen=True)
 class Photo:
     """One image, decoded and prepared: ``view`` is what the model sees of it, ``x`` the model's input made of that,
-    ``source`` the file's name."""
+    ``by`` what explains images of its size, ``source`` the file's name."""
 
     image: ImageArray
     view: ImageArray
     x: NDArray[Any]
     geometry: Geometry
     preprocessing: Preprocessing
+    by: TaskExplainer
     source: str
 
 
@@ -86,11 +97,10 @@ class TaskExplainer(Rebuilt, ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     #: Whether ``target`` may say that something else than the task's own kind of thing is explained.
     takes_target: ClassVar[bool] = False
-    #: How its explanations are drawn.
-    drawing: ClassVar[Drawing] = "sheet"
 
     explainer: Explainer
     preprocessing: Preprocessing
+    _look: Look | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if kwargs.get("target") is not None and not cls.takes_target:
@@ -134,12 +144,14 @@ class TaskExplainer(Rebuilt, ABC):
         Raises:
             ImageError: The image cannot be decoded.
         """
-        decoded = read_image(image)
-        preprocessing = self._preprocessing_for(decoded)
-        view = preprocessing.view(decoded)
-        geometry = preprocessing.geometry((decoded.shape[0], decoded.shape[1]))
+        decoded, size = read_photo(image, self._enough)
+        chosen = self._for(size)
+        chosen._look = self._look
+        preprocessing = chosen._preprocessing_for(size)
+        view = preprocessing.view(decoded, size)
         source = str(image) if isinstance(image, str | os.PathLike) else ""
-        return Photo(decoded, view, preprocessing.prepared(decoded, view), geometry, preprocessing, source)
+        x = preprocessing.prepared(decoded, view)
+        return Photo(decoded, view, x, preprocessing.geometry(size), preprocessing, chosen, source)
 
     def explain_prepared(self, photo: Photo, targets: Targets = None, **asked: Any) -> Explanation:
         """As a call, with an image that was prepared before.
@@ -160,24 +172,54 @@ class TaskExplainer(Rebuilt, ABC):
         missing = [name for name in self.needs if name in self.asks and name not in given]
         if missing:
             raise OptionError(f"the task {self.task} needs {', '.join(map(option, missing))}")
-        return self._explain(photo, targets, given)
+        return photo.by._explain(photo, targets, given)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the maps should know."""
-        return self.explainer.notes
+        guess = self.preprocessing.guess_note()
+        return self.explainer.notes if guess is None else (*self.explainer.notes, guess)
+
+    @property
+    def look(self) -> Look:
+        """How explanations are drawn: as the profile's peers, unless it is set."""
+        return self._look or look_of(self.explainer.profile)
+
+    @look.setter
+    def look(self, look: Look) -> None:
+        self._look = look
 
     @abstractmethod
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
         """Explain one prepared image; ``asked`` holds those of ``asks`` that were given."""
 
-    def _preprocessing_for(self, image: ImageArray) -> Preprocessing:
-        """How this image becomes the input."""
+    def _for(self, size: Size) -> TaskExplainer:
+        """What explains an image of this size: another, where the graph depends on it."""
+        return self
+
+    def _preprocessing_for(self, size: Size) -> Preprocessing:
+        """How an image of this size becomes the input."""
         return self.preprocessing
+
+    def _enough(self, size: Size) -> Size:
+        """The least size at which a photo of ``size`` is decoded: what the model needs, and what is drawn."""
+        prepared = self._for(size)._preprocessing_for(size)
+        if isinstance(prepared, ByFunction):  # which takes the photo as it is
+            return size
+        needed = prepared.geometry(size).scaled
+        drawn = self.look.max_size or max(size)
+        # at least as long as drawn, and so much more than needed that the reduction does not show in the input
+        shares = [_GAP * part / whole for part, whole in zip(needed, size, strict=True)]
+        share = min(1.0, max(*shares, drawn / max(size)))
+        return math.ceil(share * size[0]), math.ceil(share * size[1])
 
     def _explanation(self, photo: Photo, result: Result, labels: Sequence[str], **own: Any) -> Explanation:
         """The explanation of an image, ``own`` being the fields that this task alone fills."""
-        notes = (*self.notes, *photo.preprocessing.notes(photo.geometry.photo))
+        (height, width), decoded = photo.geometry.photo, photo.image.shape
+        notes = (*self.notes, *photo.preprocessing.notes((height, width)))
+        if decoded[:2] != (height, width):
+            smaller = f"the photo of {width} x {height} pixels was decoded at {decoded[1]} x {decoded[0]}"
+            notes = (*notes, f"{smaller}, several times what the model takes")
         return Explanation(
             task=self.task,
             result=result,
@@ -191,9 +233,42 @@ class TaskExplainer(Rebuilt, ABC):
             notes=(*notes, *(note for note in result.notes if note not in notes)),
             source=photo.source,
             checks=[check.to_dict() for check in result.checks],
-            drawing=self.drawing,
+            facts=facts_of(self.explainer, self.task),
+            look=self.look,
             **own,
         )
+
+    def _nothing(self, photo: Photo, why: str, **own: Any) -> Explanation:
+        """The explanation of an image in which the model finds nothing: no targets, and why."""
+        known, size = self.explainer, photo.preprocessing.size
+        shapes = {m: (size if METHODS[m].is_heat_map else photo.x.shape[1:]) for m in known.methods}
+        result = Result(
+            scores=np.zeros((1, 0), np.float32),
+            targets=np.zeros((1, 0), np.int64),
+            layer=known.layer,
+            maps={method: np.zeros((1, 0, *shape), np.float32) for method, shape in shapes.items()},
+            raw={},
+            flags=[[]],
+            guided_nodes=known.guided_nodes,
+            outputs={},
+        )
+        made = self._explanation(photo, result, [], nothing_found=why, **own)
+        return replace(made, notes=(*made.notes, f"nothing found: {why}"))  # pages show notes
+
+
+def finite(values: NDArray[Any], what: str) -> NDArray[Any]:
+    """The scores of an image, as they are.
+
+    Raises:
+        InputError: Some are NaN or infinite: which is the highest means nothing.
+    """
+    if not np.isfinite(values).all():
+        wrong = int(values.size - np.isfinite(values).sum())
+        raise InputError(
+            f"{what} of this image are NaN or infinite ({wrong} of {values.size}): the model overflows on it, or its "
+            "weights are damaged; check the preprocessing"
+        )
+    return values
 
 
 class LabelledExplainer(TaskExplainer):

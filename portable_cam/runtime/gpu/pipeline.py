@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from portable_cam.errors import DeviceError, InputError, ModelError
+from portable_cam.errors import DeviceError, InputError, ModelError, PortableCamWarning
 from portable_cam.export.format import ACTIVATIONS, EXTENT, GRADIENTS, ExplanationMetadata, is_internal
 from portable_cam.kernels.array import Array
 from portable_cam.runtime.gpu import placement
@@ -22,6 +22,7 @@ from portable_cam.runtime.gpu.heads import KernelHeads
 from portable_cam.runtime.gpu.options import Common, Cuda
 from portable_cam.runtime.gpu.protocol import PipelineDevice
 from portable_cam.runtime.session import Session
+from portable_cam.spelling import installing
 
 
 def wants_graph_heads(options: Common, device: PipelineDevice) -> bool:
@@ -36,7 +37,7 @@ def wants_graph_heads(options: Common, device: PipelineDevice) -> bool:
     if options.heads == "kernels" and not there:
         raise DeviceError(
             "kernels were asked for, but Triton is not installed and there is no file of compiled kernels: "
-            'pip install "portable-cam[gpu]", or python -m portable_cam.kernels.compile on a machine that has it'
+            f"{installing('gpu')}, or python -m portable_cam.kernels.compile on a machine that has it"
         )
     return not there
 
@@ -93,7 +94,7 @@ class Pipeline:
                 why = str(error)
         session = Session(model, providers=self.device.providers(), record_placement=True, **native)
         if wanted:  # told once it is known that the model runs without
-            warnings.warn(f"the explanation runs without CUDA graphs: {why}", stacklevel=6)
+            warnings.warn(f"the explanation runs without CUDA graphs: {why}", PortableCamWarning, stacklevel=6)
         return session, False
 
     def dtype(self, name: str) -> np.dtype[Any]:
@@ -169,7 +170,7 @@ class Pipeline:
             message = placement.describe(self.misplaced, name)
             if options.placement == "error":
                 raise DeviceError(message)
-            warnings.warn(message, stacklevel=4)
+            warnings.warn(message, PortableCamWarning, stacklevel=4)
 
 
 def _kernel_heads(metadata: ExplanationMetadata, device: PipelineDevice, details: bool) -> KernelHeads | None:

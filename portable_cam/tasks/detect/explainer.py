@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.checked import checked
-from portable_cam.errors import InputError, OptionError, TargetError
+from portable_cam.errors import OptionError, PortableCamWarning, RegionError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.assemble.at_size import at_size
@@ -26,19 +28,21 @@ from portable_cam.image.marks import Mark
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.labels import AnyLabels, Labels, as_labels, parse_targets
 from portable_cam.result import Result
-from portable_cam.spelling import either, option
-from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
+from portable_cam.spelling import option
+from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range, finite
 from portable_cam.tasks.counterfactual import Counterfactual
 from portable_cam.tasks.detect.families import find_head, head_from
 from portable_cam.tasks.detect.head import Floats, Head
 from portable_cam.tasks.detect.nms import Detection, best, iou, suppress
-from portable_cam.tasks.preprocessing import preprocessing_of
+from portable_cam.tasks.preprocessing import WHOLE, preprocessing_of
 from portable_cam.tasks.raw_outputs import raw_session, session_options
 from portable_cam.tasks.regions import check_region
 from portable_cam.ultralytics import read_ultralytics
 
 _ROUNDING = 1e-3  # of a score in half precision, or quantised
 _TINY = 16  # pixels
+_SIDE, _STEP = 640, 32  # pixels of a photo that goes to a model which takes any size; what strides divide
+_KEPT = 4  # sizes of photos at most, whose graphs are kept
 
 
 class DetectExplainer(LabelledExplainer):
@@ -94,7 +98,14 @@ class DetectExplainer(LabelledExplainer):
         self._image = image_input(model.graph)
         file = read_ultralytics(model.metadata)
         dims, axis = known_dims(self._image) or [], channel_axis(self._image)
-        size = _input_size(dims, axis, preprocessing, None if file is None else file.size)
+        own = _input_size(dims, axis, preprocessing, None if file is None else file.size)
+        size = own or (_SIDE, _SIDE)
+        self._siblings: dict[Size, DetectExplainer] = {}
+        #: Builds the same for another size, where the model takes any and each photo has its own.
+        chosen: dict[str, Any] = {"head": head, "part": part, "threshold": threshold, "overlap": overlap, "most": most}
+        chosen |= {"labels": labels, "rather_than": rather_than, **options}
+        self._at = None if own else partial(DetectExplainer, model, methods, **chosen)
+        self._wanted = preprocessing
         model = at_size(model, size)  # layers and heads are read at the size explained
         graph = model.graph
         said = model.description.task_options
@@ -120,7 +131,7 @@ class DetectExplainer(LabelledExplainer):
         self.explainer = Explainer(model, methods, **options)
         self._counterfactual = Counterfactual(model, methods, options)
         self.preprocessing = preprocessing_of(
-            self.explainer, model, _at_size(preprocessing, size, None in dims[1:]), self.head.preset
+            self.explainer, model, _at_size(preprocessing, size, None in dims[1:]), self.head.preset, WHOLE[self.task]
         )
         if given is None and self.head.labels is not None:
             given = Labels(self.head.labels, "the model's metadata" if file is not None else self.head.family)
@@ -130,14 +141,30 @@ class DetectExplainer(LabelledExplainer):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return (f"detector head: {self.head.family}, boxes scoring {self._threshold:g} or more", *super().notes)
+        notes = (f"detector head: {self.head.family}, boxes scoring {self._threshold:g} or more", *super().notes)
+        if self._at is None:
+            return notes
+        return (*notes, f"the model takes any size: each photo at its own, the longer side up to {_SIDE} pixels")
+
+    def _for(self, photo: Size) -> DetectExplainer:
+        """At the photo's own size, where the model takes any and none is given."""
+        size = self.preprocessing.following(photo, _SIDE, _STEP).size
+        if self._at is None or size == self.preprocessing.size:
+            return self
+        if size not in self._siblings:
+            if len(self._siblings) == _KEPT:
+                self._siblings.pop(next(iter(self._siblings)))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", PortableCamWarning)  # of this explainer, where they are its own
+                self._siblings[size] = self._at(preprocessing=_at_size(self._wanted, size, True))
+        return self._siblings[size]
 
     def detect(self, x: NDArray[Any]) -> tuple[Floats, Floats]:
         """All raw boxes (A, 4) in pixels of the input and their scores (A, C), for one prepared photo.
 
         Raises:
             TargetError: The head does not fit the outputs: scores are not between 0 and 1, or boxes no pixels.
-            InputError: The model gives no boxes.
+            InputError: Scores are NaN or infinite.
         """
         outputs = self._raw.run({str(self._image.name): x})
         boxes, scores = self.head.decode(outputs, self.preprocessing.size)
@@ -147,8 +174,9 @@ class DetectExplainer(LabelledExplainer):
     def _check_decoded(self, boxes: Floats, scores: Floats) -> None:
         where = ", ".join(f"'{columns.tensor}'" for columns in self.head.explaining("product").classes)
         if not scores.size:
-            raise InputError(f"the model gives no boxes at all for this image: {where} is empty")
-        low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
+            return
+        finite(scores, f"the scores in {where}")
+        low, high = float(scores.min()), float(scores.max())
         if not -_ROUNDING <= low <= high <= 1 + _ROUNDING:
             raise TargetError(
                 f"the scores that head '{self.head.family}' reads from {where} lie between {low:.3g} and {high:.3g}, "
@@ -166,12 +194,21 @@ class DetectExplainer(LabelledExplainer):
         numbers = parse_targets(targets, self.labels)
         boxes, scores = self.detect(photo.x)
         missed: list[Detection] = []
+        if not scores.size:
+            return self._nothing(photo, "the model gives no boxes at all")
         if "region" in asked:
             chosen = [self._nearest(boxes, scores, asked["region"], numbers, photo.geometry)]
         else:
             best_only, across = self.head.best_only, self.head.across_classes
             found = suppress(boxes, scores, self._threshold, self._overlap, best_only=best_only, across_classes=across)
             chosen, missed = self._choose(boxes, scores, found, numbers)
+        if not chosen:
+            label = int(scores.max(axis=0).argmax())
+            return self._nothing(
+                photo,
+                f"no box scores {self._threshold:g} or more (the best is {self.name(label)}, {scores.max():.2f}): "
+                "lower the threshold, check the preprocessing, or name a class to see why it was missed",
+            )
         rival = {} if self._rival is None else {"rather_than": [[d.raw * self._classes + self._rival for d in chosen]]}
 
         def explain(explainer: Explainer) -> Result:
@@ -215,12 +252,6 @@ class DetectExplainer(LabelledExplainer):
                     missed += own
                 chosen += [d for d in own if d not in chosen]
             return chosen[: max(self._most, len(asked))], missed
-        if not found:
-            label = int(scores.max(axis=0).argmax())
-            raise InputError(
-                f"no box scores {self._threshold:g} or more (the best is {self.name(label)}, {scores.max():.2f}): "
-                "lower the threshold, check the preprocessing, or name a class to see why it was missed"
-            )
         return found[: self._most], []
 
     def _nearest(
@@ -230,7 +261,7 @@ class DetectExplainer(LabelledExplainer):
         region = check_region(marked, geometry)
         shared = iou(np.array(geometry.to_input(region)), boxes.astype(np.float64))
         if shared.max() < 0.1:
-            raise TargetError(f"no box of the model overlaps the region {region}: name one around an object")
+            raise RegionError(f"no box of the model overlaps the region {region}: name one around an object")
         named = [number for number in asked or () if number >= 0] or range(self._classes)
         labels = [class_in_range(label, self._classes) for label in named]
         fit = shared[:, None] * scores[:, labels]
@@ -248,8 +279,9 @@ def _at_size(wanted: AnyPreprocessing, size: Size, open_size: bool) -> AnyPrepro
     return {**options, "size": size}
 
 
-def _input_size(dims: list[int | None], axis: int, wanted: Any, usual: Size | None) -> Size:
-    """(H, W) of the model's input, whose pixels a detector's boxes are in; ``usual`` is what its file says."""
+def _input_size(dims: list[int | None], axis: int, wanted: Any, usual: Size | None) -> Size | None:
+    """(H, W) of the model's input, whose pixels a detector's boxes are in; ``usual`` is what its file says. None where
+    it takes any."""
     height, width = (dims[2], dims[3]) if axis == 1 else (dims[1], dims[2])
     if height is not None and width is not None:
         return height, width
@@ -260,9 +292,6 @@ def _input_size(dims: list[int | None], axis: int, wanted: Any, usual: Size | No
         size = ByFunction.of(wanted, dims, "float32").size
     elif not isinstance(wanted, str):
         size = dict(wanted or {}).get("size")
-    if size is None and usual is not None:
-        return usual
     if size is None:
-        wanted_size = either(option("preprocessing", {"size": (640, 640)}), option("size", "640x640"))
-        raise OptionError(f"the model takes images of any size: say at which it is to detect, as {wanted_size}")
+        return usual
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

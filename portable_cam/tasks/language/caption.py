@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.checked import check, checked
-from portable_cam.errors import InputError, LabelError, TargetError
+from portable_cam.errors import InputError, LabelError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.passes.normalized import AnyModel
@@ -58,7 +58,6 @@ class CaptionExplainer(TaskExplainer):
     takes = frozenset({"vocabulary", "decoder", "mapping", "longest"})
     asks = frozenset({"caption"})
     needs = ("vocabulary",)
-    drawing = "strip"
 
     @checked
     def __init__(
@@ -99,7 +98,7 @@ class CaptionExplainer(TaskExplainer):
         if caption is None:
             ids = self.pair.greedy(photo.x, self.vocabulary, self._longest)
             if not ids:
-                raise TargetError("the model ends its caption at once: there is no word to explain")
+                return self._nothing(photo, "the model ends its caption at once")
         else:
             ids = self.vocabulary.encode(check("caption", caption, str | Sequence[str]))
         words = [self.vocabulary[i] for i in ids]

@@ -18,6 +18,7 @@ from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.runtime.session import Session
+from portable_cam.tasks.base import finite
 from portable_cam.tasks.language.vocabulary import Vocabulary
 
 #: How many words a caption may have where neither the decoder nor the user says.
@@ -157,7 +158,7 @@ class Pair:
                 if len(found) == 1:
                     raise
                 break  # as long as the decoder's table of positions
-            scores = results[self.roles.logits][0]
+            scores = finite(results[self.roles.logits][0], "the scores of words")
             token = int((scores if scores.ndim == 1 else scores[step]).argmax())
             if token == vocabulary.end:
                 break

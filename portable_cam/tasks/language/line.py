@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from portable_cam.checked import checked
-from portable_cam.errors import LabelError, LayerError, ModelError, TargetError
+from portable_cam.errors import LabelError, LayerError, ModelError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Character, Explanation
 from portable_cam.export.diagnose.layers import list_layers
@@ -26,18 +26,18 @@ from portable_cam.export.methods.registry import uses_layer
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.export.targets import Tokens
 from portable_cam.image.by_function import ByFunction
-from portable_cam.image.geometry import ImageArray
+from portable_cam.image.geometry import Size
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.resolve import resolve
 from portable_cam.runtime.native import native_of
 from portable_cam.runtime.session import Session
 from portable_cam.spelling import option
-from portable_cam.tasks.base import AnyPreprocessing, Photo, Targets, TaskExplainer
+from portable_cam.tasks.base import AnyPreprocessing, Photo, Targets, TaskExplainer, finite
 from portable_cam.tasks.language.caption import details_of
 from portable_cam.tasks.language.spans import WHOLE, find_spans, parse_phrases
 from portable_cam.tasks.language.vocabulary import read_vocabulary
 from portable_cam.tasks.outputs import CHARACTERS
-from portable_cam.tasks.preprocessing import beside
+from portable_cam.tasks.preprocessing import beside, told
 
 #: The preprocessing of PaddleOCR's models where nothing else is given: 48 pixels high, BGR, -1 to 1.
 PADDLE = {"color": "bgr", "scale": 1 / 127.5, "mean": 1.0, "std": 1.0, "resize": "stretch"}
@@ -75,7 +75,6 @@ class LineExplainer(TaskExplainer):
     task = "ctc"
     default_methods = ("layercam",)
     takes = frozenset({"vocabulary", "blank"})
-    drawing = "strip"
 
     @checked
     def __init__(
@@ -115,7 +114,7 @@ class LineExplainer(TaskExplainer):
 
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
         scores = self._session.run({str(self._image.name): photo.x}, [self._output])[self._output]
-        scores = scores.take(0, axis=self._images_axis)
+        scores = finite(scores.take(0, axis=self._images_axis), "the scores of characters")
         if self._blank_is_open:
             best = scores.argmax(axis=1)
             last = scores.shape[1] - 1
@@ -125,13 +124,13 @@ class LineExplainer(TaskExplainer):
             self._own_notes = (f"the blank is taken to be class {self.blank}, which most frames have; {otherwise}",)
         read = self.read(scores)
         if not read:
-            raise TargetError("no character was read here: is this one line of text, upright and cut out?")
+            return self._nothing(photo, "no character was read: is this one line of text, upright and cut out?")
         texts = [character.text for character in read]
         phrases = parse_phrases(targets)
         pieces = None if phrases is None else [[WHOLE] if p == WHOLE else list(p) for p in phrases]
         spans = [s for s in find_spans(texts, pieces, "") if pieces is not None or not texts[s[0]].isspace()]
         if not spans:
-            raise TargetError("nothing but spaces was read here: there is no character to explain")
+            return self._nothing(photo, "nothing but spaces was read")
         tokens = np.full((1, len(spans), len(scores)), -1)
         for k, (start, end) in enumerate(spans):
             for character in read[start:end]:
@@ -173,9 +172,9 @@ class LineExplainer(TaskExplainer):
             sizes = dims[2:] if channel_axis(self._image) == 1 else dims[1:3]
             usual = {} if "preset" in options else PADDLE
             options = usual | {"size": [sizes[0] or _HEIGHT, sizes[1] or 8 * _HEIGHT]} | options
-        return resolve(dims, dtype_of(self._image).numpy(), sidecar=sidecar, metadata=metadata, **options)
+        return told(resolve(dims, dtype_of(self._image).numpy(), sidecar=sidecar, metadata=metadata, **options))
 
-    def _preprocessing_for(self, image: ImageArray) -> Preprocessing:
+    def _preprocessing_for(self, size: Size) -> Preprocessing:
         """With the line's own proportions, where the model leaves the width open."""
         dims = known_dims(self._image) or []
         if (
@@ -185,7 +184,7 @@ class LineExplainer(TaskExplainer):
         ):
             return self.preprocessing
         height = self.preprocessing.size[0]
-        width = image.shape[1] * height / image.shape[0]
+        width = size[1] * height / size[0]
         return replace(self.preprocessing, size=(height, max(1, round(width / _STEP)) * _STEP))
 
     def _layer(self, model: NormalizedModel) -> str:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from portable_cam.checked import check, checked
 from portable_cam.errors import InputError, OptionError
 from portable_cam.explainer import Explainer
-from portable_cam.explanation import Explanation
+from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.methods.tokens import embeddings
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.labels import AnyLabels, parse_targets
 from portable_cam.spelling import by_arrays
-from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, each_once
+from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, each_once, finite
 from portable_cam.tasks.language.layer import image_layer
 from portable_cam.tasks.language.vocabulary import Vocabulary, read_vocabulary
 from portable_cam.tasks.preprocessing import preprocessing_of
@@ -53,7 +53,6 @@ class QuestionExplainer(LabelledExplainer):
     takes = frozenset({"vocabulary", "labels", "explain"})
     asks = frozenset({"question"})
     needs = ("vocabulary", "question")
-    drawing = "answers"
 
     @checked
     def __init__(
@@ -101,6 +100,8 @@ class QuestionExplainer(LabelledExplainer):
             if self._length is not None:
                 raise
             raise InputError(f"a question of {len(ids)} words may be longer than the model takes: {error}") from None
+        if numbers is None or min(numbers) < 0:
+            finite(result.scores, "the scores of answers")
         scores = result.words.get(self.question_name)
         return self._explanation(
             photo,
@@ -108,6 +109,7 @@ class QuestionExplainer(LabelledExplainer):
             [self.name(int(target)) for target in result.targets[0]],
             question=asked["question"],
             words=tuple(self.vocabulary[i] for i in ids),
+            details=[Detail(class_number=int(target)) for target in result.targets[0]],
             token_attribution=None if scores is None else scores[0, :, : len(ids)],
         )
 
