@@ -163,7 +163,7 @@ def test_save(photo: np.ndarray, tmp_path: Path) -> None:
         "text": "Ägyptisch",
     }
     written = save(tmp_path / "out", "photo", images={"../a/b": photo}, arrays={"gradcam": array}, document=document)
-    assert [p.name for p in written] == ["photo._a_b.png", "photo.gradcam.npy", "photo.json"]
+    assert [p.name for p in written] == ["photo...%2Fa%2Fb.png", "photo.gradcam.npy", "photo.json"]
     assert all(p.parent == tmp_path / "out" for p in written), "no name leads out of the folder"
     np.testing.assert_array_equal(np.asarray(Image.open(written[0])), photo)
     np.testing.assert_array_equal(np.load(written[1]), array)

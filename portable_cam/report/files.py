@@ -59,7 +59,8 @@ def save(
 
     @contextlib.contextmanager
     def file(*parts: str) -> Iterator[Path]:
-        path = Path(folder) / ".".join((stem, *parts))
+        # what a name is made of is encoded already; a separator that is left must not lead out of the folder
+        path = Path(folder) / ".".join((stem, *(re.sub(r"[/\\]", _percent, part) for part in parts)))
         with whole_file(path) as place:
             yield place
         written.append(path)
@@ -116,6 +117,10 @@ def save_document(document: Mapping[str, Any], path: str | Path) -> Path:
         OptionError: The file cannot be written.
     """
     return save_text(_json(document), path)
+
+
+def _percent(character: re.Match[str]) -> str:
+    return f"%{ord(character[0]):02X}"
 
 
 def _json(document: Mapping[str, Any]) -> str:
