@@ -370,7 +370,7 @@ def test_bad_input_for_a_detector(zoo: Path) -> None:
     grey = explainer(np.full((200, 200, 3), 114, np.uint8))
     assert (grey.found, grey.labels, grey["layercam"].shape) == (False, [[]], (1, 0, 416, 416))
     assert "no box scores 0.35 or more" in grey.nothing_found
-    with pytest.raises(OptionError, match="threshold is between 0 and 1, not 7"):
+    with pytest.raises(OptionError, match="threshold= is between 0 and 1, not 7"):
         DetectExplainer(zoo / "models" / f"{YOLOX}.onnx", threshold=7)
     with pytest.raises(TargetError, match="are not those of a detector known here"):
         DetectExplainer(assets.model())
