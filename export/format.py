@@ -136,6 +136,10 @@ class ExplanationMetadata:
     """What the axes of tensors were declared to be."""
     shared: bool | None = None
     """True where the model gives one row of scores for all images together."""
+    row: int | None = None
+    """Of several rows of scores the one that is explained."""
+    rows: str | None = None
+    """What these rows are, in words."""
     unseen: dict[str, float] | None = None
     """The share of the image that a layer did not see, where its map does not cover the image."""
     placed: dict[str, Any] | None = None

@@ -40,6 +40,8 @@ class Options:
         target: What is explained; None for :class:`~portable_cam.export.targets.Class`.
         output: The tensor that holds the scores (for some targets, several): an output, where there are several, or
             any tensor inside. None: the model's scores. Both are cut before a final softmax or sigmoid.
+        row: Of several rows of scores, as of crops, regions or queries, the one that is explained, from 0; None where
+            each image has one (``docs/reading.md``).
         profile: ``paper``, ``pytorch_grad_cam`` or ``captum``: whose conventions the maps follow (``docs/methods.md``).
         relu_policy: ``relu``, ``relu+clip`` or ``all``: the nodes that guided methods treat as a ReLU.
         saturation: ``pass``: in a quantised model the gradient goes straight through where a range cuts a value off;
@@ -68,6 +70,10 @@ class Options:
     target: Target | None = None
     output: str | Sequence[str] | None = field(
         default=None, metadata={"help": "Tensor that holds the scores; cut before a final softmax or sigmoid."}
+    )
+    row: int | None = field(
+        default=None,
+        metadata={"help": "Of several rows of scores (crops, regions, queries) the one to explain, from 0.", "number": True},
     )
     profile: Profile = field(
         default="paper", metadata=_choice(Profile, "paper, pytorch_grad_cam or captum: whose conventions to follow.")
@@ -111,6 +117,8 @@ class Options:
             raise OptionError(f"no method was given; the methods are {', '.join(METHODS)}")
         if self.as_is and self.output is None:
             raise OptionError("as_is explains the tensor that output names: name one")
+        if self.row is not None:
+            self.explained  # noqa: B018 - a row that is none is refused here
         for choice in fields(self):
             allowed, value = choice.metadata.get("allowed"), getattr(self, choice.name)
             if allowed is not None and value not in allowed:
@@ -138,8 +146,9 @@ class Options:
 
     @property
     def explained(self) -> Target:
-        """The target, a class where none was given."""
-        return self.target or Class()
+        """The target, a class where none was given, of the row that was chosen."""
+        target = self.target or Class()
+        return target if self.row is None else target.of_row(self.row)
 
     @property
     def computed(self) -> list[Method]:
@@ -157,6 +166,7 @@ class Keywords(TypedDict, total=False):
     first and may be given by position."""
 
     output: str | Sequence[str] | None
+    row: int | None
     profile: Profile
     relu_policy: ReluPolicy
     saturation: Saturation

@@ -50,6 +50,11 @@ _WIDER = {
 }
 
 
+_NO_SUCH_ROW = "out of data bounds"  # as ONNX Runtime says it
+#: Targets whose scores have a row for each image.
+_OF_CLASSES = frozenset({"class", "class_set"})
+
+
 class Explainer:
     """Explains a model's answers; builds the explanation graph once and runs it on batch after batch.
 
@@ -65,7 +70,7 @@ class Explainer:
         time_limit: Seconds after which a run is given up, for models that are not trusted.
         check: Check the first explanation, unless the same model and options were checked before: ``checks``
             (``docs/reliability.md``).
-        **options: ``output``, ``profile``, ``relu_policy``, ``saturation``, ``sign``, ``precision``, ``details``,
+        **options: ``output``, ``row``, ``profile``, ``relu_policy``, ``saturation``, ``sign``, ``precision``, ``details``,
             ``words``. A float64 model is computed in float32 where ONNX Runtime has no kernels for it; ``notes`` says
             so.
 
@@ -148,6 +153,8 @@ class Explainer:
             notes.append(f"the score is '{known.scores}', before the final {known.cut}")
         if self._nothing_guided:
             notes.append("no node was guided: the guided maps are the plain gradient")
+        if known.row is not None:
+            notes.append(f"row {known.row} of '{known.scores}' is explained, which has {known.rows}")
         if known.shared and self.input_shape()[0] != 1:
             notes.append("one score for all images of a batch: each map shows what its image adds to it")
         if self._batches.mixes:
@@ -218,12 +225,17 @@ class Explainer:
         feeds = self._inputs.feeds(x, extra)
         count = len(feeds[self.image_name])
         asked = self._inputs.targets(targets, count, extra)
-        if self._metadata.shared and (asked != asked[:1]).any():
+        if self._metadata.shared and self.input_shape()[0] != 1 and (asked != asked[:1]).any():
             raise TargetError("all images have one score together here: ask for the same targets of each")
         feeds |= self._inputs.further(extra, asked.shape)
         try:
             return self._run(feeds, asked)
-        except InputError:
+        except InputError as error:
+            if self._metadata.row is not None and _NO_SUCH_ROW in str(error):
+                raise TargetError(
+                    f"row {self._metadata.row} is out of range: '{self._metadata.scores}' has fewer rows for {count} "
+                    "images"
+                ) from None
             if self.classes is not None or targets is None or extra:
                 raise
             self._run(feeds, np.full((count, 1), -1, np.int64))  # if this fails too, it was not the targets
@@ -287,11 +299,25 @@ class Explainer:
     def _run(self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]) -> Result:
         session = self._session_for(asked)
         values = self._batches.run(session, {**feeds, TARGETS: asked})
+        self._check_rows(values, len(asked))
         if self._wants_check and not self.checks:
             key = check_cache.key_of(self._metadata)
             self.checks = check_cache.read(key) or self._checked(feeds, values)
             check_cache.write(key, self.checks)
         return self._result(values)
+
+    def _check_rows(self, values: dict[str, NDArray[Any]], count: int) -> None:
+        """Whether scores of classes have a row for each image, where the graph did not tell and none was chosen."""
+        known = self._metadata
+        renamed = {old: new for new, old in (known.renamed or {}).items()}
+        found = values.get(renamed.get(known.output, known.output))
+        if known.row is not None or known.shared or known.target["kind"] not in _OF_CLASSES or found is None:
+            return
+        if found.ndim > 1 and found.shape[0] != count and found.size != count * (known.classes or 0):
+            raise TargetError(
+                f"the scores '{known.output}' have {found.shape[0]} rows for {count} images, and whose they are is not "
+                f"known: choose one with `row`, 0 to {found.shape[0] - 1}"
+            )
 
     def check(
         self, x: ArrayLike | Mapping[str, ArrayLike], targets: ArrayLike | None = None, **extra: ArrayLike
@@ -319,9 +345,11 @@ class Explainer:
         def of_first(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
             return {name: v[:1] if v.ndim and len(v) == count else v for name, v in arrays.items()}
 
-        given, found = of_first({**feeds, TARGETS: values[EXPLAINED]}), of_first(values)
-        if self._metadata.shared:  # what the first image has alone is not what it has among the others
-            found = self._session_for(given[TARGETS]).run(given)
+        given, found = {**feeds, TARGETS: values[EXPLAINED]}, values
+        if not self._metadata.shared:  # else the score is that of all images together
+            given, found = of_first(given), of_first(values)
+            if self._metadata.row is not None:  # outputs with several rows for each image
+                found = self._session_for(given[TARGETS]).run(given)
         return tuple(check_explanation(self._sessions.model, self._sessions.options, self._metadata, given, found))
 
     def _result(self, values: dict[str, NDArray[Any]]) -> Result:
@@ -346,6 +374,7 @@ class Explainer:
             activations=values.get(f"{ACTIVATIONS}{first}"),
             gradients=values.get(f"{GRADIENTS}{first}"),
             words=named(values, TOKEN_ATTRIBUTION),
+            row=self._metadata.row,
             channel_axis=self._metadata.channel_axis,
             placed=dict(self._metadata.placed or {}),
             views=named(values, VIEWS),

@@ -70,6 +70,8 @@ class Result(ByMethod[NDArray[np.float32]]):
     words: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     """On request, for each input of token ids (N, T): (N, K, T), what each word adds to the score, gradient times
     embedding."""
+    row: int | None = None
+    """Of several rows of scores the one that was explained; None where there was one for each image."""
     channel_axis: int = 1
     """Of the input: 1 for (N, C, H, W), 3 for (N, H, W, C)."""
     placed: dict[str, Any] = field(default_factory=dict)

@@ -209,6 +209,8 @@ def explanation_model(
         kernels=_for_kernels(plan) if plan.for_kernels else None,
         axes=dict(options.axes) if options.axes else None,
         shared=target.shared(scores) or None,
+        row=options.row,
+        rows=target.rows(scores),
         unseen=_unseen(layer_names, plan.places),
         placed=_placed(plan),
     ).write(normal)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import onnx_ir as ir
 
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
-from portable_cam.export.graph.values import known_dims
+from portable_cam.export.graph.values import described, known_dims
 from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.targets.protocol import Extra, Target, single_output, vector_size
+from portable_cam.export.targets.rows import Rows, pick_row, rows_to_choose
 from portable_cam.export.targets.score_axes import score_axes
-from portable_cam.export.targets.scores import Scores, find_scores
+from portable_cam.export.targets.scores import Scores, find_scores, refuse_rows
 
 
 @dataclass(frozen=True)
@@ -23,25 +24,62 @@ class Class(Target):
 
     Classes are independent, so that a multi-label head (a sigmoid per class) is explained like a single-label one.
     Scores (1, M) of all images together, as of the frames of a clip or the tiles of a slide, are every image's own.
+
+    Attributes:
+        row: Of several rows of scores the one that is explained, as of crops, regions or queries (N, rows, M) or
+            (rows of all images, M); None where there is one for each image, or for all of them.
     """
+
+    row: int | None = field(default=None, kw_only=True)
 
     name = "class"
 
+    def __post_init__(self) -> None:
+        if self.row is not None and (isinstance(self.row, bool) or not isinstance(self.row, int) or self.row < 0):
+            raise TargetError(f"row is a whole number from 0, not {self.row!r}")
+
+    def of_row(self, row: int) -> Class:
+        return replace(self, row=row)
+
     def tensors(self, graph: ir.Graph, output: str | Sequence[str] | None) -> list[Scores]:
-        return [find_scores(graph, single_output(output), shared=True)]
+        found = find_scores(graph, single_output(output), shared=True, row=self.row)
+        if self.row is None:
+            refuse_rows(graph, found)
+        return [found]
 
     def shared(self, scores: Sequence[ir.Value]) -> bool:
         (value,) = scores
+        if self.row is not None:
+            return not self._rows(value).of_images
         return value.graph is not None and score_axes(value.graph, value).is_shared
+
+    def rows(self, scores: Sequence[ir.Value]) -> str | None:
+        (value,) = scores
+        return None if self.row is None else self._rows(value).describe()
 
     def count(self, scores: Sequence[ir.Value]) -> int | None:
         (value,) = scores
+        if self.row is not None:
+            rows = self._rows(value)
+            rows.check(self.row, str(value.name))
+            return (known_dims(value) or [])[rows.classes]
         return vector_size(value, "a class needs one score per class and image, (N, classes)")
+
+    def _rows(self, value: ir.Value) -> Rows:
+        rows = None if value.graph is None else rows_to_choose(value.graph, value)
+        if rows is None:
+            raise TargetError(
+                f"row is given, but which axis of '{value.name}' {described(value)} counts rows and which classes is "
+                f"not known: declare it, as axes={{'{value.name}': 'NTC'}} (T being the rows)"
+            )
+        return rows
 
     def ranking(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value:
         (value,) = scores
         dims = known_dims(value)
-        if dims is not None and len(dims) == 2:
+        if self.row is not None:
+            flat = pick_row(b, value, self._rows(value), self.row)
+        elif dims is not None and len(dims) == 2:
             flat = value
         else:
             flat = b.op("Flatten", value, axis=1)
@@ -55,6 +93,10 @@ class Class(Target):
 
     def score(self, b: Builder, scores: Sequence[ir.Value], index: ir.Value, extra: Mapping[str, ir.Value]) -> ir.Value:
         return pick(b, self.ranking(b, scores), index)
+
+    def describe(self) -> dict[str, Any]:
+        said = super().describe()
+        return said if self.row is not None else {name: value for name, value in said.items() if name != "row"}
 
 
 @dataclass(frozen=True)
@@ -119,8 +161,14 @@ class Contrast(Target):
     def count(self, scores: Sequence[ir.Value]) -> int | None:
         return self.of.count(scores)
 
+    def of_row(self, row: int) -> Contrast:
+        return replace(self, of=self.of.of_row(row))
+
     def shared(self, scores: Sequence[ir.Value]) -> bool:
         return self.of.shared(scores)
+
+    def rows(self, scores: Sequence[ir.Value]) -> str | None:
+        return self.of.rows(scores)
 
     def ranking(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value | None:
         return self.of.ranking(b, scores)

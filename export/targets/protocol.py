@@ -86,6 +86,18 @@ class Target(ABC):
         is then that one, and its map shows what this image adds to it."""
         return False
 
+    def of_row(self, row: int) -> Target:
+        """This target of one row of several rows of scores.
+
+        Raises:
+            TargetError: It explains no rows.
+        """
+        raise TargetError(f"row chooses among several rows of scores of classes; the target '{self.name}' has none")
+
+    def rows(self, scores: Sequence[ir.Value]) -> str | None:
+        """Of which rows one is explained, in words; None where there is nothing to choose."""
+        return None
+
     def ranking(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value | None:
         """(N, M): a score for each index, the highest for the top one; None if this target ranks none."""
         return None

@@ -20,7 +20,8 @@ from portable_cam.errors import TargetError
 from portable_cam.export.autodiff.dequantized import as_run
 from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import constant_of, described
-from portable_cam.export.targets.score_axes import score_axes
+from portable_cam.export.targets.rows import may_have_rows, rows_of
+from portable_cam.export.targets.score_axes import ScoreAxes, score_axes
 
 #: Operators that only rearrange or rename what they get: looked through when the end of a model is read.
 PASS_THROUGH = frozenset(
@@ -50,12 +51,16 @@ class Scores:
     cut: str | None
 
 
-def find_scores(graph: ir.Graph, output: str | None = None, *, shared: bool = False) -> Scores:
+def find_scores(
+    graph: ir.Graph, output: str | None = None, *, shared: bool = False, row: int | None = None
+) -> Scores:
     """The tensor to explain, cut before a final Softmax, LogSoftmax or Sigmoid, and before what decides behind it.
 
     Args:
+        graph: A normalised graph.
         output: Any tensor of the graph; None for the model's only vector of scores per image.
         shared: One vector for all images together will do.
+        row: Of several rows of scores the one that is wanted; None for one row per image.
 
     Raises:
         TargetError: There is no such tensor, it is not floating point, several outputs could be meant, or its rows
@@ -68,13 +73,15 @@ def find_scores(graph: ir.Graph, output: str | None = None, *, shared: bool = Fa
     vectors = [
         s for s in found if s.value in read and (read[s.value].is_vector or (shared and read[s.value].is_shared))
     ]
+    if row is not None:
+        vectors = [s for s in found if s.value in read and rows_of(graph, s.value) is not None] or vectors
     if vectors and all(s.value is vectors[0].value for s in vectors):  # logits, and their softmax beside them
         return vectors[0]
     if len(found) == 1 and found[0].value in read and read[found[0].value].is_single:  # a yes or no, one sigmoid
         return found[0]
     listing = ", ".join(f"'{o.name}' {described(o)}" for o in graph.outputs)
     if not vectors:
-        reasons = [f"'{value.name}' {axes.why_no_vector}" for value, axes in read.items() if axes.why_no_vector]
+        reasons = [why for value, axes in read.items() if (why := _why_not(graph, value, axes))]
         because = f" ({'; '.join(reasons)})" if reasons else ""
         raise TargetError(
             f"none of the model's outputs is a vector of scores per image: {listing}{because}. Name the tensor that "
@@ -82,6 +89,31 @@ def find_scores(graph: ir.Graph, output: str | None = None, *, shared: bool = Fa
             "detect, --task segment)"
         )
     raise TargetError(f"several outputs could hold the scores: {listing}. Choose one with `output`")
+
+
+def refuse_rows(graph: ir.Graph, scores: Scores) -> None:
+    """Whether there is one row of scores for each image, or for all of them.
+
+    Raises:
+        TargetError: There are several, of which one has to be chosen.
+    """
+    if rows_of(graph, scores.value) is not None:
+        raise TargetError(f"the scores {_why_not(graph, scores.value, score_axes(graph, scores.value))}")
+
+
+def _why_not(graph: ir.Graph, value: ir.Value, axes: ScoreAxes) -> str:
+    """Why a tensor is no vector of scores per image; empty where nothing speaks against it."""
+    rows = rows_of(graph, value)
+    if rows is None and may_have_rows(graph, value):
+        return (
+            f"'{value.name}' {described(value)} has two axes beside the images, and which counts classes is not known: "
+            f"if it holds several rows of scores, declare its axes, as axes={{'{value.name}': 'NTC'}} with T for the "
+            "rows, and choose one with `row`"
+        )
+    if rows is None:
+        return f"'{value.name}' {axes.why_no_vector}" if axes.why_no_vector else ""
+    which = "" if rows.count is None else f", 0 to {rows.count - 1}"
+    return f"'{value.name}' {described(value)} has {rows.describe()}: choose one with `row`{which}"
 
 
 def named_tensor(graph: ir.Graph, name: str) -> Scores:

@@ -15,6 +15,7 @@ from portable_cam.cli.common import (
     JsonOption,
     ModelArgument,
     OutputOption,
+    RowOption,
     SizeOption,
     TaskOption,
     at_given_size,
@@ -36,6 +37,7 @@ def run(
     model: ModelArgument,
     image: ForSizeArgument = None,
     output: OutputOption = None,
+    row: RowOption = None,
     task: TaskOption = None,
     size: SizeOption = None,
     write: Annotated[
@@ -62,7 +64,7 @@ def run(
         return
     found, target, problem = task, None, ""
     try:
-        found, target = recognize(known, task, output)
+        found, target = recognize(known, task, output, row)
     except Error as error:
         if task is not None:
             raise
@@ -84,7 +86,7 @@ def run(
             table.add_row(key, escape(value))
         out.print(table)
     if write:
-        write_description(draft(known, found, output), path := description_path(model))
+        write_description(draft(known, found, output, row), path := description_path(model))
         note(f"written to {path}: read it, and correct what is wrong")
     if not report.explainable:
         raise typer.Exit(1)

@@ -139,7 +139,7 @@ def run(
     known = declared_model(model, options.get("axes"))
     chosen = task
     if chosen is None:
-        chosen = implied_task([name for name, value in own.items() if value is not None])
+        chosen = implied_task([*options, *(name for name, value in own.items() if value is not None)])
         chosen = chosen or recognize(at_size(known, size_of(size)), None, options.get("output"))[0]
         how = f"as {known.description.source} says" if chosen == known.description.task else "recognised"
         note(f"task: {chosen} ({how}; --task overrides)")

@@ -36,13 +36,14 @@ def run(
     from portable_cam.verify.selfcheck import record, self_check
 
     known = at_size(declared_model(model, options.get("axes")), size_of(size))
-    target = recognize(known, task, options.get("output"))[1]
+    asked = (task, options.get("output"), options.get("row"))
+    target = recognize(known, *asked)[1]
     chosen = Options.of(known.described({**options, "target": target}))
     built = explanation_model(
         known, chosen, targets_per_image=1 if single_target else None, preprocessing=known_preprocessing(known)
     )
     strip_inner_shapes(built)
-    content = draft(known, task, options.get("output"))
+    content = draft(known, *asked)
     built.metadata_props[METADATA_KEY] = json.dumps(content)
     if check:
         proof = self_check(known, built, options.get("output"), target)

@@ -14,6 +14,7 @@ from portable_cam.cli.common import (
     JsonOption,
     ModelArgument,
     OutputOption,
+    RowOption,
     SizeOption,
     TaskOption,
     at_given_size,
@@ -28,6 +29,7 @@ def run(
     model: ModelArgument,
     image: ForSizeArgument = None,
     output: OutputOption = None,
+    row: RowOption = None,
     task: TaskOption = None,
     axes: AxesOption = None,
     size: SizeOption = None,
@@ -42,7 +44,7 @@ def run(
     from portable_cam.tasks.recognize import recognize
 
     known = at_given_size(declared_model(model, pairs("--axes", axes)), size, image)
-    found = list_layers(known, output, recognize(known, task, output)[1])
+    found = list_layers(known, output, recognize(known, task, output, row)[1])
     if as_json:
         print_json([asdict(layer) for layer in found])
         return

@@ -68,7 +68,8 @@ class Batches:
         if self.mixes and not (self._freed or self._ranged):
             raise InputError(
                 "the images of a batch change each other's scores in this model, so that a map would show what its "
-                "image does to the scores of all of them: explain one image at a time"
+                "image does to the scores of all of them: explain one image at a time, or one row of the scores, which "
+                "is then that of all images together (`row`)"
             )
         parts = [session.run(_part(feeds, i)) for i in range(count)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -15,7 +15,9 @@ from portable_cam.tasks.outputs import possible_tasks
 from portable_cam.tasks.registry import TASKS, task_named
 
 
-def recognize(model: AnyModel, task: str | None = None, output: str | None = None) -> tuple[str, Target]:
+def recognize(
+    model: AnyModel, task: str | None = None, output: str | None = None, row: int | None = None
+) -> tuple[str, Target]:
     """The task, and the target that it explains.
 
     Args:
@@ -23,6 +25,7 @@ def recognize(model: AnyModel, task: str | None = None, output: str | None = Non
         task: A name from :data:`~portable_cam.tasks.registry.TASKS`; None: what the model's description says, else by
             its inputs and outputs.
         output: The tensor that holds the scores, if the user named it.
+        row: Of several rows of scores the one that the user chose: those of a classifier.
 
     Raises:
         OptionError: There is no such task.
@@ -32,9 +35,11 @@ def recognize(model: AnyModel, task: str | None = None, output: str | None = Non
     """
     known = normalized(model)
     task = task or known.description.task
-    output = output or known.described({}).get("output")
-    if task == "classify":
-        return task, Class()
+    said = known.described({})
+    output = output or said.get("output")
+    row = said.get("row") if row is None else row
+    if task == "classify" or (task is None and row is not None):
+        return "classify", Class(row=row)
     if task is not None:
         return task, task_named(task).recognize(known, output)
     image_input(known.graph)

@@ -43,7 +43,9 @@ class Task:
 
 _HERE = "portable_cam.tasks"
 TASKS: Mapping[str, Task] = {
-    "classify": Task(f"{_HERE}.classify", "PhotoExplainer", outputs.classifier, general=True),
+    "classify": Task(
+        f"{_HERE}.classify", "PhotoExplainer", outputs.classifier, general=True, implied_by=frozenset({"row"})
+    ),
     "detect": Task(f"{_HERE}.detect.explainer", "DetectExplainer", outputs.detector, implied_by=frozenset({"head"})),
     "segment": Task(f"{_HERE}.segment", "SegmentExplainer", outputs.segmenter, general=True),
     "caption": Task(
