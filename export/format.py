@@ -136,6 +136,8 @@ class ExplanationMetadata:
     """What the axes of tensors were declared to be."""
     shared: bool | None = None
     """True where the model gives one row of scores for all images together."""
+    as_is: bool | None = None
+    """True where the tensor that was named is explained as it is."""
     row: int | None = None
     """Of several rows of scores the one that is explained."""
     rows: str | None = None

@@ -36,7 +36,8 @@ from portable_cam.runtime.session import Provider, Session
 from portable_cam.runtime.sessions import Sessions
 from portable_cam.runtime.unseen import not_seen, shares_unseen
 from portable_cam.verify import check_cache
-from portable_cam.verify.checks import Check, check_explanation
+from portable_cam.verify.check import Check
+from portable_cam.verify.checks import check_explanation
 
 if TYPE_CHECKING:
     from portable_cam.runtime.gpu.pipeline import Pipeline
@@ -346,7 +347,8 @@ class Explainer:
             return {name: v[:1] if v.ndim and len(v) == count else v for name, v in arrays.items()}
 
         given, found = {**feeds, TARGETS: values[EXPLAINED]}, values
-        if not self._metadata.shared:  # else the score is that of all images together
+        fixed = self.input_shape()[0]
+        if not self._metadata.shared and not (isinstance(fixed, int) and fixed > 1):  # else the score is of all images, or they go together
             given, found = of_first(given), of_first(values)
             if self._metadata.row is not None:  # outputs with several rows for each image
                 found = self._session_for(given[TARGETS]).run(given)

@@ -85,5 +85,5 @@ class Result(ByMethod[NDArray[np.float32]]):
     unseen: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     """(N,) of each layer: the share of the image that it does not see, if there is any."""
     checks: tuple[Any, ...] = ()
-    """The :class:`~portable_cam.verify.checks.Check` of the first explanation with this model and these options; empty
+    """The :class:`~portable_cam.verify.check.Check` of the first explanation with this model and these options; empty
     where none was asked for."""

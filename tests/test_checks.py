@@ -19,7 +19,8 @@ from portable_cam.export.options import Options
 from portable_cam.export.passes.normalized import normalized
 from portable_cam.runtime.session import Session
 from portable_cam.targets import Boxes, ClassSet, Columns
-from portable_cam.verify.checks import Check, check_explanation, describe
+from portable_cam.verify.check import Check, describe
+from portable_cam.verify.checks import check_explanation
 
 Run = Callable[..., dict[str, Check]]
 X = np.random.default_rng(5).standard_normal((1, 3, 8, 8)).astype(np.float32)
@@ -52,7 +53,7 @@ def verdicts(checks: dict[str, Check]) -> dict[str, str]:
     return {name: check.verdict for name, check in checks.items() if name != "occlusion"}
 
 
-ALL = dict.fromkeys(("outputs", "score", "layer", "input", "images"), "passed")
+ALL = dict.fromkeys(("outputs", "score", "layer", "input", "maps", "images"), "passed")
 
 
 @pytest.mark.parametrize("methods", [("gradcam",), ("layercam", "guided_gradcam"), ("cam", "xgradcam")])

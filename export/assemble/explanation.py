@@ -209,6 +209,7 @@ def explanation_model(
         kernels=_for_kernels(plan) if plan.for_kernels else None,
         axes=dict(options.axes) if options.axes else None,
         shared=target.shared(scores) or None,
+        as_is=options.as_is or None,
         row=options.row,
         rows=target.rows(scores),
         unseen=_unseen(layer_names, plan.places),

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
@@ -16,6 +18,8 @@ from portable_cam.export.targets.protocol import Extra, Target, single_output, v
 from portable_cam.export.targets.rows import Rows, pick_row, rows_to_choose
 from portable_cam.export.targets.score_axes import score_axes
 from portable_cam.export.targets.scores import Scores, find_scores, refuse_rows
+
+_LEAST = 1e-6  # of a probability, and of what is missing to one: nearer, its logit is lost in rounding
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,39 @@ class Class(Target):
     def score(self, b: Builder, scores: Sequence[ir.Value], index: ir.Value, extra: Mapping[str, ir.Value]) -> ir.Value:
         return pick(b, self.ranking(b, scores), index)
 
+    def chosen(self, values: NDArray[Any], scores: Sequence[ir.Value]) -> NDArray[Any]:
+        """The row that is explained, where there are several."""
+        if self.row is None:
+            return values
+        rows, dims = self._rows(scores[0]), known_dims(scores[0]) or []
+        return values.take(self.row, axis=rows.axis) if values.ndim == len(dims) else values
+
+    def stated(self, values: Mapping[str, NDArray[Any]], index: int, cut: str | None) -> tuple[float, int | None] | str:
+        """Behind a softmax the difference to another class in log-probability, behind a sigmoid the log-odds."""
+        if len(values) != 1:
+            return "the output of the scores is not one"
+        ((name, output),) = values.items()
+        if output.dtype.kind != "f":
+            return f"output '{name}' holds integers"
+        wide = [d for d in output.shape if d != 1]
+        if len(wide) > 1 or index >= output.size or output.size == 1 != index + 1:
+            return f"output '{name}' is not one number for each class"
+        flat = output.reshape(-1).astype(np.float64)
+        if cut is None:
+            return float(flat[index]), None
+        if cut == "Sigmoid":
+            if not _LEAST < flat[index] < 1 - _LEAST:
+                return "the probability is rounded to zero or one"
+            return float(np.log(flat[index]) - np.log1p(-flat[index])), None
+        if cut not in {"Softmax", "LogSoftmax"} or flat.size < 2:
+            return f"the output is behind {cut}"
+        rival = int(np.argsort(-flat)[0 if int(flat.argmax()) != index else 1])
+        if cut == "LogSoftmax":
+            return float(flat[index] - flat[rival]), rival
+        if min(flat[index], flat[rival]) < _LEAST / 10:
+            return "the probability is rounded to zero"
+        return float(np.log(flat[index]) - np.log(flat[rival])), rival
+
     def describe(self) -> dict[str, Any]:
         said = super().describe()
         return said if self.row is not None else {name: value for name, value in said.items() if name != "row"}
@@ -136,6 +173,21 @@ class ClassSet(Class):
         joined.shape = ir.Shape([None, len(self.sets)])
         return joined
 
+    def stated(self, values: Mapping[str, NDArray[Any]], index: int, cut: str | None) -> tuple[float, int | None] | str:
+        """From each member's score, where that is determined alone."""
+        found = []
+        for member in self.sets[index]:
+            said = super().stated(values, member, cut)
+            if isinstance(said, str):
+                return said
+            if said[1] is not None:
+                return f"behind {cut} no class's score is determined alone"
+            found.append(said[0])
+        scores = np.array(found)
+        if self.combine == "logsumexp":
+            return float(scores.max() + np.log(np.exp(scores - scores.max()).sum())), None
+        return float(scores.sum() if self.combine == "sum" else scores.mean()), None
+
 
 @dataclass(frozen=True)
 class Contrast(Target):
@@ -176,6 +228,17 @@ class Contrast(Target):
     def score(self, b: Builder, scores: Sequence[ir.Value], index: ir.Value, extra: Mapping[str, ir.Value]) -> ir.Value:
         other = self.of.score(b, scores, extra["rather_than"], extra)
         return b.op("Sub", self.of.score(b, scores, index, extra), other)
+
+    def reads(self) -> tuple[str, ...]:
+        return self.of.reads()
+
+    def chosen(self, values: NDArray[Any], scores: Sequence[ir.Value]) -> NDArray[Any]:
+        return self.of.chosen(values, scores)
+
+    def stated(self, values: Mapping[str, NDArray[Any]], index: int, cut: str | None) -> tuple[float, int | None] | str:
+        rest = {name: value for name, value in values.items() if name != "rather_than"}
+        of_pair = self.of.difference(rest, index, int(values["rather_than"]), cut)
+        return of_pair if isinstance(of_pair, str) else (of_pair, None)
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.name, "of": self.of.describe()}

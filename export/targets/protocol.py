@@ -106,6 +106,10 @@ class Target(ABC):
         """The tensors of the model that ``stated`` looks at, by name; none for the output that the scores belong to."""
         return ()
 
+    def chosen(self, values: NDArray[Any], scores: Sequence[ir.Value]) -> NDArray[Any]:
+        """The part of one of the tensors of ``reads`` that ``stated`` looks at, of one image: all of it."""
+        return values
+
     def stated(self, values: Mapping[str, NDArray[Any]], index: int, cut: str | None) -> tuple[float, int | None] | str:
         """What the model's own numbers say about an index: what its score has to be, computed without the graph.
 
@@ -120,6 +124,23 @@ class Target(ABC):
             softmax shifts all scores alike); or why there is none.
         """
         return f"the target '{self.name}' does not say what the outputs mean"
+
+    def difference(
+        self, values: Mapping[str, NDArray[Any]], index: int, other: int, cut: str | None
+    ) -> float | str:
+        """What the model's own numbers say about the score of one index minus that of another, as for ``stated``; or
+        why they say nothing."""
+        first, second = self.stated(values, index, cut), self.stated(values, other, cut)
+        if isinstance(first, str) or isinstance(second, str):
+            return first if isinstance(first, str) else str(second)
+        (ours, rival), (theirs, their_rival) = first, second
+        if rival == their_rival:
+            return ours - theirs
+        if rival == other:
+            return ours
+        if their_rival == index:
+            return -theirs
+        return "only differences within a softmax are determined, and these two are of different ones"
 
     def describe(self) -> dict[str, Any]:
         """This target as JSON values, for the metadata of an explanation."""

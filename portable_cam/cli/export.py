@@ -46,7 +46,7 @@ def run(
     content = draft(known, *asked)
     built.metadata_props[METADATA_KEY] = json.dumps(content)
     if check:
-        proof = self_check(known, built, options.get("output"), target)
+        proof = self_check(known, built, chosen)
         record(built, proof)
         note(f"self-check: {proof.describe()}")
     written = save_model(built, target_file)

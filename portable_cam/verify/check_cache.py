@@ -16,7 +16,7 @@ from pathlib import Path
 
 from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.options import Options
-from portable_cam.verify.checks import Check
+from portable_cam.verify.check import Check
 
 ENVIRONMENT = "PORTABLE_CAM_CACHE"
 
