@@ -142,9 +142,6 @@ class Subject:
             to_float32(copy)
         return copy
 
-    def _without_steps(self) -> ir.Model:
-        return without_steps(self.normal(), {n: self.feeds[n] for n in self.own}, self.options.saturation)
-
     def gradients(self, k: int, image: NDArray[Any] | None = None) -> dict[str, NDArray[Any]]:
         """What a graph of plain gradients gives for the k-th target: of the input, and of the layers with their
         activations, as far as the model has them.
@@ -195,9 +192,10 @@ class Subject:
             target: In place of the k-th.
             frozen: Of a quantised model, with the errors of rounding held at those of the image explained.
         """
-        layers, name = self.metadata.layer, "smooth score" if frozen and self.quantized else "score"
-        build = self._without_steps if name != "score" else self.normal
-        session = self._session(name, lambda: scored_model(build(), self.options, layers))
+        layers, frozen = self.metadata.layer, frozen and self.quantized
+        at = {n: self.feeds[n] for n in self.own} if frozen else None
+        name = "smooth score" if frozen else "score"
+        session = self._session(name, lambda: scored_model(self.normal(), self.options, layers, at))
         feeds = {name: self.feeds[name] for name in self.own}
         feeds |= {name: self.feeds[name][:, k] for name in self.metadata.inputs}
         feeds[_INDEX] = self.targets[:, k] if target is None else np.full(len(self.targets), target, np.int64)
@@ -220,9 +218,18 @@ INPUT_METHOD = (next(name for name, method in METHODS.items() if method.relu_rul
 LAYER_METHOD = (next(name for name, method in METHODS.items() if method.uses_layer),)
 
 
-def scored_model(model: ir.Model, options: Options, layers: Sequence[str]) -> ir.Model:
-    """The forward pass up to the score of one target, ``check/index`` int64 (1,), with an input ``check/nudge/<layer>``
-    added to each layer."""
+def scored_model(
+    model: ir.Model, options: Options, layers: Sequence[str], frozen_at: Arrays | None = None
+) -> ir.Model:
+    """The forward pass up to the score of one target, ``check/index`` int64 (N,), with an input ``check/nudge/<layer>``
+    added to each layer.
+
+    Args:
+        model: A normalised model, which is changed.
+        options: What is explained.
+        layers: Which layers are nudged.
+        frozen_at: Inputs for whose roundings a quantised model has those errors everywhere.
+    """
     graph, target = model.graph, options.explained
     declare_axes(graph, options.axes)
     scores = [found.value for found in scores_of(target, graph, options.output, as_is=options.as_is)]
@@ -235,10 +242,12 @@ def scored_model(model: ir.Model, options: Options, layers: Sequence[str]) -> ir
     b = Builder(graph)
     score = b.op("Identity", as_float32(b, target.score(b, scores, index, extras)))
     score.name = _SCORE
-    nudges = [_nudge(graph, name) for name in layers]
-    graph.inputs.extend([*nudges, index, *extras.values()])
+    graph.inputs.extend([index, *extras.values()])
     graph.outputs.clear()
     graph.outputs.append(score)
+    if frozen_at is not None:
+        without_steps(model, frozen_at, options.saturation)
+    graph.inputs.extend([_nudge(graph, name) for name in layers])
     passes.RemoveUnusedNodesPass()(model)
     apply_ort_workarounds(graph)
     return model
