@@ -136,6 +136,8 @@ class ExplanationMetadata:
     """What the axes of tensors were declared to be."""
     shared: bool | None = None
     """True where the model gives one row of scores for all images together."""
+    probability: str | None = None
+    """What the score is, where it is a probability and not its logit."""
     as_is: bool | None = None
     """True where the tensor that was named is explained as it is."""
     row: int | None = None

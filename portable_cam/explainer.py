@@ -152,6 +152,8 @@ class Explainer:
         known, notes = self._metadata, []
         if known.cut:
             notes.append(f"the score is '{known.scores}', before the final {known.cut}")
+        if known.probability:
+            notes.append(f"{known.probability}: near 0 and 1 its gradient vanishes")
         if self._nothing_guided:
             notes.append("no node was guided: the guided maps are the plain gradient")
         if known.row is not None:

@@ -106,7 +106,7 @@ def test_a_class_axis_that_nothing_tells_is_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "why"),
-    [("rows of pixels", "has several rows for each image"), ("pixels in a row", None), ("steps first", None)],
+    [("rows of pixels", "has 64 rows of scores for each image .*choose one with `row`, 0 to 63"), ("pixels in a row", None), ("steps first", None)],
 )
 def test_what_is_no_classifier(kind: str, why: str | None) -> None:
     body, y, _ = LAYOUTS[kind]

@@ -213,6 +213,9 @@ class Contrast(Target):
     def count(self, scores: Sequence[ir.Value]) -> int | None:
         return self.of.count(scores)
 
+    def probability(self, found: Sequence[Scores]) -> str | None:
+        return self.of.probability(found)
+
     def of_row(self, row: int) -> Contrast:
         return replace(self, of=self.of.of_row(row))
 

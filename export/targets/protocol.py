@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import known_dims
+from portable_cam.export.layers.columns import is_probability
+from portable_cam.export.targets.logits import SQUASHING
 from portable_cam.export.targets.scores import Scores, find_scores, named_tensor
 
 
@@ -85,6 +87,11 @@ class Target(ABC):
         """Whether there is one row of scores for all images together, as for the frames of a clip: each image's score
         is then that one, and its map shows what this image adds to it."""
         return False
+
+    def probability(self, found: Sequence[Scores]) -> str | None:
+        """What the score is, where it is a probability and not its logit: in words, for a note."""
+        names = [str(s.value.name) for s in found if s.cut not in SQUASHING and is_probability(s.value)]
+        return f"the score is a probability ('{names[0]}'), not a logit" if names else None
 
     def of_row(self, row: int) -> Target:
         """This target of one row of several rows of scores.

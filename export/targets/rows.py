@@ -53,7 +53,7 @@ class Rows:
     def describe(self) -> str:
         """How many rows of what, for a message."""
         many = "several rows" if self.count is None else f"{self.count} row{'s' if self.count != 1 else ''}"
-        whose = "each image (its views, regions, queries or steps)" if self.of_images else "all images together"
+        whose = "each image (its views, regions, queries, steps or pixels)" if self.of_images else "all images together"
         return f"{many} of scores for {whose}"
 
     def check(self, row: int, name: str) -> None:

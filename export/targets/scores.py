@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -19,7 +19,8 @@ import onnx_ir as ir
 from portable_cam.errors import TargetError
 from portable_cam.export.autodiff.dequantized import as_run
 from portable_cam.export.graph.operators import FLOATS
-from portable_cam.export.graph.values import constant_of, described
+from portable_cam.export.graph.values import constant_of, described, known_dims
+from portable_cam.export.targets.logits import SQUASHING, kinds_of, probabilities_in, with_logits
 from portable_cam.export.targets.rows import may_have_rows, rows_of
 from portable_cam.export.targets.score_axes import ScoreAxes, score_axes
 
@@ -29,8 +30,6 @@ PASS_THROUGH = frozenset(
     Cast DequantizeLinear Dropout Flatten Identity QuantizeLinear Reshape Squeeze Transpose Unsqueeze
     """.split()
 )
-#: What turns scores into probabilities.
-_SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 #: What decides by them: which is the best, which are, what is above a threshold.
 _ABOVE = frozenset({"Greater", "GreaterOrEqual"})
 _DECIDING = frozenset({"ArgMax", "Hardmax", "TopK", "Round"}) | _ABOVE
@@ -44,11 +43,34 @@ class Scores:
         value: The tensor.
         output: The model's output that it belongs to.
         cut: The operator that it was cut before, or None.
+        probabilities: What its numbers are moved from, where a sigmoid or softmax made that: the logits take their
+            place (:func:`scores_to_explain`).
     """
 
     value: ir.Value
     output: str
     cut: str | None
+    probabilities: tuple[ir.Value, ...] = ()
+
+
+def scores_to_explain(graph: ir.Graph, found: Sequence[Scores]) -> list[ir.Value]:
+    """The tensors themselves, in a graph that is added to where their numbers are probabilities put together."""
+    return [with_logits(graph, s.value, s.probabilities) if s.probabilities else s.value for s in found]
+
+
+def cut_inside(scores: Scores, axis: int, start: int = 0, stop: int | None = None) -> Scores:
+    """Scores that were not cut, cut before the sigmoids and softmaxes whose results are put together in them.
+
+    Args:
+        scores: As found.
+        axis: That of the classes, of which those from ``start`` to ``stop`` are explained.
+        start: See ``axis``.
+        stop: See ``axis``.
+    """
+    if scores.cut in SQUASHING:
+        return scores
+    found = probabilities_in(scores.value, axis, start, stop)
+    return replace(scores, cut=kinds_of(found), probabilities=found) if found else scores
 
 
 def find_scores(
@@ -67,8 +89,8 @@ def find_scores(
             do not belong to images.
     """
     if output is not None:
-        return cut_if_last(graph, named_tensor(graph, output))
-    found = [cut_before(value) for value in graph.outputs]
+        return _cut_classes(graph, cut_if_last(graph, named_tensor(graph, output)), named=True)
+    found = [_cut_classes(graph, cut_before(value)) for value in graph.outputs]
     read = {s.value: score_axes(graph, s.value) for s in found if s.value.dtype in FLOATS}
     vectors = [
         s for s in found if s.value in read and (read[s.value].is_vector or (shared and read[s.value].is_shared))
@@ -89,6 +111,19 @@ def find_scores(
             "detect, --task segment)"
         )
     raise TargetError(f"several outputs could hold the scores: {listing}. Choose one with `output`")
+
+
+def _cut_classes(graph: ir.Graph, scores: Scores, *, named: bool = False) -> Scores:
+    """Scores of classes cut where they are put together; a tensor that was named only if it is the model's answer."""
+    dims = known_dims(scores.value)
+    if dims is None or len(dims) not in {2, 3} or scores.value.dtype not in FLOATS:
+        return scores
+    if named and not _is_answer(graph, scores.value):
+        return scores
+    rows = rows_of(graph, scores.value) if len(dims) == 3 else None
+    if len(dims) == 3 and rows is None:
+        return scores
+    return cut_inside(scores, 1 if rows is None else rows.classes)
 
 
 def refuse_rows(graph: ir.Graph, scores: Scores) -> None:
@@ -137,18 +172,23 @@ def named_tensor(graph: ir.Graph, name: str) -> Scores:
 def cut_if_last(graph: ir.Graph, named: Scores) -> Scores:
     """A tensor that was named, cut as :func:`cut_before` does if it is the model's answer; a sigmoid inside the model,
     as a gate's, is left as it is."""
-    reached, pending = set(), [named.value]
-    while pending:
-        value = pending.pop()
-        reached.add(value)
-        readers = [node for node, _ in value.uses()]
-        if not all(node.op_type in PASS_THROUGH | _DECIDING for node in readers):
-            return named
-        pending += [out for node in readers for out in node.outputs if out not in reached]
-    if not reached & set(graph.outputs):
+    if not _is_answer(graph, named.value):
         return named
     cut = cut_before(named.value)
     return Scores(cut.value, named.output, cut.cut) if cut.cut else named
+
+
+def _is_answer(graph: ir.Graph, value: ir.Value) -> bool:
+    """Whether a tensor is put out, or what is decided by it, and nothing else reads it."""
+    reached, pending = set(), [value]
+    while pending:
+        current = pending.pop()
+        reached.add(current)
+        readers = [node for node, _ in current.uses()]
+        if not all(node.op_type in PASS_THROUGH | _DECIDING for node in readers):
+            return False
+        pending += [out for node in readers for out in node.outputs if out not in reached]
+    return bool(reached & set(graph.outputs))
 
 
 def cut_before(value: ir.Value, also_through: Collection[str] = ()) -> Scores:
@@ -157,7 +197,7 @@ def cut_before(value: ir.Value, also_through: Collection[str] = ()) -> Scores:
     current, best, cut = value, value, None
     while (node := current.producer()) is not None and node.inputs and node.inputs[0] is not None:
         kind = node.op_type
-        if kind in _SQUASHING:
+        if kind in SQUASHING:
             return Scores(as_run(node.inputs[0]), str(value.name), kind)
         if kind in _DECIDING:
             if kind in _ABOVE and constant_of(node.inputs[1]) is None:  # two tensors are compared

@@ -24,6 +24,7 @@ from portable_cam.export.options import Options
 from portable_cam.export.passes.normalized import NormalizedModel
 from portable_cam.export.passes.precision import to_float32
 from portable_cam.export.targets.protocol import scores_of
+from portable_cam.export.targets.scores import scores_to_explain
 from portable_cam.runtime.session import Session
 from portable_cam.verify.check_rounding import rounds, without_steps
 
@@ -232,7 +233,7 @@ def scored_model(
     """
     graph, target = model.graph, options.explained
     declare_axes(graph, options.axes)
-    scores = [found.value for found in scores_of(target, graph, options.output, as_is=options.as_is)]
+    scores = scores_to_explain(graph, scores_of(target, graph, options.output, as_is=options.as_is))
     target.count(scores)  # reads the axes, which the nudges below would change
     index = ir.Value(name=_INDEX, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([None]))
     extras = {
