@@ -54,7 +54,7 @@ class Options:
             model, it is always ``field`` (``docs/reading.md``).
         axes: What the axes of the image or of layers are, where the operators do not tell: by the tensor's name the
             letters N (images), C (channels), H (rows) and W (columns) in order, as ``{"x": "NHWC"}``.
-        as_is: Explain what ``output`` names as it is: a probability instead of its logit.
+        as_is: Explain the scores as they come out, or what ``output`` names as it is: a probability instead of its logit.
         details: Also give the activations (N, C, h, w) and gradients (N, K, C, h, w) of the layers.
         words: Also give a score for each token of an input of token ids (N, T) that a Gather embeds: gradient times
             embedding, (N, K, T).
@@ -106,7 +106,7 @@ class Options:
         metadata={"help": "TENSOR=NCHW: what the axes of the image or of a layer are, several times.", "pairs": True},
     )
     as_is: bool = field(
-        default=False, metadata={"help": "Explain the --output as it is: a probability, not its logit."}
+        default=False, metadata={"help": "Explain the scores, or the --output, as they are: a probability, not its logit."}
     )
     details: bool = False
     words: bool = False
@@ -115,8 +115,6 @@ class Options:
         object.__setattr__(self, "methods", check_methods(self.methods))
         if not self.methods and not self.words:
             raise OptionError(f"no method was given; the methods are {', '.join(METHODS)}")
-        if self.as_is and self.output is None:
-            raise OptionError("as_is explains the tensor that output names: name one")
         if self.row is not None:
             self.explained  # noqa: B018 - a row that is none is refused here
         for choice in fields(self):

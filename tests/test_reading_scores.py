@@ -214,9 +214,11 @@ def test_a_probability_that_is_named() -> None:
         assert any(f"the score is '{logits}', before" in note for note in explainer.notes)
         as_is = pcam.Explainer(made, ("gradient",), output=name, as_is=True)
         np.testing.assert_allclose(as_is(X, 1).scores[:, 0], tensor(made, name)[:, 1], rtol=1e-4)
-        assert as_is.notes == ()
-    with pytest.raises(pcam.errors.OptionError, match="as_is explains the tensor that output names"):
-        pcam.Explainer(made, as_is=True)
+        assert as_is.notes == (f"the score is a probability ('{name}'), not a logit: near 0 and 1 its gradient vanishes",)
+    only = model(VECTOR + "y = Softmax(l)", "float[N,5] y")
+    np.testing.assert_allclose(
+        pcam.Explainer(only, ("gradient",), as_is=True)(X, 1).scores[:, 0], tensor(only, "y")[:, 1], rtol=1e-4
+    )
 
 
 def test_a_gate_that_is_named_is_no_answer() -> None:

@@ -158,14 +158,15 @@ class Target(ABC):
 def scores_of(
     target: Target, graph: ir.Graph, output: str | Sequence[str] | None, *, as_is: bool = False
 ) -> list[Scores]:
-    """The tensors that hold a target's scores: those that it finds, or with ``as_is`` those that are named, uncut.
+    """The tensors that hold a target's scores; with ``as_is`` uncut, those that are named or else the model's own.
 
     Raises:
         TargetError: There is no such tensor, or several could be meant.
     """
-    if output is None or not as_is:
+    if not as_is:
         return target.tensors(graph, output)
-    return [named_tensor(graph, name) for name in ([output] if isinstance(output, str) else output)]
+    names = [found.output for found in target.tensors(graph, None)] if output is None else output
+    return [named_tensor(graph, name) for name in ([names] if isinstance(names, str) else names)]
 
 
 def single_output(output: str | Sequence[str] | None) -> str | None:

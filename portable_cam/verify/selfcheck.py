@@ -70,8 +70,8 @@ def self_check(model: AnyModel, explanation: onnx.ModelProto | ir.Model, options
         explanation = ir.from_proto(explanation)
     metadata = ExplanationMetadata.read(explanation.metadata_props)
     if options is None:
-        named = {"axes": metadata.axes, "row": metadata.row, "output": metadata.output if metadata.as_is else None}
-        options = replace(metadata.options, layer=metadata.layer or None, as_is=bool(metadata.as_is), **named)
+        found = {"layer": metadata.layer or None, "axes": metadata.axes, "row": metadata.row}
+        options = replace(metadata.options, as_is=bool(metadata.as_is), **found)
     # which operators ONNX Runtime fuses to integer kernels alone moves the logits of an int8 model by several steps:
     # node by node, as both graphs are written, they must agree
     as_written = any(rounds(node) for node in known.graph)
