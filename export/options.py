@@ -54,7 +54,8 @@ class Options:
             model, it is always ``field`` (``docs/reading.md``).
         axes: What the axes of the image or of layers are, where the operators do not tell: by the tensor's name the
             letters N (images), C (channels), H (rows) and W (columns) in order, as ``{"x": "NHWC"}``.
-        as_is: Explain the scores as they come out, or what ``output`` names as it is: a probability instead of its logit.
+        as_is: Explain the scores as they come out, or what ``output`` names as it is: a probability instead of its
+            logit.
         details: Also give the activations (N, C, h, w) and gradients (N, K, C, h, w) of the layers.
         words: Also give a score for each token of an input of token ids (N, T) that a Gather embeds: gradient times
             embedding, (N, K, T).
@@ -73,7 +74,10 @@ class Options:
     )
     row: int | None = field(
         default=None,
-        metadata={"help": "Of several rows of scores (crops, regions, queries) the one to explain, from 0.", "number": True},
+        metadata={
+            "help": "Of several rows of scores (crops, regions, queries) the one to explain, from 0.",
+            "number": True,
+        },
     )
     profile: Profile = field(
         default="paper", metadata=_choice(Profile, "paper, pytorch_grad_cam or captum: whose conventions to follow.")
@@ -106,7 +110,8 @@ class Options:
         metadata={"help": "TENSOR=NCHW: what the axes of the image or of a layer are, several times.", "pairs": True},
     )
     as_is: bool = field(
-        default=False, metadata={"help": "Explain the scores, or the --output, as they are: a probability, not its logit."}
+        default=False,
+        metadata={"help": "Explain the scores, or the --output, as they are: a probability, not its logit."},
     )
     details: bool = False
     words: bool = False

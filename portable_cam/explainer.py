@@ -28,6 +28,7 @@ from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.read.description import Description
 from portable_cam.export.targets import Target
 from portable_cam.result import Result
+from portable_cam.runtime.arithmetic import INEXACT, inexact_here
 from portable_cam.runtime.flags import at_rounding, find_flags
 from portable_cam.runtime.gpu.options import Common
 from portable_cam.runtime.inputs import Inputs
@@ -71,8 +72,8 @@ class Explainer:
         time_limit: Seconds after which a run is given up, for models that are not trusted.
         check: Check the first explanation, unless the same model and options were checked before: ``checks``
             (``docs/reliability.md``).
-        **options: ``output``, ``row``, ``profile``, ``relu_policy``, ``saturation``, ``sign``, ``precision``, ``details``,
-            ``words``. A float64 model is computed in float32 where ONNX Runtime has no kernels for it; ``notes`` says
+        **options: ``output``, ``row``, ``profile``, ``relu_policy``, ``saturation``, ``sign``, ``precision``,
+            ``details``, ``words``. A float64 model is computed in float32 where ONNX Runtime has no kernels for it; ``notes`` says
             so.
 
     Raises:
@@ -112,6 +113,7 @@ class Explainer:
         self._inputs = Inputs(self._sessions.of(1), self._metadata)
         batch, shared = self._metadata.batch, bool(self._metadata.shared)
         self._batches = Batches(self._metadata.image, freed=batch == "freed", shared=shared, ranged=batch == "ranged")
+        self._inexact = device == "cpu" and providers is None and inexact_here(known.graph)
         if self._nothing_guided:
             wider = _WIDER[self._sessions.options.relu_policy]
             warnings.warn(
@@ -162,6 +164,8 @@ class Explainer:
             notes.append("one score for all images of a batch: each map shows what its image adds to it")
         if self._batches.mixes:
             notes.append("images run one by one: together they gave other scores, though the graph seemed to allow it")
+        if self._inexact:
+            notes.append(INEXACT)
         if known.widened:
             notes.append(f"the model is {known.widened} and computed in float32, inputs and outputs included")
         if self._sessions.options.precision == "float32":
@@ -350,7 +354,9 @@ class Explainer:
 
         given, found = {**feeds, TARGETS: values[EXPLAINED]}, values
         fixed = self.input_shape()[0]
-        if not self._metadata.shared and not (isinstance(fixed, int) and fixed > 1):  # else the score is of all images, or they go together
+        if not self._metadata.shared and not (
+            isinstance(fixed, int) and fixed > 1
+        ):  # else the score is of all images, or they go together
             given, found = of_first(given), of_first(values)
             if self._metadata.row is not None:  # outputs with several rows for each image
                 found = self._session_for(given[TARGETS]).run(given)

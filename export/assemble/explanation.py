@@ -163,7 +163,10 @@ def explanation_model(
     target.count(scores)
     layers = choose_layers(graph, scores, options)
     own_outputs = list(graph.outputs)
-    layer_names, score_names = [str(value.name) for value in layers], ", ".join(str(tensor.value.name) for tensor in found)
+    layer_names, score_names = (
+        [str(value.name) for value in layers],
+        ", ".join(str(tensor.value.name) for tensor in found),
+    )
     renamed = _free_our_names(graph, [extra.name for extra in target.inputs(scores)])
     plan = Plan(
         graph=graph,

@@ -73,8 +73,8 @@ def makers_of(value: ir.Value) -> Makers | None:
 
 
 def entries_of(value: ir.Value, maker: ir.Value, axis: int) -> Numbers | None:
-    """For each element of a tensor which entry along an axis of one of its makers it is, below zero where another tensor
-    makes it; None where sizes are not known."""
+    """For each element of a tensor which entry along an axis of one of its makers it is, below zero where another
+    tensor makes it; None where sizes are not known."""
 
     def entries(source: ir.Value, shape: list[int]) -> Numbers:
         if source is not maker:

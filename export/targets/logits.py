@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from portable_cam.export.autodiff.dequantized import as_run
+from portable_cam.export.graph.values import dtype_of
 from portable_cam.export.layers.columns import entries_of, is_linear, makers_of, moved_from, moved_with
 from portable_cam.export.layers.derive import SCORE_AXES
 
@@ -103,7 +104,7 @@ def with_logits(graph: ir.Graph, value: ir.Value, probabilities: Sequence[ir.Val
         )
         for old, new in zip(node.outputs, again.outputs, strict=True):
             new.name, new.shape = f"{again.name}/{old.name}", old.shape
-            new.type = ir.TensorType(made[sources[0]].dtype)
+            new.type = ir.TensorType(dtype_of(made[sources[0]]))
         graph.append(again)
         made[current] = again.outputs[list(node.outputs).index(current)]
     result = made[value]

@@ -132,9 +132,7 @@ class Target(ABC):
         """
         return f"the target '{self.name}' does not say what the outputs mean"
 
-    def difference(
-        self, values: Mapping[str, NDArray[Any]], index: int, other: int, cut: str | None
-    ) -> float | str:
+    def difference(self, values: Mapping[str, NDArray[Any]], index: int, other: int, cut: str | None) -> float | str:
         """What the model's own numbers say about the score of one index minus that of another, as for ``stated``; or
         why they say nothing."""
         first, second = self.stated(values, index, cut), self.stated(values, other, cut)

@@ -102,7 +102,7 @@ def _read(value: ir.Value, axes: ScoreAxes) -> Rows | None:
     many = [i for i, size in enumerate(sizes) if size != 1]
     images = next((i for i, role in enumerate(roles) if role == "images" and (i in many or i == 0)), None)
     rest = [i for i in many if i != images]
-    if len(rest) == 1 and images is not None and 0 < images and rest[0] > images:
+    if len(rest) == 1 and images is not None and rest[0] > images > 0:
         return Rows(images, rest[0], sizes[images])  # (1, frames, classes), which a recurrent layer made
     if len(rest) != 2:
         return None
@@ -212,9 +212,11 @@ def pick_row(b: Builder, value: ir.Value, rows: Rows, row: int) -> ir.Value:
     chosen.shape = None
     left = [i for i in range(len(dims)) if i != rows.axis]
     if rows.images is not None and rows.images > rows.classes:
-        chosen = b.op("Transpose", chosen, perm=[left.index(rows.images), *(
-            i for i, axis_before in enumerate(left) if axis_before != rows.images
-        )])
+        chosen = b.op(
+            "Transpose",
+            chosen,
+            perm=[left.index(rows.images), *(i for i, axis_before in enumerate(left) if axis_before != rows.images)],
+        )
     wide = b.op("Reshape", chosen, b.ints([-1 if rows.of_images else 1, classes if classes is not None else -1]))
     wide.shape = ir.Shape([None if rows.of_images else 1, classes])
     return wide

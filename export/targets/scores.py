@@ -73,9 +73,7 @@ def cut_inside(scores: Scores, axis: int, start: int = 0, stop: int | None = Non
     return replace(scores, cut=kinds_of(found), probabilities=found) if found else scores
 
 
-def find_scores(
-    graph: ir.Graph, output: str | None = None, *, shared: bool = False, row: int | None = None
-) -> Scores:
+def find_scores(graph: ir.Graph, output: str | None = None, *, shared: bool = False, row: int | None = None) -> Scores:
     """The tensor to explain, cut before a final Softmax, LogSoftmax or Sigmoid, and before what decides behind it.
 
     Args:

@@ -55,6 +55,7 @@ def run(
     from portable_cam.export import doctor as examine
     from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.export.read.description import description_path
+    from portable_cam.runtime.arithmetic import INEXACT, inexact_here
     from portable_cam.tasks.draft import draft, write_description
     from portable_cam.tasks.recognize import recognize
 
@@ -72,6 +73,8 @@ def run(
     report = examine(known, output, target)
     if problem:
         report = replace(report, problems=list(dict.fromkeys([problem, *report.problems])))
+    if inexact_here(known.graph):
+        report = replace(report, problems=[*report.problems, INEXACT])
     if as_json:
         print_json({"task": found, **report.to_dict()})
     else:

@@ -27,20 +27,18 @@ def adds_bytes_exactly() -> bool:
     AVX2 and without VNNI. Measured once, by a convolution of one pixel."""
     x, w = np.full((1, 8, 1, 1), 255, np.uint8), np.full((1, 8, 1, 1), 127, np.int8)
     exact = 8 * 255 * 127
-    constants = {
-        "one": np.float32(1),
-        "zero": np.uint8(0),
-        "w": w,
-        "wz": np.int8(0),
-        "scale": np.float32(exact / 200),
+    constants = {"one": np.float32(1), "zero": np.uint8(0), "w": w, "wz": np.int8(0), "scale": np.float32(exact / 200)}
+    known = {
+        name: ir.Value(name=name, const_value=ir.tensor(np.asarray(v), name=name)) for name, v in constants.items()
     }
-    known = {name: ir.Value(name=name, const_value=ir.tensor(np.asarray(v), name=name)) for name, v in constants.items()}
     image = ir.Value(name="x", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape(x.shape))
     order = [image, *(known[name] for name in ("one", "zero", "w", "one", "wz", "scale", "zero"))]
     node = ir.node("QLinearConv", order)
     y = node.outputs[0]
     y.name, y.type, y.shape = "y", ir.TensorType(ir.DataType.UINT8), ir.Shape([1, 1, 1, 1])
-    graph = ir.Graph([image], [y], nodes=[node], initializers=list(known.values()), opset_imports={"": 17}, name="probe")
+    graph = ir.Graph(
+        [image], [y], nodes=[node], initializers=list(known.values()), opset_imports={"": 17}, name="probe"
+    )
     return int(Session(ir.Model(graph, ir_version=8)).run({"x": x})["y"][0, 0, 0, 0]) == 200
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from portable_cam.errors import OptionError
 from portable_cam.export.passes.normalized import NormalizedModel
-from portable_cam.export.targets import Target
 from portable_cam.tasks import outputs
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class Task:
 
     module: str
     name: str
-    recognize: Callable[[NormalizedModel, str | None], Target]
+    recognize: Callable[[NormalizedModel, str | None], outputs.Recognized]
     general: bool = False
     implied_by: frozenset[str] = frozenset()
 

@@ -79,9 +79,7 @@ def _at_one(subject: Subject, name: str) -> Check:
 
 
 def _derivatives(
-    analytic: Sequence[float],
-    score: Callable[[int, float], float],
-    slope: Callable[[int, float], float] | None = None,
+    analytic: Sequence[float], score: Callable[[int, float], float], slope: Callable[[int, float], float] | None = None
 ) -> Check:
     """A directional derivative for each target, by the gradient and by central differences at several step sizes.
 

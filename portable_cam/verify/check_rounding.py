@@ -126,7 +126,7 @@ def _hold_maxima(graph: ir.Graph, node: ir.Node, values: Mapping[str, NDArray[An
     chosen = values[_indices_of(node)]
     gather = ir.node("Gather", [flat.outputs[0], b.constant(chosen, ir.DataType.INT64)], name=f"{node.name}/chosen")
     for made in (flat, gather):
-        made.outputs[0].name, made.outputs[0].dtype = f"{made.name}/made", node.outputs[0].dtype
+        made.outputs[0].name, made.outputs[0].type = f"{made.name}/made", node.outputs[0].type
     graph.insert_after(node, [flat, gather])
     _put_in_place(graph, node, gather.outputs[0])
 
@@ -163,10 +163,7 @@ def _put_in_place(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
 
 
 def _smooth(
-    graph: ir.Graph,
-    node: ir.Node,
-    values: Mapping[str, NDArray[Any]],
-    ends: tuple[float | None, float | None],
+    graph: ir.Graph, node: ir.Node, values: Mapping[str, NDArray[Any]], ends: tuple[float | None, float | None]
 ) -> ir.Value:
     """x / scale plus what rounding added, in place of a rounding of x: integers that are no longer whole."""
     x, q = node.inputs[0], node.outputs[0]

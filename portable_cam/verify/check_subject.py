@@ -165,7 +165,9 @@ class Subject:
             layer = self.metadata.layer or None
             of_layer = LAYER_METHOD if any(method.uses_layer for method in self.options.computed) else ()
             for methods in dict.fromkeys(((*INPUT_METHOD, *of_layer), of_layer or INPUT_METHOD)):
-                options = replace(self.options, methods=methods, layer=layer, details=True, words=False, sign="positive")
+                options = replace(
+                    self.options, methods=methods, layer=layer, details=True, words=False, sign="positive"
+                )
                 try:
                     built = explanation_model(self.model, options, targets_per_image=1)
                 except ModelError:
@@ -219,9 +221,7 @@ INPUT_METHOD = (next(name for name, method in METHODS.items() if method.relu_rul
 LAYER_METHOD = (next(name for name, method in METHODS.items() if method.uses_layer),)
 
 
-def scored_model(
-    model: ir.Model, options: Options, layers: Sequence[str], frozen_at: Arrays | None = None
-) -> ir.Model:
+def scored_model(model: ir.Model, options: Options, layers: Sequence[str], frozen_at: Arrays | None = None) -> ir.Model:
     """The forward pass up to the score of one target, ``check/index`` int64 (N,), with an input ``check/nudge/<layer>``
     added to each layer.
 

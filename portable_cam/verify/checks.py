@@ -29,7 +29,7 @@ from portable_cam.errors import Error
 from portable_cam.export.format import SCORES, ExplanationMetadata
 from portable_cam.export.options import Options
 from portable_cam.export.passes.normalized import NormalizedModel
-from portable_cam.runtime.arithmetic import adds_bytes_exactly, has_mixed_bytes
+from portable_cam.runtime.arithmetic import INEXACT, adds_bytes_exactly, has_mixed_bytes
 from portable_cam.verify.check import Check, not_tested
 from portable_cam.verify.check_derivatives import at_input, at_layer
 from portable_cam.verify.check_maps import maps, occlusion
@@ -158,8 +158,7 @@ def _of_first(together: NDArray[Any], alone: NDArray[Any], rows: bool) -> NDArra
 def _arithmetic(subject: Subject) -> Check:
     if adds_bytes_exactly():
         return Check("", True, "products of 8-bit integers are added exactly")
-    why = "ONNX Runtime adds products of uint8 and int8 in 16 bits here (a processor without VNNI), where sums overflow"
-    return Check("", False, why)
+    return Check("", False, INEXACT)
 
 
 _CHECKS: dict[str, Callable[[Subject], Check]] = {

@@ -70,8 +70,13 @@ def self_check(model: AnyModel, explanation: onnx.ModelProto | ir.Model, options
         explanation = ir.from_proto(explanation)
     metadata = ExplanationMetadata.read(explanation.metadata_props)
     if options is None:
-        found = {"layer": metadata.layer or None, "axes": metadata.axes, "row": metadata.row}
-        options = replace(metadata.options, as_is=bool(metadata.as_is), **found)
+        options = replace(
+            metadata.options,
+            layer=metadata.layer or None,
+            axes=metadata.axes,
+            row=metadata.row,
+            as_is=bool(metadata.as_is),
+        )
     # which operators ONNX Runtime fuses to integer kernels alone moves the logits of an int8 model by several steps:
     # node by node, as both graphs are written, they must agree
     as_written = any(rounds(node) for node in known.graph)
@@ -80,9 +85,7 @@ def self_check(model: AnyModel, explanation: onnx.ModelProto | ir.Model, options
     batch = fixed if isinstance(fixed, int) else 1
     feeds = random_feeds(session, batch) | {TARGETS: np.full((batch, 1), -1, np.int64)}
     values = session.run(feeds)
-    subject = Subject(
-        known, options, metadata, {**feeds, TARGETS: values[EXPLAINED]}, values, as_written=as_written
-    )
+    subject = Subject(known, options, metadata, {**feeds, TARGETS: values[EXPLAINED]}, values, as_written=as_written)
     return Proof([check for check in check_subject(subject) if check.name != "occlusion"])
 
 

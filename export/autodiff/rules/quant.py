@@ -17,8 +17,9 @@ from portable_cam.export.graph.values import constant_of, input_of, rank_of, sha
 
 @register("QuantizeLinear", inputs=[0])
 def quantize(v: Vjp) -> Sequence[Gradient]:
-    """Masked at the ends of the range that stop the gradient (:func:`gradient_ends`). A value on the last step counts as clipped: the value before rounding is
-    not read, for ONNX Runtime would then no longer compute the node before this one in integers."""
+    """Masked at the ends of the range that stop the gradient (:func:`gradient_ends`). A value on the last step counts
+    as clipped: the value before rounding is not read, for ONNX Runtime would then no longer compute the node before
+    this one in integers."""
     b, g = v.b, v.g
     low, high = gradient_ends(v.node, v.saturation, v.residuals.activation(v.node))
     if v.relu_rule == "deconvnet":
