@@ -73,8 +73,8 @@ class Explainer:
         check: Check the first explanation, unless the same model and options were checked before: ``checks``
             (``docs/reliability.md``).
         **options: ``output``, ``row``, ``profile``, ``relu_policy``, ``saturation``, ``sign``, ``precision``,
-            ``details``, ``words``. A float64 model is computed in float32 where ONNX Runtime has no kernels for it; ``notes`` says
-            so.
+            ``details``, ``words``. A float64 model is computed in float32 where ONNX Runtime has no kernels for it;
+            ``notes`` says so.
 
     Raises:
         Error: A subclass that names what does not fit.

@@ -8,45 +8,22 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from checking import X, run_checks
 from costs import slow_but
 from detectors import CELLS, IMAGE, dense
 
 import portable_cam as pcam
-from portable_cam.export.assemble.explanation import explanation_model
 from portable_cam.export.autodiff.registry import RULES
-from portable_cam.export.format import ExplanationMetadata
-from portable_cam.export.options import Options
-from portable_cam.export.passes.normalized import normalized
-from portable_cam.runtime.session import Session
 from portable_cam.targets import Boxes, ClassSet, Columns
 from portable_cam.verify.check import Check, describe
-from portable_cam.verify.checks import check_explanation
 
 Run = Callable[..., dict[str, Check]]
-X = np.random.default_rng(5).standard_normal((1, 3, 8, 8)).astype(np.float32)
 
 
 @pytest.fixture
 def run() -> Run:
-    """The checks by name, of an explanation of one image; ``spoil`` changes what it gave."""
-
-    def call(
-        model: onnx.ModelProto,
-        targets: tuple[int, ...] = (1,),
-        spoil: Callable[[dict[str, Any]], None] | None = None,
-        x: np.ndarray = X,
-        **options: Any,
-    ) -> dict[str, Check]:
-        known, chosen = normalized(model), Options.of(options)
-        built = explanation_model(known, chosen, targets_per_image=None if len(targets) > 1 else 1)
-        metadata = ExplanationMetadata.read(built.metadata_props)
-        feeds = {metadata.image: x, "targets": np.array([targets], np.int64)}
-        values = Session(built).run(feeds)
-        if spoil is not None:
-            spoil(values)
-        return {check.name: check for check in check_explanation(known, chosen, metadata, feeds, values)}
-
-    return call
+    """The checks by name, of an explanation of one image."""
+    return run_checks
 
 
 def verdicts(checks: dict[str, Check]) -> dict[str, str]:
@@ -123,9 +100,20 @@ def test_the_score_of_a_box(
     assert run(dense_detector, (21,), x=x, methods=("gradcam",), target=target)["score"].verdict == "FAILED"
 
 
+@pytest.mark.parametrize("combine", ["sum", "mean", "logsumexp"])
+def test_the_score_of_a_set_of_classes(run: Run, small_cnn: onnx.ModelProto, combine: Any) -> None:
+    target = ClassSet(((0, 1), (2, 4)), combine)
+    assert run(small_cnn, methods=("gradcam",), target=target)["score"].verdict == "passed"
+    spoiled = run(small_cnn, methods=("gradcam",), target=target, spoil=lambda v: v.update(scores=v["scores"] + 0.5))
+    assert spoiled["score"].verdict == "FAILED"
+
+
 def test_a_score_that_says_nothing_of_itself(run: Run, small_cnn: onnx.ModelProto) -> None:
-    check = run(small_cnn, methods=("gradcam",), target=ClassSet(((0, 1), (2,))))["score"]
-    assert (check.verdict, "'class_set' does not say" in check.detail) == ("not tested", True)
+    model = onnx.ModelProto.FromString(small_cnn.SerializeToString())
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["y"], ["q"], "tail"))
+    model.graph.output[0].name = "q"
+    check = run(model, x=X / 20, methods=("gradcam",), target=ClassSet(((0, 1), (2,))))["score"]
+    assert (check.verdict, "no class's score is determined alone" in check.detail) == ("not tested", True)
 
 
 def test_a_wrong_forward_pass(run: Run, small_cnn: onnx.ModelProto) -> None:
@@ -220,7 +208,7 @@ def test_what_cannot_be_tested_is_said(run: Run, small_cnn: onnx.ModelProto) -> 
     assert checks["layer"].verdict == "not tested"
     assert checks["occlusion"].verdict == "not tested"
     line = describe(list(checks.values()))
-    assert line.startswith("outputs, score, input, images passed; layer, occlusion not tested")
+    assert line.startswith("outputs, score, input, maps, images passed; layer, occlusion not tested")
     assert checks["layer"].to_dict()["passed"] == "not tested"
     assert checks["input"].to_dict()["passed"] is True
 
