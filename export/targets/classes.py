@@ -99,11 +99,13 @@ class Class(Target):
         return pick(b, self.ranking(b, scores), index)
 
     def chosen(self, values: NDArray[Any], scores: Sequence[ir.Value]) -> NDArray[Any]:
-        """The row that is explained, where there are several."""
-        if self.row is None:
-            return values
-        rows, dims = self._rows(scores[0]), known_dims(scores[0]) or []
-        return values.take(self.row, axis=rows.axis) if values.ndim == len(dims) else values
+        """The row that is explained, where there are several; nothing where there is not one number for each class, as
+        behind a choice of the best."""
+        (value,) = scores
+        if self.row is not None and values.ndim == len(known_dims(value) or []):
+            values = values.take(self.row, axis=self._rows(value).axis)
+        count = Class.count(self, scores)
+        return values if count in {None, values.size} else values.reshape(-1)[:0]
 
     def stated(self, values: Mapping[str, NDArray[Any]], index: int, cut: str | None) -> tuple[float, int | None] | str:
         """Behind a softmax the difference to another class in log-probability, behind a sigmoid the log-odds."""

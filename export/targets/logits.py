@@ -55,6 +55,16 @@ def kinds_of(probabilities: Collection[ir.Value]) -> str:
     return " and ".join(sorted({_kind(value) for value in probabilities}))
 
 
+def is_one_head(value: ir.Value, axis: int, probabilities: Collection[ir.Value]) -> bool:
+    """Whether all columns of a tensor are of one softmax, or all of sigmoids, so that they can be compared."""
+    if value in probabilities:
+        return True
+    makers = makers_of(value)
+    kinds = {_kind(probability) for probability in probabilities}
+    whole = makers is not None and {v for column in makers.along(axis) for v in column} == set(probabilities)
+    return whole and (kinds == {"Sigmoid"} or len(probabilities) == 1)
+
+
 def _kind(value: ir.Value) -> str:
     node = value.producer()
     return "" if node is None else node.op_type

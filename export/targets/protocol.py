@@ -14,7 +14,6 @@ from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.layers.columns import is_probability
-from portable_cam.export.targets.logits import SQUASHING
 from portable_cam.export.targets.scores import Scores, find_scores, named_tensor
 
 
@@ -90,7 +89,7 @@ class Target(ABC):
 
     def probability(self, found: Sequence[Scores]) -> str | None:
         """What the score is, where it is a probability and not its logit: in words, for a note."""
-        names = [str(s.value.name) for s in found if s.cut not in SQUASHING and is_probability(s.value)]
+        names = [str(s.value.name) for s in found if not s.is_cut and is_probability(s.value)]
         return f"the score is a probability ('{names[0]}'), not a logit" if names else None
 
     def of_row(self, row: int) -> Target:

@@ -20,7 +20,7 @@ from portable_cam.errors import TargetError
 from portable_cam.export.autodiff.dequantized import as_run
 from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import constant_of, described, known_dims
-from portable_cam.export.targets.logits import SQUASHING, kinds_of, probabilities_in, with_logits
+from portable_cam.export.targets.logits import SQUASHING, is_one_head, kinds_of, probabilities_in, with_logits
 from portable_cam.export.targets.rows import may_have_rows, rows_of
 from portable_cam.export.targets.score_axes import ScoreAxes, score_axes
 
@@ -52,6 +52,11 @@ class Scores:
     cut: str | None
     probabilities: tuple[ir.Value, ...] = ()
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether it was cut before what makes a probability."""
+        return bool(self.probabilities) or self.cut in SQUASHING
+
 
 def scores_to_explain(graph: ir.Graph, found: Sequence[Scores]) -> list[ir.Value]:
     """The tensors themselves, in a graph that is added to where their numbers are probabilities put together."""
@@ -67,7 +72,7 @@ def cut_inside(scores: Scores, axis: int, start: int = 0, stop: int | None = Non
         start: See ``axis``.
         stop: See ``axis``.
     """
-    if scores.cut in SQUASHING:
+    if scores.is_cut:
         return scores
     found = probabilities_in(scores.value, axis, start, stop)
     return replace(scores, cut=kinds_of(found), probabilities=found) if found else scores
@@ -121,7 +126,11 @@ def _cut_classes(graph: ir.Graph, scores: Scores, *, named: bool = False) -> Sco
     rows = rows_of(graph, scores.value) if len(dims) == 3 else None
     if len(dims) == 3 and rows is None:
         return scores
-    return cut_inside(scores, 1 if rows is None else rows.classes)
+    axis = 1 if rows is None else rows.classes
+    cut = cut_inside(scores, axis)
+    if cut.probabilities and not is_one_head(cut.value, axis, cut.probabilities):
+        return replace(cut, cut=f"{cut.cut} of each head")
+    return cut
 
 
 def refuse_rows(graph: ir.Graph, scores: Scores) -> None:
