@@ -61,7 +61,11 @@ def _map(subject: Subject, method: Method, layer: str, k: int) -> NDArray[np.flo
 
 
 def occlusion(subject: Subject) -> Check:
-    """Greying what is brightest in the map against greying what is darkest, for the first target."""
+    """Greying what is brightest in the map against greying what is darkest, for the first target.
+
+    What is bright speaks for the target, so that its loss lowers the score; what is dark is nothing, or speaks against
+    it, so that its loss leaves or raises it. Where maps show what speaks against, the other way round.
+    """
     method = next((m for m in subject.options.computed if m.is_heat_map and m.name in subject.options.methods), None)
     if method is None:
         return not_tested("no method gives a heat map")
@@ -88,4 +92,5 @@ def occlusion(subject: Subject) -> Check:
     )
     if max(abs(bright), abs(dark)) < 1e-6 * max(1.0, abs(whole)):
         return not_tested("greying changes nothing")
-    return Check("", abs(bright) > abs(dark), detail, abs(dark) / max(abs(bright), 1e-12))
+    sign = 1 if subject.options.negated else -1
+    return Check("", sign * bright > sign * dark, detail, sign * dark / max(abs(bright), 1e-12))

@@ -25,7 +25,7 @@ from portable_cam.errors import ModelError
 from portable_cam.export.autodiff.backward import Saturation
 from portable_cam.export.autodiff.quantized_ranges import clip_bounds, dropped_activations, gradient_ends
 from portable_cam.export.graph.builder import Builder
-from portable_cam.export.graph.values import constant_of, optional_input
+from portable_cam.export.graph.values import constant_of, dtype_of, optional_input
 from portable_cam.runtime.session import Session
 
 _ROUNDING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
@@ -58,12 +58,18 @@ def without_steps(model: ir.Model, feeds: Mapping[str, NDArray[Any]], saturation
     values = _as_run(model, nodes, choices, feeds)
     activations, moved = dropped_activations(list(graph)), set[ir.Value]()
     # before anything is changed: what a range cuts off is read from the nodes before it
-    ends = {node: gradient_ends(node, saturation, activations.get(node)) for node in nodes}
+    ends: dict[ir.Node, tuple[float | None, float | None]] = dict.fromkeys(nodes, (None, None))
+    for node in nodes:
+        if node.op_type == "QuantizeLinear":
+            ends[node] = gradient_ends(node, saturation, activations.get(node))
     for node in nodes:
         quantized = node.outputs[0]
         smooth = _smooth(graph, node, values, ends[node])
         ir.convenience.replace_all_uses_with(quantized, smooth, replace_graph_outputs=True)
         moved.add(smooth)
+        for made in node.outputs[1:]:  # scale and zero point that the image makes are held, too
+            held = Builder(graph, f"steps/{made.name}").constant(values[str(made.name)], dtype_of(made))
+            ir.convenience.replace_all_uses_with(made, held, replace_graph_outputs=True)
     for node in choices:
         _HOLD[node.op_type](graph, node, values)
     for node in list(graph):

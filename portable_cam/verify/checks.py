@@ -8,7 +8,7 @@
 ``input``        the same at the input
 ``maps``         the low-resolution maps are what numpy makes of that gradient and the activations
 ``images``       an image among others has the outputs that it has alone
-``occlusion``    greying the brightest tenth of the map changes the score more than greying the darkest
+``occlusion``    greying the brightest tenth of the map lowers the score more than greying the darkest
 ``arithmetic``   of a quantised model: this processor adds products of 8-bit integers exactly
 ===============  ==================================================================================================
 
@@ -57,7 +57,7 @@ def check_explanation(
 def check_subject(subject: Subject) -> list[Check]:
     """As :func:`check_explanation`."""
     made = []
-    for name, check in _CHECKS.items():
+    for name, check in CHECKS.items():
         if name == "arithmetic" and not has_mixed_bytes(subject.model.graph):
             continue
         try:
@@ -161,7 +161,8 @@ def _arithmetic(subject: Subject) -> Check:
     return Check("", False, INEXACT)
 
 
-_CHECKS: dict[str, Callable[[Subject], Check]] = {
+#: By the names in the table above.
+CHECKS: dict[str, Callable[[Subject], Check]] = {
     "outputs": _outputs,
     "score": _score,
     "layer": at_layer,
