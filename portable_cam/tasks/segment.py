@@ -101,7 +101,10 @@ class SegmentExplainer(LabelledExplainer):
     def notes(self) -> tuple[str, ...]:
         if self.labels is not None or self.explainer.cut is not None:
             return super().notes
-        unsaid = "that the maps put out are scores of classes is assumed: no softmax, sigmoid or labels say so"
+        unsaid = (
+            "that the maps put out are scores of classes is assumed: no softmax, sigmoid or labels say so, and heat "
+            "maps of key points look alike"
+        )
         return (*super().notes, unsaid)
 
     def logits(self, x: NDArray[Any]) -> NDArray[np.float32]:

@@ -60,7 +60,7 @@ def recognize_head(summary: OutputSummary) -> Head | None:
     counts = box_counts(raw)
     classes = _joined([class_scores(n.inputs[1], 1, counts) for n in found if n.inputs[1] is not None])
     center: BoxForm | None = "cxcywh" if node.attributes.get_int("center_point_box", 0) == 1 else None
-    head = _head(summary, "inner_nms", raw, classes, center)
+    head = raw_head(summary, "inner_nms", raw, classes, center)
     limits = [_scalar(node, i, default) for i, default in ((3, 0.5), (4, 0.0))]
     return replace(
         head, threshold=max(limits[1], 0.05), overlap=limits[0], across_classes=head.best_only and not is_shifted(boxes)
@@ -98,7 +98,7 @@ def recognize_end_to_end(summary: OutputSummary) -> Head | None:
         raise HeadError(
             _describe(summary, None, classes, f"its class numbers pass {renamed}: they are not those of the scores")
         )
-    return replace(_head(summary, "end_to_end", raw, classes, None), overlap=1.0)
+    return replace(raw_head(summary, "end_to_end", raw, classes, None), overlap=1.0)
 
 
 _Chosen: TypeAlias = tuple[frozenset[ir.Value], frozenset[ir.Value], frozenset[ir.Value]]
@@ -133,9 +133,21 @@ def _apart(summary: OutputSummary) -> _Chosen | None:
     return frozenset(of_boxes.values), frozenset(others[scores[0]]), frozenset(others[labels[0]])
 
 
-def _head(
+def raw_head(
     summary: OutputSummary, family: str, boxes: ir.Value, classes: ClassScores | None, form: BoxForm | None
 ) -> Head:
+    """The head of all boxes (.., boxes, 4) and their scores.
+
+    Args:
+        summary: Of the model.
+        family: Its name.
+        boxes: The boxes.
+        classes: Their scores, None if they are not found.
+        form: What the four numbers are, where an operator says it.
+
+    Raises:
+        HeadError: The scores are not found, or in which order the numbers of a box stand.
+    """
     if classes is None:
         raise HeadError(_describe(summary, boxes, None, "which tensor holds a score for each class is not found"))
     names = str(boxes.name), str(classes.value.name)
