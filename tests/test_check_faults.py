@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from checking import X, run_checks
+from costs import slow_but
 
 from portable_cam.export.autodiff.registry import RULES
 from portable_cam.export.targets import scores as scores_of_models
@@ -194,7 +195,19 @@ def _square(v: Any, g: Any) -> tuple[Any, ...]:
     return (g, v.b.ints([0]), v.b.ints([2**31]), v.b.ints([2]))
 
 
-@pytest.mark.parametrize("name", FAULTS)
+#: One for each check runs by default.
+QUICK = [
+    "another column",
+    "a stale size of what is averaged",
+    "an integer path cut",
+    "an integer path cut, at the layer",
+    "images that mix",
+    "a map mirrored",
+    "a map laid mirrored over the image",
+]
+
+
+@pytest.mark.parametrize("name", slow_but(QUICK, FAULTS))
 def test_a_fault_is_seen(name: str, monkeypatch: Patch) -> None:
     fault, kept = FAULTS[name], {}
     x, options = (X if fault.x is None else fault.x), {"methods": ("gradcam",), **dict(fault.options)}

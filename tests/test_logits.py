@@ -76,7 +76,7 @@ def logits_by_torch(x: torch.Tensor, where: str) -> torch.Tensor:
     return torch.cat(parts, 1)
 
 
-@pytest.mark.parametrize("kind", PUT_TOGETHER)
+@pytest.mark.parametrize("kind", slow_but(["two softmax heads", "in two parts", "behind the best"], PUT_TOGETHER))
 def test_the_logit_behind_what_is_put_together(make_model: Any, kind: str) -> None:
     """By autograd on the logit, for a class of each head."""
     tail, where = PUT_TOGETHER[kind]

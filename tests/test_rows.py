@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from costs import slow_but
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -116,7 +117,7 @@ def slopes(model: onnx.ModelProto, pick: Any) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["in the batch", "queries"], KINDS))
 def test_a_row_of_each_image(kind: str) -> None:
     model, row, target = made(*KINDS[kind]), 2, 3
     explainer = pcam.Explainer(model, ("gradient",), row=row)
@@ -133,7 +134,7 @@ def test_a_row_of_each_image(kind: str) -> None:
     assert explainer.metadata["portable_cam.row"] == "2"
 
 
-@pytest.mark.parametrize("kind", TOGETHER)
+@pytest.mark.parametrize("kind", slow_but(["frames of a recurrent layer"], TOGETHER))
 def test_a_row_of_all_images(kind: str) -> None:
     """Each image's map shows what it adds to that row."""
     model, row, target = made(*TOGETHER[kind]), 1, 3
@@ -146,7 +147,7 @@ def test_a_row_of_all_images(kind: str) -> None:
     assert any("one score for all images of a batch" in note for note in result.notes)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["in the batch", "queries"], KINDS))
 @pytest.mark.parametrize("output", [None, "y"])
 def test_without_a_row_it_is_asked_for(kind: str, output: str | None) -> None:
     with pytest.raises(TargetError, match=r"has 3 rows of scores for each image \(.*\): choose one with `row`, 0 to 2"):
@@ -211,7 +212,7 @@ def test_contrast_within_a_row() -> None:
     np.testing.assert_allclose(result.scores[:, 0], y[:, 1, 4] - y[:, 1, 0], rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["in the batch", "queries", "frames of a recurrent layer"])
+@pytest.mark.parametrize("kind", slow_but(["queries"], ["in the batch", "queries", "frames of a recurrent layer"]))
 def test_rows_are_checked(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORTABLE_CAM_CACHE", "")
     known = KINDS | TOGETHER

@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from costs import slow_but
 from PIL import Image
 
 from portable_cam.errors import HeadError
@@ -36,6 +37,10 @@ LAST = """
     fin = NonMaxSuppression(n3, s3, most, half) fx = Gather<axis=1>(fin, two)
     boxes = Gather(bk, fx) scores = Gather(sk, fx) labels = Gather(lab, fx)
 """
+INTEGERS = {
+    "flat3": [1, 1, -1], "d0": [0], "d1": [1], "d01": [0, 1], "most": [12], "one1": [1], "four1": [4],
+    "n44": [-1, 4, 4], "n4": [-1, 4], "n1": [-1], "two": 2, "nought": 0, "three": 3,
+}  # fmt: skip
 FORM = {"family": "inner_nms", "form": "xyxy", "unit": "pixels"}
 PHOTO = Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 64, 3), dtype=np.uint8))
 
@@ -55,22 +60,18 @@ def two_stages(kind: str) -> onnx.ModelProto:
         "low": 0.05,
         "far": 1000,
     }
-    integers = {
-        "flat3": [1, 1, -1], "d0": [0], "d1": [1], "d01": [0, 1], "most": [12], "one1": [1], "four1": [4],
-        "n44": [-1, 4, 4], "n4": [-1, 4], "n1": [-1], "two": 2, "nought": 0, "three": 3,
-    }  # fmt: skip
     body = FIRST + BOXES[kind] + LAST
     outputs = "float[n,4] boxes, float[n] scores, int64[n] labels"
     text = f'<ir_version: 9, opset_import: ["": 18]> g (float[1,3,64,64] x) => ({outputs}) {{ {body} }}'
     model = onnx.parser.parse_model(text)
     used = {name for node in model.graph.node for name in node.input}
     arrays = {n: np.asarray(v, np.float32) for n, v in floats.items()}
-    arrays |= {n: np.asarray(v, np.int64) for n, v in integers.items()}
+    arrays |= {n: np.asarray(v, np.int64) for n, v in INTEGERS.items()}
     model.graph.initializer.extend(onnx.numpy_helper.from_array(v, n) for n, v in arrays.items() if n in used)
     return model
 
 
-@pytest.fixture(scope="module", params=BOXES)
+@pytest.fixture(scope="module", params=slow_but(["a box for each class"], BOXES))
 def explained(request: pytest.FixtureRequest) -> tuple[onnx.ModelProto, DetectExplainer, Explanation]:
     model = two_stages(request.param)
     explainer = DetectExplainer(model, ("layercam", "gradient"), head=FORM, check=True)
