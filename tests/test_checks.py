@@ -13,9 +13,12 @@ from costs import slow_but
 from detectors import CELLS, IMAGE, dense
 
 import portable_cam as pcam
+from portable_cam.export import build_explanation
 from portable_cam.export.autodiff.registry import RULES
-from portable_cam.targets import Boxes, ClassSet, Columns
+from portable_cam.export.options import Options
+from portable_cam.targets import Boxes, Class, ClassSet, Columns, Contrast
 from portable_cam.verify.check import Check, describe
+from portable_cam.verify.selfcheck import self_check
 
 Run = Callable[..., dict[str, Check]]
 
@@ -335,3 +338,12 @@ def test_one_score_of_all_images_is_checked_of_one(make_model: Any, monkeypatch:
     checks = {c.name: c.verdict for c in pcam.Explainer(model).check(np.concatenate([X, -X]), [1, 1])}
     assert checks["outputs"] == checks["score"] == checks["layer"] == checks["input"] == "passed"
     assert checks["images"] == "not tested"
+
+
+def test_a_file_whose_target_takes_more_proves_itself(small_cnn: onnx.ModelProto) -> None:
+    """A rival class, of which random numbers know none."""
+    target = Contrast(Class())
+    built = build_explanation(small_cnn, ("gradcam",), target=target)
+    proof = self_check(small_cnn, built, Options(("gradcam",), target=target))
+    assert proof.passed, proof.describe()
+    assert proof["score"].passed
