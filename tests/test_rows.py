@@ -49,6 +49,13 @@ KINDS: dict[str, tuple[str, str]] = {
         + "l = Gemm(f, w) y = Reshape(l, split)",
         "float[N,3,5] y",
     ),
+    "views one after the other": (
+        "".join(f"a{i} = Slice(x, s{i}, e{i}, hw) " for i in range(3))
+        + "t = Concat<axis = 0>(a0, a1, a2) c = Conv(t, k) "
+        + HEAD
+        + "y = MatMul(f, w)",
+        "float[M,5] y",
+    ),
     "queries": (
         "c = Conv(x, k) r = Relu(c) z = Reshape(r, tokens) s = MatMul(q, z) p = Softmax<axis = -1>(s) "
         "zt = Transpose<perm = [0, 2, 1]>(z) o = MatMul(p, zt) l = MatMul(o, w) y = Add(l, bias)",
@@ -66,10 +73,10 @@ TOGETHER: dict[str, tuple[str, str]] = {
         "c = Conv(x, k) " + HEAD + "u = Unsqueeze(f, one) h, i = GRU<hidden_size = 5>(u, gw, gr) y = Squeeze(h, mid)",
         "float[N,5] y",
     ),
-    "views one after the other": (
-        "a0 = Slice(x, s0, e0, hw) a1 = Slice(x, s1, e1, hw) t = Concat<axis = 0>(a0, a1) c = Conv(t, k) "
-        + HEAD
-        + "y = MatMul(f, w)",
+    "views in an order that is found at run time": (
+        "a0 = Slice(x, s0, e0, hw) a1 = Slice(x, s1, e1, hw) t0 = Concat<axis = 0>(a0, a1) m = ReduceMean(t0, rest) "
+        "n = Shape<start = 0, end = 1>(t0) v, order = TopK<axis = 0>(m, n) o = Squeeze(order, rest) "
+        "t = Gather<axis = 0>(t0, o) c = Conv(t, k) " + HEAD + "y = MatMul(f, w)",
         "float[M,5] y",
     ),
 }
@@ -83,7 +90,7 @@ WEIGHTS = {
 }
 INTEGERS = {
     "one": [1], "hw": [2, 3], "merged": [-1, 3, 6, 6], "split": [-1, 3, 5], "tokens": [0, 4, 36], "mid": [1, 2],
-    "s0": [0, 0], "e0": [6, 6], "s1": [2, 2], "e1": [8, 8], "s2": [0, 2], "e2": [6, 8],
+    "rest": [1, 2, 3], "s0": [0, 0], "e0": [6, 6], "s1": [2, 2], "e1": [8, 8], "s2": [0, 2], "e2": [6, 8],
 }  # fmt: skip
 
 
@@ -103,6 +110,8 @@ def outputs(model: onnx.ModelProto, x: np.ndarray = X) -> np.ndarray:
 
 def by_image(kind: str, y: np.ndarray) -> np.ndarray:
     """(N, rows, classes)."""
+    if kind == "views one after the other":
+        return y.reshape(3, len(X), 5).transpose(1, 0, 2)
     return y.transpose(0, 2, 1) if kind == "queries, classes before rows" else y.reshape(len(X), 3, 5)
 
 
@@ -157,14 +166,14 @@ def test_without_a_row_it_is_asked_for(kind: str, output: str | None) -> None:
 def test_without_a_row_images_that_mix_are_refused() -> None:
     """Which rows belong to which image shows only when it is run."""
     with pytest.raises(TargetError, match=r"'y' have 4 rows for 2 images.*choose one with `row`, 0 to 3"):
-        pcam.Explainer(made(*TOGETHER["views one after the other"]), ("gradient",))(X, 1)
+        pcam.Explainer(made(*TOGETHER["views in an order that is found at run time"]), ("gradient",))(X, 1)
     with pytest.raises(pcam.errors.InputError, match=r"change each other's scores.*`row`"):
         pcam.Explainer(made(*TOGETHER["frames of a recurrent layer"]), ("gradient",))(X, 1)
 
 
 def test_rows_of_a_single_image() -> None:
     model = made(KINDS["in the batch"][0], "float[3,5] y", "1")
-    with pytest.raises(TargetError, match="has 3 rows of scores for all images together: choose one with `row`"):
+    with pytest.raises(TargetError, match=r"has 3 rows of scores for each image .*: choose one with `row`"):
         pcam.Explainer(model, ("gradient",))
     result = pcam.Explainer(model, ("gradient",), row=1)(X, [1, 2])  # image by image
     each = [outputs(model, x[None])[1] for x in X]

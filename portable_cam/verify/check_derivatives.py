@@ -62,11 +62,10 @@ def _at_one(subject: Subject, name: str) -> Check:
     declare_axes(graph, subject.options.axes)
     value = ir.convenience.create_value_mapping(graph, include_subgraphs=False)[name]
     (axes,) = layer_axes(graph, [value])
-    activation = subject.gradients(0)[f"{ACTIVATIONS}{name}"]
-    activation = activation if subject.metadata.shared else activation[:1]
+    activation = subject.of_layer(subject.gradients(0)[f"{ACTIVATIONS}{name}"])
     size = float(np.abs(activation).max()) or 1.0
     key = f"{GRADIENTS}{name}"
-    found = [subject.of_images(subject.gradients(k)[key]) for k in range(subject.targets.shape[1])]
+    found = [subject.of_layer(subject.gradients(k)[key][:, 0]) for k in range(subject.targets.shape[1])]
     directions = [_direction(gradient) for gradient in found]
     if any(reader.op_type == "MaxPool" for reader in value.consumers()):
         # in a window of zeros, as a ReLU leaves many, the pooling has its kink at the very point

@@ -38,11 +38,11 @@ def _pairs(subject: Subject, k: int) -> list[tuple[str, NDArray[np.float64], NDA
     """What the explanation gave for a target, and the same in numpy from the layer's gradient, by a name."""
     found, layers = [], subject.metadata.layer
     wanted = [m for m in subject.options.computed if m.name in subject.options.methods]
-    captum = subject.options.profile == "captum"
     for layer in layers:
         for method in (m for m in wanted if m.uses_layer and m.is_heat_map):
             name = raw_output(method.name, layer if len(layers) > 1 else None)
-            if name in subject.values and not (captum and subject.values[name].shape[2:] == ()):
+            views = len(subject.gradients(k)[f"{ACTIVATIONS}{layer}"]) != len(subject.image)
+            if name in subject.values and not views:  # put together of several
                 found.append((name, subject.values[name][:1, k].astype(np.float64), _map(subject, method, layer, k)))
     plain = INPUT_METHOD[0]
     if plain in subject.values and plain in subject.gradients(k) and subject.options.sign == "positive":

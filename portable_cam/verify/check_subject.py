@@ -113,6 +113,13 @@ class Subject:
         found: NDArray[np.float64] = values[: None if self.metadata.shared else 1, 0].astype(np.float64)
         return found
 
+    def of_layer(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Of a layer's entries what the score of the first image depends on: all of a single image's, which may have
+        several views, and of images that have one score together."""
+        alone = len(self.image) == 1 or bool(self.metadata.shared)
+        found: NDArray[np.float64] = values[: None if alone else 1].astype(np.float64)
+        return found
+
     @cached_property
     def scores(self) -> list[ir.Value]:
         """The tensors of the score, in a copy of the model to look at."""
