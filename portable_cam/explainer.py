@@ -322,7 +322,7 @@ class Explainer:
             return
         if found.ndim > 1 and found.shape[0] != count and found.size != count * (known.classes or 0):
             raise TargetError(
-                f"the scores '{known.output}' have {found.shape[0]} rows for {count} images, and whose they are is not "
+                f"the scores '{known.output}' have {found.shape[0]} rows for {count} image{'s' if count > 1 else ''}, and whose they are is not "
                 f"known: choose one with `row`, 0 to {found.shape[0] - 1}"
             )
 
