@@ -338,8 +338,8 @@ class Explainer(Rebuilt):
         if found.ndim > 1 and found.shape[0] != count and found.size != count * (known.classes or 0):
             images = f"{count} image{'s' if count > 1 else ''}"
             raise TargetError(
-                f"the scores '{known.output}' have {found.shape[0]} rows for {images}, and whose they are is not known: "
-                f"choose one with {option('row')}, 0 to {found.shape[0] - 1}"
+                f"the scores '{known.output}' have {found.shape[0]} rows for {images}, and whose they are is not "
+                f"known: choose one with {option('row')}, 0 to {found.shape[0] - 1}"
             )
 
     def check(

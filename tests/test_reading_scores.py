@@ -107,7 +107,7 @@ def test_a_class_axis_that_nothing_tells_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("rows of pixels", "has 64 rows of scores for each image .*choose one with `row`, 0 to 63"),
+        ("rows of pixels", "has 64 rows of scores for each image .*choose one with row=, 0 to 63"),
         ("pixels in a row", None),
         ("steps first", None),
     ],

@@ -159,21 +159,21 @@ def test_a_row_of_all_images(kind: str) -> None:
 @pytest.mark.parametrize("kind", slow_but(["in the batch", "queries"], KINDS))
 @pytest.mark.parametrize("output", [None, "y"])
 def test_without_a_row_it_is_asked_for(kind: str, output: str | None) -> None:
-    with pytest.raises(TargetError, match=r"has 3 rows of scores for each image \(.*\): choose one with `row`, 0 to 2"):
+    with pytest.raises(TargetError, match=r"has 3 rows of scores for each image \(.*\): choose one with row=, 0 to 2"):
         pcam.Explainer(made(*KINDS[kind]), ("gradient",), output=output)
 
 
 def test_without_a_row_images_that_mix_are_refused() -> None:
     """Which rows belong to which image shows only when it is run."""
-    with pytest.raises(TargetError, match=r"'y' have 2 rows for 1 image, .*choose one with `row`, 0 to 1"):
+    with pytest.raises(TargetError, match=r"'y' have 2 rows for 1 image, .*choose one with row=, 0 to 1"):
         pcam.Explainer(made(*TOGETHER["views in an order that is found at run time"]), ("gradient",))(X[:1], 1)
-    with pytest.raises(pcam.errors.InputError, match=r"change each other's scores.*`row`"):
+    with pytest.raises(pcam.errors.InputError, match=r"change each other's scores.*row="):
         pcam.Explainer(made(*TOGETHER["frames of a recurrent layer"]), ("gradient",))(X, 1)
 
 
 def test_rows_of_a_single_image() -> None:
     model = made(KINDS["in the batch"][0], "float[3,5] y", "1")
-    with pytest.raises(TargetError, match=r"has 3 rows of scores for each image .*: choose one with `row`"):
+    with pytest.raises(TargetError, match=r"has 3 rows of scores for each image .*: choose one with row="):
         pcam.Explainer(model, ("gradient",))
     result = pcam.Explainer(model, ("gradient",), row=1)(X, [1, 2])  # image by image
     each = [outputs(model, x[None])[1] for x in X]
@@ -186,8 +186,12 @@ def test_there_is_no_such_row() -> None:
     late = pcam.Explainer(made(*TOGETHER["frames of a recurrent layer"]), ("gradient",), row=2)
     with pytest.raises(TargetError, match="row 2 is out of range: 'y' has fewer rows for 2 images"):
         late(X, 1)
-    for wrong in (-1, True, 1.0):
-        with pytest.raises(TargetError, match="row is a whole number from 0"):
+    for wrong, error, why in (
+        (-1, TargetError, "row is a whole number from 0"),
+        (True, TargetError, "row is a whole number from 0"),
+        (1.0, OptionError, "row= takes int | None, not 1.0"),
+    ):
+        with pytest.raises(error, match=re.escape(why)):
             pcam.Explainer(made(*KINDS["queries"]), row=wrong)
 
 
@@ -257,7 +261,7 @@ def test_a_row_on_the_command_line(tmp_path: Path) -> None:
     command = ["explain", str(model), str(photo), "-o", str(tmp_path / "o"), "--preset", "unit", "--layer", "r"]
     refused = CliRunner().invoke(app, [*command, "--task", "classify"])
     assert refused.exit_code != 0
-    assert "choose one with `row`, 0 to 2" in str(refused.exception or refused.output)
+    assert "choose one with --row, 0 to 2" in str(refused.exception or refused.output)
     done = CliRunner().invoke(app, [*command, "--row", "1", "--json"])
     assert done.exit_code == 0, done.output
     record = json.loads(done.stdout)["images"][0]

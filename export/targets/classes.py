@@ -18,6 +18,7 @@ from portable_cam.export.targets.protocol import Extra, Target, single_output, v
 from portable_cam.export.targets.rows import Rows, pick_row, rows_to_choose
 from portable_cam.export.targets.score_axes import score_axes
 from portable_cam.export.targets.scores import Scores, find_scores, refuse_rows
+from portable_cam.spelling import option
 
 _LEAST = 1e-6  # of a probability, and of what is missing to one: nearer, its logit is lost in rounding
 
@@ -74,7 +75,7 @@ class Class(Target):
         if rows is None:
             raise TargetError(
                 f"row is given, but which axis of '{value.name}' {described(value)} counts rows and which classes is "
-                f"not known: declare it, as axes={{'{value.name}': 'NTC'}} (T being the rows)"
+                f"not known: declare it, as {option('axes', {str(value.name): 'NTC'})} (T being the rows)"
             )
         return rows
 
