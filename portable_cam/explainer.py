@@ -321,9 +321,10 @@ class Explainer:
         if known.row is not None or known.shared or known.target["kind"] not in _OF_CLASSES or found is None:
             return
         if found.ndim > 1 and found.shape[0] != count and found.size != count * (known.classes or 0):
+            rows, images = found.shape[0], f"{count} image{'s' if count > 1 else ''}"
             raise TargetError(
-                f"the scores '{known.output}' have {found.shape[0]} rows for {count} image{'s' if count > 1 else ''}, and whose they are is not "
-                f"known: choose one with `row`, 0 to {found.shape[0] - 1}"
+                f"the scores '{known.output}' have {rows} rows for {images}, and whose they are is not known: choose "
+                f"one with `row`, 0 to {rows - 1}"
             )
 
     def check(
