@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from portable_cam.errors import DeviceError, InputError, TargetError
+from portable_cam.errors import DeviceError, TargetError
 from portable_cam.export.format import (
     ACTIVATIONS,
+    CLAMPED,
     EXPLAINED,
     GRADIENTS,
     SCORES,
@@ -221,13 +222,7 @@ class Explainer:
         if self._metadata.shared and (asked != asked[:1]).any():
             raise TargetError("all images have one score together here: ask for the same targets of each")
         feeds |= self._inputs.further(extra, asked.shape)
-        try:
-            return self._run(feeds, asked)
-        except InputError:
-            if self.classes is not None or targets is None or extra:
-                raise
-            self._run(feeds, np.full((count, 1), -1, np.int64))  # if this fails too, it was not the targets
-            raise TargetError(f"target {asked.max()} is out of range: the model has fewer classes") from None
+        return self._run(feeds, asked)
 
     def on_device(self, x: Any, targets: ArrayLike | None = None, **extra: ArrayLike) -> DeviceResult:
         """Explain a batch whose results stay on the GPU; only for ``device="cuda"`` or a device with options.
@@ -287,6 +282,9 @@ class Explainer:
     def _run(self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]) -> Result:
         session = self._session_for(asked)
         values = self._batches.run(session, {**feeds, TARGETS: asked})
+        if values[CLAMPED].any():
+            wrong = np.abs(asked[values[CLAMPED]]).max()
+            raise TargetError(f"target {wrong} is out of range: the model has fewer classes")
         if self._wants_check and not self.checks:
             key = check_cache.key_of(self._metadata)
             self.checks = check_cache.read(key) or self._checked(feeds, values)

@@ -33,7 +33,7 @@ def colorize(map01: NDArray[np.floating]) -> ImageArray:
     """
     _check_map(map01)
     values = np.nan_to_num(map01, nan=0.0, posinf=1.0, neginf=0.0)
-    colours: ImageArray = _palette()[np.rint(np.clip(values, 0, 1) * 255).astype(np.intp)]
+    colours: ImageArray = palette()[np.rint(np.clip(values, 0, 1) * 255).astype(np.intp)]
     colours[np.isnan(map01)] = NOT_A_NUMBER
     return colours
 
@@ -99,7 +99,8 @@ def signed_image(
 
 
 @cache
-def _palette() -> ImageArray:
+def palette() -> ImageArray:
+    """The colours of 0 to 1, uint8 (256, 3)."""
     colours: NDArray[np.float64] = matplotlib.colormaps[COLORMAP](np.arange(256))[:, :3]
     return np.rint(colours * 255).astype(np.uint8)
 

@@ -108,9 +108,11 @@ def _forward(
     """How far the model's outputs differ, relative to their greatest value, on random pixels; then the explanation's
     session, what it was fed and what it gave."""
     original, explained = _original(model, as_written=as_written), Session(explanation, as_written=as_written)
-    fixed = original.inputs[metadata.image].shape[0]
-    batch = fixed if isinstance(fixed, int) else 1
-    feeds = random_feeds(explained, batch) | {"targets": np.full((batch, 1), -1, np.int64)}
+    sizes = [session.inputs[metadata.image].shape[0] for session in (explained, original)]
+    batch = next((size for size in sizes if isinstance(size, int)), 1)
+    asked = {**explained.inputs, **explained.optional}["targets"].shape[1]
+    count = asked if isinstance(asked, int) else 1
+    feeds = random_feeds(explained, batch) | {"targets": np.full((batch, count), -1, np.int64)}
     ours = explained.run(feeds)
     theirs = original.run({name: feeds[name].astype(original.dtype(name)) for name in original.inputs})
     renamed = {old: new for new, old in (metadata.renamed or {}).items()}
@@ -243,8 +245,10 @@ def _directional(
         return None, None
     direction = np.random.default_rng(seed).standard_normal(x.shape).astype(x.dtype)
 
+    first = {**feeds, "targets": feeds["targets"][:, :1]} if plain is not explained else feeds
+
     def slope(pixels: Any) -> float:
-        gradient = plain.run({**feeds, image: pixels.astype(x.dtype)})["gradient"][0, 0]
+        gradient = plain.run({**first, image: pixels.astype(x.dtype)})["gradient"][0, 0]
         return float((gradient.astype(np.float64) * direction[0]).sum())
 
     def score(pixels: Any) -> float:
