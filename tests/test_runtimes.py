@@ -16,7 +16,15 @@ pytestmark = pytest.mark.slow
 TOLERANCE = 5e-4
 #: Further where a value within rounding of a step falls to its other side: a ReLU's mask turns for a pixel of a guided
 #: map, an overlay takes the next colour of the palette; and for half precision, whose sums each engine rounds its way.
-LOOSER = {("guided", None): 2e-2, (PHOTO, None): 2e-2, ("Grad-CAM", "float16"): 1e-2, ("LayerCAM", "float16"): 1e-2}
+LOOSER = {
+    ("guided", None): 2e-2,
+    (PHOTO, None): 2e-2,
+    ("Grad-CAM", "float16"): 1e-2,
+    ("LayerCAM", "float16"): 1e-2,
+    # its layers lie before ReLUs, and one input of these, of 46,464, is 2.5e-7: all but ONNX Runtime's CPU provider
+    # round it to zero
+    ("Grad-CAM", "detector, FastestDet"): 5e-2,
+}
 #: What does not hold, with the reason: the file is refused with an error, or half precision turns masks.
 FAILS = {
     **{
