@@ -5,7 +5,7 @@ Imports numpy, onnx, onnx_ir and onnxscript (its graph passes); never ONNX Runti
 """
 
 from portable_cam.export.assemble.differentiate import differentiate
-from portable_cam.export.assemble.explanation import build_explanation, save_explanation
+from portable_cam.export.assemble.files import build_explanation, save_explanation
 from portable_cam.export.compose.link import link
 from portable_cam.export.compose.unroll import unroll
 from portable_cam.export.diagnose.axis_trace import AxisTrace, trace_axes

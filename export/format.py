@@ -27,6 +27,8 @@ MOST_RANKS = 16
 """How far down the ranking a negative target can point."""
 EXPLAINED = "explained"
 """int64 (N, K): the targets, negative ones resolved."""
+CLAMPED = "clamped"
+"""bool (N, K): the target asked for was out of range, and the nearest one was explained."""
 CAM = "cam"
 """An alias of the output ``heatmap.cam``."""
 
@@ -66,7 +68,7 @@ T = TypeVar("T")
 
 def is_ours(name: str) -> bool:
     """A tensor of this name is an input or output of an explanation, so that the model's own may not have it."""
-    return name in {TARGETS, "target", SCORES, EXPLAINED, LOSS_SCALE, *METHODS} or name.startswith(PREFIXES)
+    return name in {TARGETS, "target", SCORES, EXPLAINED, CLAMPED, LOSS_SCALE, *METHODS} or name.startswith(PREFIXES)
 
 
 def is_internal(name: str) -> bool:
@@ -152,6 +154,12 @@ class ExplanationMetadata:
     """Of low-resolution maps that are not to be stretched over the image, by the names of ``raw``: for rows and for
     columns step and offset (cell i is centred at pixel step i + offset), or None where they are. Where an axis has
     several parts, they follow as pairs of a number of entries and what these are, and the former count in the axis."""
+    ranked: bool | None = None
+    """True where a negative target -r is the one of rank r."""
+    plain: dict[str, str] | None = None
+    """The names of inputs and outputs that are not letters, digits and underscores, by those they have in the file."""
+    runtime: dict[str, Any] | None = None
+    """What the file was written for: ``name``, ``least`` its least version, ``notes`` what is not certain there."""
     widened: str | None = None
     """The type that the model had where it is always computed in float32 (written by ``normalize``)."""
 
@@ -212,6 +220,6 @@ def split(values: Mapping[str, T], metadata: ExplanationMetadata) -> tuple[dict[
     own = {
         renamed.get(name, name): value
         for name, value in values.items()
-        if name not in {SCORES, EXPLAINED, CAM, *maps} and not name.startswith(PREFIXES)
+        if name not in {SCORES, EXPLAINED, CLAMPED, CAM, *maps} and not name.startswith(PREFIXES)
     }
     return maps, raw, own

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from portable_cam.checked import checked
 from portable_cam.errors import DeviceError, InputError, PortableCamWarning, TargetError
-from portable_cam.export.format import EXPLAINED, MOST_RANKS, SCORES, TARGETS, ExplanationMetadata, split
+from portable_cam.export.format import CLAMPED, EXPLAINED, MOST_RANKS, SCORES, TARGETS, ExplanationMetadata, split
 from portable_cam.export.options import Keywords, Options
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.read.description import Description
@@ -248,15 +248,11 @@ class Explainer(Rebuilt):
         try:
             return self._run(feeds, asked)
         except InputError as error:
-            if self._metadata.row is not None and _NO_SUCH_ROW in str(error):
-                raise TargetError(
-                    f"row {self._metadata.row} is out of range: '{self._metadata.scores}' has fewer rows for {count} "
-                    "images"
-                ) from None
-            if self.classes is not None or not given or extra or asked.max() < 0:
+            if self._metadata.row is None or _NO_SUCH_ROW not in str(error):
                 raise
-            self._run(feeds, np.full((len(asked), 1), -1, np.int64))  # if this fails too, it was not the targets
-            raise TargetError(f"target {asked.max()} is out of range: the model has fewer classes") from None
+            raise TargetError(
+                f"row {self._metadata.row} is out of range: '{self._metadata.scores}' has fewer rows for {count} images"
+            ) from None
 
     def on_device(self, x: Any, targets: ArrayLike | None = None, **extra: ArrayLike) -> DeviceResult:
         """Explain a batch whose results stay on the GPU; only for ``device="cuda"`` or a device with options.
@@ -321,6 +317,9 @@ class Explainer(Rebuilt):
     def _run(self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]) -> Result:
         session = self._session_for(asked)
         values = self._batches.run(session, {**feeds, TARGETS: asked})
+        if values[CLAMPED].any():
+            wrong = np.abs(asked[values[CLAMPED]]).max()
+            raise TargetError(f"target {wrong} is out of range: the model has fewer classes")
         self._check_rows(values, len(asked))
         if self._wants_check and not self.checks:
             key = check_cache.key_of(self._metadata)

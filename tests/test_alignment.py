@@ -17,6 +17,7 @@ from PIL import Image
 import portable_cam as pcam
 from portable_cam.errors import InputError, LayerError, OptionError
 from portable_cam.export import build_explanation, list_layers
+from portable_cam.export.assemble.explanation import explanation_model
 from portable_cam.export.layers.placement import Along, weights_of
 from portable_cam.export.layers.relation import Relation
 from portable_cam.image.look import Look
@@ -168,7 +169,7 @@ def test_weights_of_a_stretched_map_are_those_of_bilinear_interpolation() -> Non
 
 def test_kernels_refuse_what_they_would_stretch(make_model: Any) -> None:
     with pytest.raises(OptionError, match="does not look at all of it"):
-        build_explanation(bright(make_model, BEFORE["crop"][0]), heads_in_graph=False)
+        explanation_model(bright(make_model, BEFORE["crop"][0]), heads_in_graph=False)
 
 
 # -- the channels of the input -------------------------------------------------------------------------------------

@@ -827,7 +827,8 @@ def test_explanation_runs_in_bare_onnxruntime(small_cnn: onnx.ModelProto, target
     onnx.checker.check_model(proto, full_check=True)
     assert {node.domain for node in proto.graph.node} == {""}
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    assert [i.name for i in session.get_inputs()] == ["x", "targets"]
+    assert [i.name for i in session.get_inputs()] == ["x"]
+    assert [i.name for i in session.get_overridable_initializers()] == ["targets"], "the top class by default"
     names = [o.name for o in session.get_outputs()]
     explained = pcam.Explainer(small_cnn, ALL)
     for k in [1] if targets_per_image else [1, 3]:

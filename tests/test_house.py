@@ -91,7 +91,12 @@ ROOMS = Rooms(
 )
 
 #: The only modules that import ONNX Runtime: what runs sessions, and what needs its memory or its converter.
-ONNX_RUNTIME = {"portable_cam.runtime.session", "portable_cam.runtime.gpu.binding", "portable_cam.runtime.gpu.float16"}
+ONNX_RUNTIME = {
+    "portable_cam.runtime.session",
+    "portable_cam.runtime.ort_format",
+    "portable_cam.runtime.gpu.binding",
+    "portable_cam.runtime.gpu.float16",
+}
 
 
 def libraries(name: str) -> set[str]:

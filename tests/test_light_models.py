@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from portable_cam.export.assemble.explanation import build_explanation
+from portable_cam.export import build_explanation
 from portable_cam.runtime.session import Session
 from portable_cam.verify.selfcheck import self_check
 

@@ -17,7 +17,7 @@ from costs import slow_but
 from benchmarks import zoo as benchmark
 from benchmarks.models import resnet50
 from portable_cam.export import build_explanation, from_torch
-from portable_cam.export.assemble import explanation
+from portable_cam.export.deploy import deployment
 
 METHODS = ("gradcam", "guided_gradcam")
 MEGABYTE = 1 << 20
@@ -151,7 +151,7 @@ def test_no_shape_is_lost(zoo: Path, name: str, monkeypatch: pytest.MonkeyPatch)
         return {name: [d.dim_value or d.dim_param for d in shape.dim] for name, shape in stated.items()}
 
     small = build_explanation(path, METHODS, targets_per_image=1)
-    monkeypatch.setattr(explanation, "strip_inner_shapes", lambda model: None)
+    monkeypatch.setattr(deployment, "strip_inner_shapes", lambda model: None)
     full = build_explanation(path, METHODS, targets_per_image=1)
     weights = {tensor.name for tensor in full.graph.initializer}
     whole = {name: dims for name, dims in shapes(full).items() if name not in weights}

@@ -18,9 +18,8 @@ from processor import needs_exact_bytes
 from portable_cam import assets
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Explanation
-from portable_cam.export import doctor
+from portable_cam.export import build_explanation, doctor
 from portable_cam.export.assemble.differentiate import differentiate
-from portable_cam.export.assemble.explanation import build_explanation
 from portable_cam.export.graph.values import constant_of
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.export.targets.scores import find_scores

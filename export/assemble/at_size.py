@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model whose images may have any height and width, at one of them."""
+"""A model whose images may have any height and width, or come in any number, at one of them."""
 
 from __future__ import annotations
 
@@ -46,3 +46,29 @@ def at_size(model: AnyModel, size: tuple[int, int] | None, images: int | None = 
     wanted = {0: images, first: size[0], first + 1: size[1]}
     fixed = {axis: n for axis, n in wanted.items() if dims[axis] is None and n is not None}
     return known.with_sizes(str(image.name), fixed) if fixed else known
+
+
+def at_batch(model: AnyModel, batch: int | None) -> NormalizedModel:
+    """The model for so many images at a time, so that what follows from their number is constant.
+
+    Args:
+        model: The model; its file is not changed.
+        batch: How many; None leaves the model as it is.
+
+    Raises:
+        OptionError: The model takes another number.
+        InputError: The model has no image input.
+    """
+    known = normalized(model)
+    if batch is None:
+        return known
+    image = image_input(known.graph)
+    own = image.shape.dims[0] if image.shape is not None else None
+    if isinstance(own, int):
+        if own != batch:
+            raise OptionError(f"the model takes images by {own}, not by {batch}")
+        return known
+    together = [v for v in known.graph.inputs if v.shape is not None and v.shape.dims and v.shape.dims[0] == own]
+    for name in [str(value.name) for value in together]:
+        known = known.with_sizes(name, {0: batch})
+    return known

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
-import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from portable_cam.checked import checked
 from portable_cam.errors import ModelError, OptionError
 from portable_cam.export import format
 from portable_cam.export.assemble.choose_layers import choose_layers, guided_on_path
@@ -20,7 +17,6 @@ from portable_cam.export.assemble.write import write
 from portable_cam.export.autodiff.dequantized import input_quantization
 from portable_cam.export.autodiff.relu_policy import guided_nodes
 from portable_cam.export.deploy.ort_workarounds import apply_ort_workarounds
-from portable_cam.export.deploy.strip_shapes import strip_inner_shapes
 from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.layers.candidates import image_input, layer_axes
@@ -31,106 +27,14 @@ from portable_cam.export.layers.relation import Relation
 from portable_cam.export.methods.cam import cam_end
 from portable_cam.export.methods.registry import uses_relu_rule
 from portable_cam.export.methods.tokens import embeddings
-from portable_cam.export.options import Keywords, Options
+from portable_cam.export.options import Options
 from portable_cam.export.passes.dynamic_batch import make_batch_dynamic
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.passes.precision import float_types, to_float32
 from portable_cam.export.read.inside import name_model
-from portable_cam.export.read.weights import save_model, to_proto
-from portable_cam.export.targets import Target
 from portable_cam.export.targets.protocol import scores_of
 from portable_cam.export.targets.scores import scores_to_explain
 from portable_cam.spelling import option
-
-
-@checked
-def build_explanation(
-    model: AnyModel,
-    methods: Sequence[str] = ("gradcam",),
-    layer: str | Sequence[str] | None = None,
-    target: Target | None = None,
-    *,
-    targets_per_image: int | None = None,
-    heads_in_graph: bool = True,
-    preprocessing: str | None = None,
-    **options: Unpack[Keywords],
-) -> onnx.ModelProto:
-    """The portable explainer: one ONNX file of standard operators that computes scores, maps and the model's outputs.
-
-    Args:
-        model: A path, bytes, ``onnx.ModelProto``, ``onnx_ir.Model`` or
-            :class:`~portable_cam.export.passes.normalized.NormalizedModel`.
-        methods: As in :class:`~portable_cam.export.options.Options`; likewise ``layer``, ``target`` and ``**options``:
-            ``output``, ``profile``, ``relu_policy``, ``saturation``, ``sign``, ``precision``,
-            ``alignment``, ``axes``, ``details``, ``words``.
-        layer: See ``methods``.
-        target: See ``methods``.
-        targets_per_image: 1 for a graph without a Scan that takes one target per image; None for any number.
-        heads_in_graph: False for a graph that stops where kernels go on. Instead of the methods' maps it gives
-            ``activations.<layer>`` (N, C, h, w) and ``weights.<layer>`` (N, K, C) where a gradient is the same
-            everywhere, else ``gradients.<layer>`` (N, K, C, h, w); for CAM ``weights.cam`` (N, K, C), or ``sums.cam``
-            (N, K, h, w) before sign and ReLU; and input gradients. Floats stay what they are in the model.
-        preprocessing: JSON to store in the metadata.
-        **options: See ``methods``.
-
-    Returns:
-        A model with the inputs of the original, ``targets`` int64 (N, K), and those that the target brings (a mask,
-        say), each (N, K, ...); a negative target -r means the class of rank r of that image, up to 16, for targets that
-        have a ranking. Outputs: ``scores`` (N, K), ``explained`` int64 (N, K) the targets with negative ones resolved,
-        for each method of maps ``heatmap.<method>`` (N, K, H, W), ``raw.<method>`` (N, K, h, w) and ``range.<method>``
-        (N, K, 2) (least and greatest value before the ReLU), for the others one output of their name (N, K, C, H, W) in
-        the image's own layout; then the model's own outputs. :mod:`portable_cam.export.format` lists all names.
-
-    Raises:
-        OptionError, LayerError, TargetError, InputError, ModelError: What was asked for does not fit the model, or the
-            explanation is larger than one protobuf can be: see :func:`save_explanation`.
-    """
-    model = normalized(model)
-    chosen = Options.of(model.described({"methods": methods, "layer": layer, "target": target, **options}))
-    built = explanation_model(
-        model, chosen, targets_per_image=targets_per_image, heads_in_graph=heads_in_graph, preprocessing=preprocessing
-    )
-    strip_inner_shapes(built)
-    return to_proto(built)
-
-
-@checked
-def save_explanation(
-    path: str | Path,
-    model: AnyModel,
-    methods: Sequence[str] = ("gradcam",),
-    layer: str | Sequence[str] | None = None,
-    target: Target | None = None,
-    *,
-    targets_per_image: int | None = None,
-    preprocessing: str | None = None,
-    **options: Unpack[Keywords],
-) -> list[Path]:
-    """Build an explanation and write it, whatever its size: to ``path``, and where it is larger than the 2 GiB of one
-    protobuf its weights to ``path`` with ``.data`` added, which has to stay beside it. The weights are streamed from
-    the model's own files.
-
-    Args:
-        path: The file to write.
-        model: As for :func:`build_explanation`, as are the others.
-        methods: As there.
-        layer: As there.
-        target: As there.
-        targets_per_image: As there.
-        preprocessing: As there.
-        **options: As there.
-
-    Returns:
-        The files written.
-
-    Raises:
-        OptionError, LayerError, TargetError, InputError, ModelError: What was asked for does not fit the model.
-    """
-    model = normalized(model)
-    chosen = Options.of(model.described({"methods": methods, "layer": layer, "target": target, **options}))
-    built = explanation_model(model, chosen, targets_per_image=targets_per_image, preprocessing=preprocessing)
-    strip_inner_shapes(built)
-    return save_model(built, Path(path))
 
 
 def explanation_model(
@@ -140,25 +44,34 @@ def explanation_model(
     targets_per_image: int | None = None,
     heads_in_graph: bool = True,
     preprocessing: str | None = None,
+    free_batch: bool = True,
 ) -> ir.Model:
-    """As :func:`build_explanation`, with weights that are still the source's: mapped from its files, or shared.
+    """The graph of an explanation as ONNX Runtime runs it here, with weights that are still the source's: mapped from
+    its files, or shared. :mod:`portable_cam.export.assemble.files` makes a file of it.
 
     Args:
         model: The model.
         options: The choices; None for the defaults.
-        targets_per_image: As there.
-        heads_in_graph: As there.
-        preprocessing: As there.
+        targets_per_image: How many targets the graph takes per image; None for any number, by a Scan.
+        heads_in_graph: False for a graph that stops where kernels go on. Instead of the methods' maps it gives
+            ``activations.<layer>`` (N, C, h, w) and ``weights.<layer>`` (N, K, C) where a gradient is the same
+            everywhere, else ``gradients.<layer>`` (N, K, C, h, w); for CAM ``weights.cam`` (N, K, C), or ``sums.cam``
+            (N, K, h, w) before sign and ReLU; and input gradients. Floats stay what they are in the model.
+        preprocessing: JSON to store in the metadata.
+        free_batch: Whether a fixed batch is made symbolic where the operators prove that images do not mix.
+
+    Raises:
+        OptionError, LayerError, TargetError, InputError, ModelError: What was asked for does not fit the model.
     """
     options = options or Options()
-    if targets_per_image not in {1, None}:
-        raise OptionError(f"targets_per_image is 1 or None (any number), not {targets_per_image}")
+    if targets_per_image is not None and targets_per_image < 1:
+        raise OptionError(f"targets_per_image is a number from 1 on, or None (any number), not {targets_per_image}")
     source = normalized(model)
     normal = source.copy()
     if options.precision == "float32":
         to_float32(normal)
     fixed = _has_fixed_batch(normal.graph)
-    freed = make_batch_dynamic(normal).modified and fixed
+    freed = free_batch and make_batch_dynamic(normal).modified and fixed
     graph, target = normal.graph, options.explained
     declare_axes(graph, options.axes)
     types = float_types(graph)
@@ -189,7 +102,7 @@ def explanation_model(
             f"{option('alignment', 'field')} was asked for: make the maps in the graph"
         )
     graph.outputs.clear()
-    write(plan, targets_per_image)
+    asked = write(plan, targets_per_image)
     graph.outputs.extend(own_outputs)
     passes.RemoveUnusedNodesPass()(normal)
     apply_ort_workarounds(graph)
@@ -222,6 +135,7 @@ def explanation_model(
         rows=target.rows(scores),
         unseen=_unseen(layer_names, plan.places),
         placed=_placed(plan),
+        ranked=asked.ranked or None,
     ).write(normal)
     name_model(normal, own_inputs, own_outputs)
     return normal

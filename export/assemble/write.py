@@ -6,14 +6,15 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import onnx_ir as ir
 
 from portable_cam.errors import OptionError
 from portable_cam.export import format
+from portable_cam.export.assemble.asked import Asked, ask
 from portable_cam.export.assemble.heat_maps import heat_maps, put_back
-from portable_cam.export.assemble.per_target import scan_targets, single_target
+from portable_cam.export.assemble.per_target import all_targets, one_target
 from portable_cam.export.assemble.plan import Plan, emit
 from portable_cam.export.autodiff.backward import backward
 from portable_cam.export.autodiff.loss_scale import loss_scale, scaled_seed, unscale
@@ -28,69 +29,29 @@ from portable_cam.export.methods.gradcam import channel_weights, weighted_sum
 from portable_cam.export.methods.guided_gradcam import product
 from portable_cam.export.methods.method import Method
 from portable_cam.export.methods.tokens import token_attribution
-from portable_cam.export.targets import Extra
 from portable_cam.spelling import option
 
 
-def write(plan: Plan, targets_per_image: int | None) -> None:
-    """Append everything from the targets to the finished maps."""
-    graph, b = plan.graph, plan.builder
-    targets = ir.Value(
-        name=format.TARGETS,
-        type=ir.TensorType(ir.DataType.INT64),
-        shape=ir.Shape([plan.batch, "K" if targets_per_image is None else targets_per_image]),
-    )
-    graph.inputs.append(targets)
-    resolved = _resolve(plan, targets)
-    extras = plan.target.inputs(plan.scores)
-    given = [resolved, *(_add_input(plan, targets, extra) for extra in extras)]
-    if targets_per_image == 1:
-        each = [b.op("Squeeze", value, b.ints([1])) for value in given]
-    else:
-        each = [ir.Value(name=name, type=value.type) for name, value in zip(_each(extras), given, strict=True)]
-    for value, extra in zip(each, (None, *extras), strict=True):
-        value.shape = ir.Shape([plan.batch, *(extra.dims if extra is not None else ())])
-    further = {extra.name: value for extra, value in zip(extras, each[1:], strict=True)}
+def write(plan: Plan, targets_per_image: int | None) -> Asked:
+    """Append everything from the targets to the finished maps. Returns what says the targets."""
+    b, asked = plan.builder, ask(plan.builder, plan.target, plan.scores, plan.batch, targets_per_image)
+    given = [asked.targets, *(value for _, value in asked.extras)]
+    each = one_target(b, given, ["target", *(f"{extra.name}/each" for extra, _ in asked.extras)], targets_per_image)
+    for value, dims in zip(each, ((), *(extra.dims for extra, _ in asked.extras)), strict=True):
+        value.shape = ir.Shape([plan.batch, *dims])
+    further = {extra.name: value for (extra, _), value in zip(asked.extras, each[1:], strict=True)}
     per_target = _per_target(plan, each[0], further)
     names, values = list(per_target), list(per_target.values())
-    if targets_per_image == 1:
-        stacked = single_target(b, values)
-    else:
-        stacked = scan_targets(graph, list(zip(given, each, strict=True)), values)
+    stacked = all_targets(b, list(zip(given, each, strict=True)), values, targets_per_image)
     everything = dict(zip(names, stacked, strict=True))
     emit(plan, format.SCORES, everything.pop(format.SCORES), [])
-    emit(plan, format.EXPLAINED, resolved, [])
+    emit(plan, format.EXPLAINED, asked.targets, [])
+    emit(plan, format.CLAMPED, asked.clamped, [])
     if plan.for_kernels:
-        _stop_before_maps(plan, resolved, everything)
+        _stop_before_maps(plan, asked.targets, everything)
     else:
-        _finish(plan, resolved, everything)
-
-
-def _add_input(plan: Plan, targets: ir.Value, extra: Extra) -> ir.Value:
-    dims = targets.shape.dims if targets.shape is not None else ()
-    value = ir.Value(name=extra.name, type=ir.TensorType(extra.dtype), shape=ir.Shape([*dims, *extra.dims]))
-    plan.graph.inputs.append(value)
-    return value
-
-
-def _each(extras: Sequence[Extra]) -> list[str]:
-    return ["target", *(f"{extra.name}/each" for extra in extras)]
-
-
-def _resolve(plan: Plan, targets: ir.Value) -> ir.Value:
-    """Negative targets, -1 the top class, replaced by what they point to in the image's ranking."""
-    b, count = plan.builder, plan.target.count(plan.scores)
-    ranking = plan.target.ranking(b, plan.scores)
-    if ranking is None:
-        return targets
-    if count is not None:
-        depth = b.ints([min(format.MOST_RANKS, count)])
-    else:
-        depth = b.op("Min", b.ints([format.MOST_RANKS]), b.op("Shape", ranking, start=1))
-    _, order = b.op_multi("TopK", [ranking, depth], 2, axis=1)
-    order.dtype = ir.DataType.INT64
-    rank = b.op("Max", b.op("Sub", b.op("Neg", targets), 1), 0)
-    return b.op("Where", b.op("Less", targets, 0), b.op("GatherElements", order, rank, axis=1), targets)
+        _finish(plan, asked.targets, everything)
+    return asked
 
 
 # -- once for each target ------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from typing import Any
 
@@ -35,6 +35,11 @@ def convert_opset(model: ir.Model) -> PassResult:
         ModelError: It is not valid ONNX, or an operator has no form in that opset.
     """
     return _on_proto(model, _convert)
+
+
+def inline_standard_functions(model: ir.Model, op_types: Collection[str]) -> PassResult:
+    """The model with these operators replaced by the standard's own bodies, where it has one."""
+    return _on_proto(model, lambda proto: _inline(proto, lambda op_type: op_type in op_types))
 
 
 def _convert(proto: onnx.ModelProto) -> onnx.ModelProto:

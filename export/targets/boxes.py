@@ -16,7 +16,7 @@ from portable_cam.export.graph.values import dtype_of, element_count, known_dims
 from portable_cam.export.layers.columns import is_probability, makers_of
 from portable_cam.export.layers.pyramid import pyramid
 from portable_cam.export.targets.box_layout import AXES, RANKS, SIDES, BoxPart, Columns, Form, numbers_of, side_of
-from portable_cam.export.targets.classes import pick
+from portable_cam.export.targets.pick import pick
 from portable_cam.export.targets.protocol import Extra, Target
 from portable_cam.export.targets.scores import Scores, cut_inside, named_tensor
 from portable_cam.spelling import option
@@ -98,8 +98,9 @@ class Boxes(Target):
     def ranking(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value:
         if self.part == "objectness":  # the same for all classes of a box
             size = b.ints([1, 1, self.class_count(scores)])
-            return self._flat(b, b.op("Tile", self._rows(b, scores, self.objectness), size))
-        return self._flat(b, self._scored(b, scores))
+            tiled = b.op("Tile", self._rows(b, scores, self.objectness), size)
+            return self._flat(b, tiled, self.count(scores))
+        return self._flat(b, self._scored(b, scores), self.count(scores))
 
     def score(self, b: Builder, scores: Sequence[ir.Value], index: ir.Value, extra: Mapping[str, ir.Value]) -> ir.Value:
         box = b.op("Div", index, b.ints(self.class_count(scores)))
@@ -107,9 +108,9 @@ class Boxes(Target):
             return self._side(b, scores, box)
         factors = []
         if self.part != "objectness":
-            factors.append(pick(b, self._flat(b, self._rows(b, scores, self.classes)), index))
+            factors.append(pick(b, self._flat(b, self._rows(b, scores, self.classes), self.count(scores)), index))
         if self.objectness and self.part != "class":
-            factors.append(pick(b, self._flat(b, self._rows(b, scores, self.objectness)), box))
+            factors.append(pick(b, self._flat(b, self._rows(b, scores, self.objectness), self._boxes(scores)), box))
         if self.logits and len(factors) == 2:
             factors = [b.op("Sigmoid", factor) for factor in factors]
         return factors[0] if len(factors) == 1 else b.op("Mul", *factors)
@@ -155,17 +156,17 @@ class Boxes(Target):
         rows = [_as_rows(b, self._tensor(scores, columns), columns) for columns in where]
         return rows[0] if len(rows) == 1 else b.op("Concat", *rows, axis=1)
 
-    def _flat(self, b: Builder, rows: ir.Value) -> ir.Value:
+    def _flat(self, b: Builder, rows: ir.Value, count: int | None) -> ir.Value:
         flat = b.op("Reshape", rows, b.ints([0, -1]))
-        flat.shape = ir.Shape([None, None])
+        flat.shape = ir.Shape([None, count])
         return flat
 
     def _side(self, b: Builder, scores: Sequence[ir.Value], box: ir.Value) -> ir.Value:
         """The position of one side of the box chosen, (N,), up to a constant that does not depend on the image."""
         rows = self._rows(b, scores, self.sides)
         width = sum(_width(self._tensor(scores, c), c) for c in self.sides[:1])
-        position = b.op("Expand", b.op("Unsqueeze", box, b.ints([1, 2])), b.ints([1, 1, width]))
-        numbers = b.op("Squeeze", b.op("GatherElements", rows, position, axis=1), b.ints([1]))
+        rows.shape = ir.Shape([None, self._boxes(scores), width])
+        numbers = pick(b, rows, box)
         numbers.shape = ir.Shape([None, width])
         i = SIDES.index(self.part)
         axis, sign = i % 2, -1 if i < 2 else 1

@@ -14,6 +14,7 @@ from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import described, known_dims
 from portable_cam.export.layers.candidates import image_input
+from portable_cam.export.targets.pick import pick
 from portable_cam.export.targets.protocol import Extra, Target, single_output, vector_size
 from portable_cam.export.targets.rows import Rows, pick_row, rows_to_choose
 from portable_cam.export.targets.score_axes import score_axes
@@ -248,12 +249,6 @@ class Contrast(Target):
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.name, "of": self.of.describe()}
-
-
-def pick(b: Builder, rows: ir.Value, index: ir.Value) -> ir.Value:
-    """The element ``index`` of each row: (N, M), int64 (N,) -> (N,)."""
-    column = b.op("Unsqueeze", index, b.ints([1]))
-    return b.op("Squeeze", b.op("GatherElements", rows, column, axis=1), b.ints([1]))
 
 
 def _members(b: Builder, rows: ir.Value, members: Sequence[int]) -> ir.Value:

@@ -16,7 +16,7 @@ from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import described, known_dims
 from portable_cam.export.layers.candidates import candidates
-from portable_cam.export.targets.classes import pick
+from portable_cam.export.targets.pick import pick
 from portable_cam.export.targets.protocol import Extra, Target, single_output
 from portable_cam.export.targets.score_axes import score_axes
 from portable_cam.export.targets.scores import PASS_THROUGH, Scores, cut_before, find_scores, own_threshold
@@ -153,9 +153,9 @@ class Dense(Target):
             sums.shape = ir.Shape([None, self.count(scores)])
             return pick(b, sums, index)
         weights = extra["mask"] if self.over == "mask" else self._predicted(b, flat, index)
-        return pick(
-            b, b.op("Squeeze", b.op("MatMul", flat, b.op("Reshape", weights, b.ints([0, -1, 1]))), b.ints([2])), index
-        )
+        sums = b.op("Squeeze", b.op("MatMul", flat, b.op("Reshape", weights, b.ints([0, -1, 1]))), b.ints([2]))
+        sums.shape = ir.Shape([None, self.count(scores)])
+        return pick(b, sums, index)
 
     def stated(self, values: Mapping[str, NDArray[Any]], index: int, cut: str | None) -> tuple[float, int | None] | str:
         found = [value for name, value in values.items() if name != "mask" and value.dtype.kind == "f"]

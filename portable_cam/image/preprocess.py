@@ -130,11 +130,11 @@ class Preprocessing:
             pixels = luma[:, :, None]
         else:
             pixels = view[:, :, ::-1] if self.color == "bgr" else view
-        planes = [table[pixels[:, :, i]] for i, table in enumerate(self._tables)]
+        planes = [table[pixels[:, :, i]] for i, table in enumerate(self.tables)]
         return np.ascontiguousarray(np.stack(planes, 0 if self.layout == "nchw" else 2)[None])
 
     @cached_property
-    def _tables(self) -> NDArray[Any]:
+    def tables(self) -> NDArray[Any]:
         """What becomes of each of the 256 values of a pixel, for each channel: (C, 256) of ``dtype``."""
         values = np.arange(256, dtype=np.float64)[:, None] * self.scale
         values = (values - np.asarray(self.mean)) / np.asarray(self.std)

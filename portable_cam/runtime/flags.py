@@ -1,4 +1,4 @@
-"""Warnings about maps: flat, all negative, not finite, not put back."""
+"""Warnings about maps: flat, all negative, not finite, not put back, of another target than asked for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portable_cam.export.format import RANGE, RAW, SCORES, VIEWS
+from portable_cam.export.format import CLAMPED, RANGE, RAW, SCORES, VIEWS
 
 #: Of a score: its last digits in float32, after sums of a few hundred terms.
 _ROUNDING = 16 * float(np.finfo(np.float32).eps)
@@ -29,6 +29,8 @@ def find_flags(values: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[An
             if flag not in found[n][k]:
                 found[n][k].append(flag)
 
+    if CLAMPED in values:
+        mark("clamped", values[CLAMPED])
     for value in maps.values():
         space = tuple(range(2, value.ndim))
         mark("flat", value.min(axis=space) == value.max(axis=space))

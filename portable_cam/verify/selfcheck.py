@@ -99,7 +99,9 @@ def _proof(
     session = Session(explanation, as_written=as_written)
     fixed = session.inputs[metadata.image].shape[0]
     batch = fixed if isinstance(fixed, int) else 1
-    feeds = random_feeds(session, batch) | {TARGETS: np.full((batch, 1), -1, np.int64)}
+    asked = {**session.inputs, **session.optional}[TARGETS].shape[1]
+    count = asked if isinstance(asked, int) else 1
+    feeds = random_feeds(session, batch) | {TARGETS: np.full((batch, count), -1, np.int64)}
     for name in metadata.inputs:  # one target: its further inputs of an index are 0, the first class or token
         given = feeds[name][:, :1]
         feeds[name] = np.zeros_like(given) if given.dtype.kind in "iu" else np.abs(given)

@@ -27,7 +27,12 @@ from portable_cam.export.autodiff.quantized_ranges import clip_bounds
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 
 _STEEP = 2.0**126  # times the smallest normal float32 (2 ** -126) is 1
+# Where y is 0, what is below 0 is 0; 1 loses it in rounding. Not 0, which OpenVINO takes for an attribute that is not
+# given, and for which it then has the default of 0.5 (docs/runtimes.md).
+_BELOW_ZERO = -(2.0**-100)
 _STEEP_AT_BOUND = 2.0**100  # a power of two: bound * slope is exact, so that the mask is exactly 0 at the bound
+#: A HardSigmoid steeper than this is a mask of a rule here.
+STEEPEST_MODEL_SLOPE = 2.0**64
 
 
 def gate(v: Vjp, rule: str) -> ir.Value:
@@ -45,14 +50,14 @@ def pass_where_positive(v: Vjp, y: ir.Value, g: ir.Value) -> ir.Value:
     """``g`` where y > 0, else 0."""
     b = v.b
     if y.dtype == ir.DataType.FLOAT and not v.singular:
-        return b.op("Mul", b.op("HardSigmoid", y, alpha=_STEEP, beta=0.0), g)
+        return b.op("Mul", b.op("HardSigmoid", y, alpha=_STEEP, beta=_BELOW_ZERO), g)
     return b.op("Where", b.op("Greater", y, 0), g, b.number(0, y))
 
 
 def pass_below(v: Vjp, y: ir.Value, upper: float, g: ir.Value) -> ir.Value:
     """``g`` where y < upper, else 0."""
     b = v.b
-    if y.dtype == ir.DataType.FLOAT and not v.singular and abs(upper) < 2.0**26:
+    if y.dtype == ir.DataType.FLOAT and not v.singular and 0 < abs(upper) < 2.0**26:  # a beta of 0: see above
         below = b.op("HardSigmoid", y, alpha=-_STEEP_AT_BOUND, beta=upper * _STEEP_AT_BOUND)
         return b.op("Mul", below, g)
     return b.op("Where", b.op("Less", y, upper), g, b.number(0, y))
