@@ -109,6 +109,11 @@ class Options:
         object.__setattr__(self, "methods", check_methods(self.methods))
         if not self.methods and not self.words:
             raise OptionError(f"no method was given; the methods are {', '.join(METHODS)}")
+        either = [name for name in self.methods if METHODS[name].activation_map is not None]
+        if self.negated and either:
+            raise OptionError(
+                f"{', '.join(either)} is the same for every target: there is no map of what speaks against one"
+            )
         if self.as_is and self.output is None:
             raise OptionError("as_is explains the tensor that output names: name one")
         for choice in fields(self):

@@ -195,7 +195,8 @@ def _methods(
         classifier = "yes"
     except (LayerError, OptionError) as error:
         classifier = str(error)
-    answers = {"classifier weights": classifier, "gradient": to_layer, "input gradient": to_image}
+    layer = "yes" if layers else to_layer
+    answers = {"classifier weights": classifier, "layer": layer, "gradient": to_layer, "input gradient": to_image}
     return {
         name: next((answers[need] for need in method.needs if answers.get(need, "yes") != "yes"), "yes")
         for name, method in METHODS.items()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from portable_cam.explainer import Explainer
+from portable_cam.export.methods.registry import METHODS
 from portable_cam.export.passes.normalized import NormalizedModel
 from portable_cam.result import Result
 
@@ -22,7 +23,9 @@ class Counterfactual:
 
     def __init__(self, model: NormalizedModel, methods: Sequence[str], options: Mapping[str, Any]) -> None:
         other = "positive" if options.get("sign") == "negative" else "negative"
-        self._arguments = model, methods
+        # of methods that give every target the same map there is none of the other sign
+        signed = [name for name in methods if METHODS[name].activation_map is None]
+        self._arguments = model, signed or ["gradcam"]
         self._options = {**options, "sign": other, "check": False}
         self._explainer: Explainer | None = None
 
