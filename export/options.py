@@ -35,7 +35,7 @@ class Options:
     """What is explained, and how.
 
     Attributes:
-        methods: Names of :data:`~portable_cam.export.methods.registry.METHODS`.
+        methods: Names of :data:`~portable_cam.export.methods.registry.METHODS`; none for the scores alone.
         layer: A tensor or node by name, a list of them, or None: chosen, and reported in the result.
         target: What is explained; None for :class:`~portable_cam.export.targets.Class`.
         output: The tensor that holds the scores (for some targets, several): an output, where there are several, or
@@ -107,8 +107,6 @@ class Options:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "methods", check_methods(self.methods))
-        if not self.methods and not self.words:
-            raise OptionError(f"no method was given; the methods are {', '.join(METHODS)}")
         either = [name for name in self.methods if METHODS[name].activation_map is not None]
         if self.negated and either:
             raise OptionError(
@@ -134,7 +132,10 @@ class Options:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f": is '{close[0]}' meant?" if close else f"; the options are {', '.join(known)}"
                 raise OptionError(f"there is no option '{name}'{hint}")
-        return cls(**given)
+        chosen = cls(**given)
+        if not chosen.methods and not chosen.words:
+            raise OptionError(f"no method was given; the methods are {', '.join(METHODS)}")
+        return chosen
 
     @classmethod
     def stored(cls) -> tuple[str, ...]:

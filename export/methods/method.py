@@ -92,8 +92,8 @@ class Method:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What it reads: of ``classifier weights``, ``layer`` (its activation alone), ``activation``, ``gradient`` (both
-        of the layer) and ``input gradient``."""
+        """What it reads: of ``classifier weights``, ``layer`` (its activation alone), ``activation`` and ``gradient``
+        (both of the layer), and ``input gradient``."""
         if self.classifier:
             return ("classifier weights", "activation")
         if self.activation_map is not None:
