@@ -138,6 +138,11 @@ class Options:
         return chosen
 
     @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of all fields."""
+        return tuple(choice.name for choice in fields(cls))
+
+    @classmethod
     def stored(cls) -> tuple[str, ...]:
         """The names of the fields that a file's metadata keeps as they are."""
         return tuple(choice.name for choice in fields(cls) if choice.metadata.get("stored"))

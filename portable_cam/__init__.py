@@ -15,8 +15,8 @@ from portable_cam.errors import Error
 if TYPE_CHECKING:
     from portable_cam import batch as batch
     from portable_cam import export, kernels, targets
-    from portable_cam.explainer import Explainer
     from portable_cam.explanation import Explanation
+    from portable_cam.methods.explainer import Explainer
     from portable_cam.metrics.evaluation import evaluate
     from portable_cam.metrics.outcome import Evaluation
     from portable_cam.result import Result
@@ -48,7 +48,7 @@ __all__ = [
 
 _HOME = {
     "Cuda": "portable_cam.runtime.gpu.options",
-    "Explainer": "portable_cam.explainer",
+    "Explainer": "portable_cam.methods.explainer",
     "Explanation": "portable_cam.explanation",
     "explain": "portable_cam.tasks.api",
     "Evaluation": "portable_cam.metrics.outcome",

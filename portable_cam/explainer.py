@@ -92,7 +92,7 @@ class Explainer:
         given = {"methods": methods, "layer": layer, "target": target, **options}
         self._sessions = Sessions(
             known,
-            Options.of(known.described(given)),
+            self._options_of(known.described(given)),
             device=device,
             providers=providers,
             threads=threads,
@@ -112,6 +112,10 @@ class Explainer:
                 f"no node counts as a ReLU here, so that guided methods give the plain gradient{wider}", stacklevel=2
             )
 
+    def _options_of(self, given: Mapping[str, Any]) -> Options:
+        """The options of the graph."""
+        return Options.of(given)
+
     # -- what was decided ------------------------------------------------------------------------------------------
 
     @property
@@ -130,7 +134,7 @@ class Explainer:
 
     @property
     def _nothing_guided(self) -> bool:
-        return uses_relu_rule(self.methods) and not self.guided_nodes
+        return uses_relu_rule(self._sessions.options.methods) and not self.guided_nodes
 
     @property
     def sign(self) -> str:

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from portable_cam.export.methods.registry import METHODS
+from portable_cam.methods.registry import PASS_METHODS
 
 
 def title_of(method: str) -> str:
     """A method by the name that papers use."""
-    return METHODS[method].title if method in METHODS else method
+    known = METHODS.get(method) or PASS_METHODS.get(method)
+    return method if known is None else known.title
 
 
 def number(value: float, digits: int = 4) -> str:

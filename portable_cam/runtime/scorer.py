@@ -37,6 +37,7 @@ class Scorer:
         **settings: As :class:`~portable_cam.runtime.session.Session` takes them.
 
     Attributes:
+        by: ``softmax`` or ``sigmoid`` where the scores are probabilities, else None.
         passes: How many images were run so far.
         metadata: Of the graph.
 
@@ -58,10 +59,10 @@ class Scorer:
         settings = {"device": "cpu", "providers": None, "threads": None, **settings}
         self._sessions = Sessions(model, plain, **settings)
         self.metadata = ExplanationMetadata.read(self._sessions.props)
-        self._by: str | None = None
+        self.by: str | None = None
         if scale == "probability":
-            self._by = self._squashing(options)
-            squashed = replace(plain, target=Probability(self._by, options.explained))  # type: ignore[arg-type]
+            self.by = self._squashing(options)
+            squashed = replace(plain, target=Probability(self.by, options.explained))  # type: ignore[arg-type]
             self._sessions = Sessions(model, squashed, **settings)
         self._batch, self._on_run = batch, on_run
         self._inputs = Inputs(self._sessions.of(1), self.metadata)
@@ -81,10 +82,10 @@ class Scorer:
 
     def describe(self) -> str:
         """What the scores are."""
-        if self._by is None:
+        if self.by is None:
             return f"logit: '{self.metadata.scores}'"
         assumed = "" if self.metadata.cut is not None else ", which the file itself does not take"
-        return f"probability: the {self._by} of '{self.metadata.scores}'{assumed}"
+        return f"probability: the {self.by} of '{self.metadata.scores}'{assumed}"
 
     @property
     def image_name(self) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Class, ClassSet, Contrast
+from portable_cam.methods.explainer import Explainer
 from portable_cam.result import Result
 from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_numbers
 from portable_cam.tasks.labels import Labels, as_labels, parse_targets
