@@ -13,6 +13,7 @@ from portable_cam import assets
 from portable_cam.errors import InputError, OptionError, TargetError
 from portable_cam.export.passes.normalized import normalized
 from portable_cam.image.baselines import as_input, baseline, gaussian_blur, mix
+from portable_cam.metrics.compare import compare
 from portable_cam.metrics.concentration import complexity, sparsity
 from portable_cam.metrics.curves import deletion, insertion
 from portable_cam.metrics.localization import energy, grown, pointing
@@ -384,6 +385,22 @@ def test_metrics_are_records() -> None:
         assert metric.paper
         assert metric.better in {"higher", "lower"}
     assert road.needs == {"scipy"}
+
+
+@pytest.mark.slow
+def test_compare() -> None:
+    """Methods that differ in nothing agree; a map that knows no class is the same for two."""
+    photo = assets.photo()
+    methods = ("gradcam", "hirescam", "eigencam", "gradient")
+    explained = pcam.explain(assets.model(), photo, methods, "tiger cat, coffee mug", task="classify")
+    found = compare(explained)
+    assert found.between_methods.shape == (2, 4, 4)
+    assert found.between_methods[0, 0, 1] == pytest.approx(1, abs=1e-3)  # behind a global average pool
+    assert found.between_targets[2, 0, 1] == 1
+    assert found.between_targets[0, 0, 1] < 0.5
+    assert json.dumps(found.to_dict())
+    with pytest.raises(OptionError, match="one map only"):
+        compare(pcam.explain(assets.model(), photo, ("gradcam",), task="classify"))
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Methods of many passes: each against a plain twin, an identity of its paper, or a peer."""
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -202,6 +203,33 @@ def test_rise_masks_are_those_of_the_paper() -> None:
     one = make_masks(grids[:1], np.zeros((1, 2), int), (28, 28))[0]
     wide = reference.upsample_bilinear(grids[0], (32, 32))[:28, :28]
     np.testing.assert_allclose(one, wide, atol=1e-12)
+
+
+def test_kernel_shap_gives_the_shapley_values(make_model: Any) -> None:
+    """Of ten parts and a model that is not linear, against the sum over all orders of the definition; and by samples
+    nearly so."""
+    w = random.standard_normal((2, 40)).astype(np.float32)
+    nodes = "c = Conv(x, one) f = Flatten(c) g = Gemm<transB = 1>(f, w) h = Tanh(g) q = Mul(g, g) y = Add(h, q)"
+    given = {"w": w, "one": np.ones((1, 1, 1, 1), np.float32)}
+    model = make_model(nodes, given, x="float[N,1,4,10] x", y="float[N,2] y")
+    x = random.random((1, 1, 4, 10)).astype(np.float32)
+    parts = (np.arange(4) * 2 // 4)[:, None] * 5 + np.arange(10) * 5 // 10
+    masks = (np.arange(1024)[:, None] >> np.arange(10)) & 1
+    worth = Session(model).run({"x": (x * masks[:, parts][:, None]).astype(np.float32)})["y"].astype(np.float64)
+    exact = np.zeros((10, 2))
+    for i in range(10):
+        without = np.flatnonzero(masks[:, i] == 0)
+        sizes = masks[without].sum(axis=1)
+        weights = np.array([math.factorial(s) * math.factorial(9 - s) / math.factorial(10) for s in sizes])
+        exact[i] = (weights[:, None] * (worth[without + (1 << i)] - worth[without])).sum(axis=0)
+
+    def found(samples: int) -> np.ndarray:
+        given = {"kernel_shap": {"samples": samples, "rows": 2, "columns": 5, "baseline": "zero"}}
+        maps = Explainer(model, ("kernel_shap",), parameters=given, profile="captum", batch=256)(x, [[0, 1]])
+        return maps.raw["kernel_shap"][0]
+
+    np.testing.assert_allclose(found(2000), exact.T[:, parts], rtol=1e-3, atol=1e-4)
+    assert np.abs(found(700) - exact.T[:, parts]).max() < 0.1 * np.abs(exact).max()
 
 
 # -- the layer -----------------------------------------------------------------------------------------------------

@@ -66,8 +66,9 @@ class DoctorReport:
 
     @property
     def explainable(self) -> bool:
-        """Whether at least one method works."""
-        return any(answer == "yes" for answer in self.methods.values())
+        """Whether at least one method works that says something of the scores."""
+        of_scores = [name for name, method in METHODS.items() if method.activation_map is None]
+        return any(self.methods.get(name) == "yes" for name in of_scores)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "explainable": self.explainable}

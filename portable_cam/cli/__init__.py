@@ -11,14 +11,14 @@ from typing import Annotated, Any
 import typer
 
 import portable_cam
-from portable_cam.cli import batch, bench, demo, doctor, evaluate, explain, export, layers
+from portable_cam.cli import batch, bench, compare, demo, doctor, evaluate, explain, export, layers
 from portable_cam.cli.common import fail, say, warn
 from portable_cam.errors import Error
 
 #: The commands in the order of ``--help``.
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.run, "explain": explain.run, "layers": layers.run, "doctor": doctor.run, "export": export.run,
-    "batch": batch.run, "evaluate": evaluate.run, "bench": bench.run,
+    "batch": batch.run, "evaluate": evaluate.run, "compare": compare.run, "bench": bench.run,
 }  # fmt: skip
 
 app = typer.Typer(

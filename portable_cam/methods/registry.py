@@ -7,6 +7,7 @@ from portable_cam.methods.ablationcam import ablationcam, reciprocam
 from portable_cam.methods.fullgrad import fullgrad
 from portable_cam.methods.gradient_cams import finer_cam, smooth_gradcam_plus_plus
 from portable_cam.methods.input_attributions import integrated_gradients, smoothgrad, smoothgrad_squared, vargrad
+from portable_cam.methods.kernel_shap import kernel_shap
 from portable_cam.methods.method import PassMethod
 from portable_cam.methods.occlusion import occlusion
 from portable_cam.methods.rise import rise
@@ -30,5 +31,6 @@ PASS_METHODS: dict[str, PassMethod] = {
         vargrad,
         occlusion,
         rise,
+        kernel_shap,
     )
 }

@@ -17,10 +17,9 @@ from portable_cam.export.options import Options
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.image.baselines import MEANING, check_baseline
 from portable_cam.image.geometry import Size
-from portable_cam.image.unit_range import to_unit_range
 from portable_cam.metrics.metric import Array, Case, Map, Measured, Settings
 from portable_cam.metrics.outcome import Evaluation, describe_ties
-from portable_cam.metrics.pictures import Picture, Region, mask_of, pictures_of
+from portable_cam.metrics.pictures import Picture, Region, as_map, mask_of, pictures_of, scaled
 from portable_cam.metrics.randomize import randomized
 from portable_cam.metrics.ranking import tied
 from portable_cam.metrics.references import REFERENCES, check_references
@@ -275,29 +274,6 @@ class _Run:
             ),
             passes=self.scorer.passes,
         )
-
-
-def scaled(heat: Map) -> Map:
-    """Least to greatest as 0 to 1; one that is the same everywhere is left, held between 0 and 1."""
-    if heat.min() == heat.max():
-        return np.clip(heat, 0, 1)
-    return to_unit_range(heat)
-
-
-def as_map(values: Array, channel_axis: int, shape: tuple[int, ...]) -> Map:
-    """A method's result for one image and target as a map (H, W) from 0 to 1.
-
-    Raises:
-        OptionError: The map is of the layer's size, as the profile captum leaves it, or holds NaN.
-    """
-    if values.ndim == 3:
-        values = np.abs(values).sum(axis=channel_axis - 1)
-    size = shape[2:] if channel_axis == 1 else shape[1:3]
-    if values.shape != tuple(size):
-        raise OptionError("maps are measured at the input's size: choose the profile paper or pytorch_grad_cam")
-    if not np.isfinite(values).all():
-        raise OptionError("a map holds NaN or infinity and cannot be measured: look at the explanation's flags")
-    return scaled(values.astype(np.float64))
 
 
 def _targets(given: Any, count: int, explainer: PhotoExplainer) -> list[int] | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images that explanations are measured on, as the model takes them, and where their objects are."""
+"""The images that explanations are measured on, as the model takes them, where their objects are, and their maps."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from portable_cam.errors import InputError
+from portable_cam.errors import InputError, OptionError
 from portable_cam.image.decode import expand_images, read_image
 from portable_cam.image.geometry import Box, Geometry, Size
 from portable_cam.image.preprocess import Preprocessing
+from portable_cam.image.unit_range import to_unit_range
 
 #: Where an object is: left, top, right, bottom in the photo, or a mask bool (H, W) of its size; None where unknown.
 Region: TypeAlias = Sequence[float] | NDArray[Any] | None
@@ -85,3 +86,26 @@ def mask_of(region: Region, picture: Picture, size: Size) -> NDArray[np.bool_] |
     if not found.any():
         raise InputError(f"nothing of the region of {picture.name} is in what the model sees of it")
     return found
+
+
+def scaled(heat: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Least to greatest as 0 to 1; one that is the same everywhere is left, held between 0 and 1."""
+    if heat.min() == heat.max():
+        return np.clip(heat, 0, 1)
+    return to_unit_range(heat)
+
+
+def as_map(values: NDArray[Any], channel_axis: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """A method's result for one image and target as a map (H, W) from 0 to 1.
+
+    Raises:
+        OptionError: The map is of the layer's size, as the profile captum leaves it, or holds NaN.
+    """
+    if values.ndim == 3:
+        values = np.abs(values).sum(axis=channel_axis - 1)
+    size = shape[2:] if channel_axis == 1 else shape[1:3]
+    if values.shape != tuple(size):
+        raise OptionError("maps are measured at the input's size: choose the profile paper or pytorch_grad_cam")
+    if not np.isfinite(values).all():
+        raise OptionError("a map holds NaN or infinity and cannot be measured: look at the explanation's flags")
+    return scaled(values.astype(np.float64))
