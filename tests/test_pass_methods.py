@@ -478,7 +478,7 @@ def test_no_gradient_is_needed(make_model: Any) -> None:
         ({"methods": ("rise",), "parameters": {"rise": {"masks": 0}}}, "masks of rise is a number above 0"),
         ({"methods": ("rise",), "parameters": {"rise": {"masks": 2.5}}}, "is a whole number"),
         ({"methods": ("rise",), "parameters": {"occlusion": {}}}, "which is no method of many passes asked for"),
-        ({"methods": ("rise",), "sign": "negative"}, "rise has no map of what speaks against"),
+        ({"methods": ("rise",), "sign": "negative"}, "rise: there is no map of what speaks against"),
         ({"methods": ("ablationcam",), "layer": ["r1", "r2"]}, "one layer at a time"),
         ({"methods": ("occlusion",), "parameters": {"occlusion": {"window": 2, "stride": 3}}}, "uncovered"),
         ({"methods": ()}, "no method was given"),
@@ -521,3 +521,20 @@ def test_quantised_models(zoo: Any) -> None:
     )
     dog = found["occlusion"][0, 0][12:148, 77:165].sum() / found["occlusion"][0, 0].sum()
     assert dog > 0.4  # of the image's 24 %
+
+
+@pytest.mark.slow
+def test_boxes_and_masks(zoo: Any) -> None:
+    """Occlusion of what a detector and a segmentation find, on the object."""
+    given = {"occlusion": {"window": 104, "stride": 52}}
+    photo = zoo / "images" / "pgc_both.png"
+    found = pcam.explain(zoo / "models" / "det_yolox_nano_coco_416.onnx", photo, ("occlusion",), parameters=given)
+    dog = next(k for k, label in enumerate(found.labels[0]) if label == "dog")
+    scale = 416 / 224
+    inside = found["occlusion"][0, dog][int(12 * scale) : int(148 * scale), int(77 * scale) : int(165 * scale)]
+    assert inside.sum() / found["occlusion"][0, dog].sum() > 0.4  # of 24 % of the image
+    model = zoo / "models" / "seg_deeplabv3_mnv2_dm05_voc_fp32_logits.onnx"
+    given = {"occlusion": {"window": 171, "stride": 171}}
+    bird = zoo / "images" / "coral_bird_segmentation.bmp"
+    found = pcam.explain(model, bird, ("occlusion",), "bird", task="segment", parameters=given)
+    assert found["occlusion"].max() == 1

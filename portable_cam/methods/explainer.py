@@ -66,10 +66,9 @@ class Explainer(GraphExplainer):
         self._asked = asked
         self._parameters = _parameters(self._passing, parameters or {})
         self._budget, self._seed = Budget.of(budget), seed
-        if options.get("sign") == "negative":
-            unsigned = [method.name for method in self._passing if not method.signed]
-            if unsigned:
-                raise OptionError(f"{', '.join(unsigned)} has no map of what speaks against a target")
+        unsigned = [method.name for method in self._passing if not method.signed]
+        if options.get("sign") == "negative" and unsigned:
+            raise OptionError(f"{', '.join(unsigned)}: there is no map of what speaks against a target")
         model = normalized(model)
         in_graph = tuple(name for name in asked if name not in PASS_METHODS)
         super().__init__(model, in_graph, layer, target, **options)

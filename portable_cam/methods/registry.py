@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from portable_cam.export.methods.registry import METHODS
 from portable_cam.methods.ablationcam import ablationcam, reciprocam
 from portable_cam.methods.fullgrad import fullgrad
 from portable_cam.methods.gradient_cams import finer_cam, smooth_gradcam_plus_plus
@@ -34,3 +37,13 @@ PASS_METHODS: dict[str, PassMethod] = {
         kernel_shap,
     )
 }
+
+
+def signed_methods(names: Iterable[str]) -> list[str]:
+    """Those methods, of either kind, that can show what speaks against a target."""
+    found = []
+    for name in names:
+        passing = PASS_METHODS.get(name)
+        if passing.signed if passing is not None else METHODS[name].activation_map is None:
+            found.append(name)
+    return found

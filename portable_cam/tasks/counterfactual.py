@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from portable_cam.explainer import Explainer
-from portable_cam.export.methods.registry import METHODS
 from portable_cam.export.passes.normalized import NormalizedModel
+from portable_cam.methods.explainer import Explainer
+from portable_cam.methods.registry import signed_methods
 from portable_cam.result import Result
 
 
@@ -23,10 +23,11 @@ class Counterfactual:
 
     def __init__(self, model: NormalizedModel, methods: Sequence[str], options: Mapping[str, Any]) -> None:
         other = "positive" if options.get("sign") == "negative" else "negative"
-        # of methods that give every target the same map there is none of the other sign
-        signed = [name for name in methods if METHODS[name].activation_map is None]
-        self._arguments = model, signed or ["gradcam"]
+        self._arguments = model, signed_methods(methods) or ["gradcam"]  # of the others there is no map of that sign
         self._options = {**options, "sign": other, "check": False}
+        if options.get("parameters"):
+            kept = {name: v for name, v in options["parameters"].items() if name in self._arguments[1]}
+            self._options["parameters"] = kept
         self._explainer: Explainer | None = None
 
     def __call__(self, explain: Callable[[Explainer], Result]) -> Result:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.errors import InputError
-from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.passes.normalized import AnyModel, normalized
@@ -19,6 +18,7 @@ from portable_cam.export.targets import Contrast, Dense
 from portable_cam.export.targets.protocol import scores_of
 from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
+from portable_cam.methods.explainer import Explainer
 from portable_cam.result import Result
 from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
 from portable_cam.tasks.counterfactual import Counterfactual

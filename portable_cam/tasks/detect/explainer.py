@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.errors import InputError, OptionError, TargetError
-from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.assemble.at_size import at_size
 from portable_cam.export.graph.values import known_dims
@@ -22,6 +21,7 @@ from portable_cam.export.targets import Contrast
 from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
 from portable_cam.image.preprocess import Preprocessing
+from portable_cam.methods.explainer import Explainer
 from portable_cam.result import Result
 from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
 from portable_cam.tasks.counterfactual import Counterfactual
