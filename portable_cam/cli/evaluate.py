@@ -57,6 +57,9 @@ def run(
     scale: Annotated[float | None, typer.Option(help="Pixels 0 to 255 times this, as 0.00392157.")] = None,
     color: Annotated[str | None, typer.Option(help="rgb, bgr or gray.")] = None,
     size: Annotated[str | None, typer.Option("--size", help="HEIGHTxWIDTH, where the model leaves it open.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="For an image and a method of many passes: a time as 10s, or a number of passes.")
+    ] = None,
     device: DeviceOption = "cpu",
     csv_file: Annotated[Path | None, typer.Option("--csv", help="A value for each image, method and metric.")] = None,
     figure: Annotated[Path | None, typer.Option("--plot", help="The curves and means: png, pdf or svg.")] = None,
@@ -99,6 +102,7 @@ def run(
             labels=labels,
             preprocessing={name: value for name, value in prepared.items() if value is not None},
             device=device,
+            budget=budget,
             **given,
             **options,
         )

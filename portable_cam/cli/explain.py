@@ -93,6 +93,9 @@ def run(
     caption: Annotated[
         str | None, typer.Option(help="caption: the text to explain, not the model's own.", rich_help_panel=_TASKS)
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="For an image and a method of many passes: a time as 10s, or a number of passes.")
+    ] = None,
     formats: Annotated[str, typer.Option("--format", help="Comma-separated: png, npy, json.")] = "png",
     check: Annotated[
         bool, typer.Option(help="Check the first explanation, unless this model was checked before with these options.")
@@ -149,6 +152,7 @@ def run(
         options.pop("methods", None) or known.description.methods,
         device=device,
         check=check,
+        **({} if budget is None else {"budget": budget}),
         preprocessing={name: value for name, value in preprocessing.items() if value is not None},
         **made,
         **options,

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from portable_cam.explainer import Explainer
 from portable_cam.export.passes.normalized import NormalizedModel
-from portable_cam.methods.explainer import Explainer
+from portable_cam.methods.explainer import Explainer as MethodsExplainer
 from portable_cam.methods.registry import signed_methods
 from portable_cam.result import Result
 
@@ -33,5 +34,5 @@ class Counterfactual:
     def __call__(self, explain: Callable[[Explainer], Result]) -> Result:
         """What ``explain`` gives with this explainer."""
         if self._explainer is None:
-            self._explainer = Explainer(*self._arguments, **self._options)
+            self._explainer = MethodsExplainer(*self._arguments, **self._options)
         return explain(self._explainer)

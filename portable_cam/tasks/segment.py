@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.errors import InputError
+from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.passes.normalized import AnyModel, normalized
@@ -18,7 +19,7 @@ from portable_cam.export.targets import Contrast, Dense
 from portable_cam.export.targets.protocol import scores_of
 from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
-from portable_cam.methods.explainer import Explainer
+from portable_cam.methods.explainer import Explainer as MethodsExplainer
 from portable_cam.result import Result
 from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
 from portable_cam.tasks.counterfactual import Counterfactual
@@ -90,7 +91,7 @@ class SegmentExplainer(LabelledExplainer):
         self._image = str(image_input(graph).name)
         self._most = most
         options["target"] = dense if rather_than is None else Contrast(dense)
-        self.explainer = Explainer(model, methods, **options)
+        self.explainer = MethodsExplainer(model, methods, **options)
         self._counterfactual = Counterfactual(model, methods, options)
         self.preprocessing = preprocessing_of(self.explainer, model, preprocessing)
         self.labels = self._known_labels(labels, self.explainer.classes)

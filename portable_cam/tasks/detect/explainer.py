@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.errors import InputError, OptionError, TargetError
+from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.assemble.at_size import at_size
 from portable_cam.export.graph.values import known_dims
@@ -21,7 +22,7 @@ from portable_cam.export.targets import Contrast
 from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
 from portable_cam.image.preprocess import Preprocessing
-from portable_cam.methods.explainer import Explainer
+from portable_cam.methods.explainer import Explainer as MethodsExplainer
 from portable_cam.result import Result
 from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
 from portable_cam.tasks.counterfactual import Counterfactual
@@ -113,7 +114,7 @@ class DetectExplainer(LabelledExplainer):
         boxes = self.head.explaining(part)
         self._classes = boxes.class_count([scores.value for scores in boxes.tensors(graph, None)])
         options["target"] = boxes if rather_than is None else Contrast(boxes)
-        self.explainer = Explainer(model, methods, **options)
+        self.explainer = MethodsExplainer(model, methods, **options)
         self._counterfactual = Counterfactual(model, methods, options)
         self.preprocessing = preprocessing_of(
             self.explainer, model, _at_size(preprocessing, size, None in dims[1:]), self.head.preset
