@@ -174,6 +174,7 @@ def test_occlusion_finds_what_counts(make_model: Any) -> None:
     np.testing.assert_allclose(against.raw["occlusion"][0], np.maximum(-expected, 0), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_rise_converges_to_the_expectation(make_model: Any) -> None:
     """On 4 x 4 pixels with 2 x 2 cells: all 16 grids and 4 shifts, each as likely as the others."""
     w = np.abs(random.standard_normal((2, 16))).astype(np.float32)
@@ -373,6 +374,7 @@ def test_batch_normalisation_has_a_bias(make_model: Any) -> None:
     np.testing.assert_allclose(sum(part.sum() for part in found), scores[2], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_shapley_cam(small_cnn: onnx.ModelProto, make_model: Any) -> None:
     """Grad-CAM where the rest is piecewise linear; elsewhere the product with the second derivative is that of finite
     differences."""
