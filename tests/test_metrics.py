@@ -16,9 +16,11 @@ from portable_cam.image.baselines import as_input, baseline, gaussian_blur, mix
 from portable_cam.metrics.compare import compare
 from portable_cam.metrics.concentration import complexity, sparsity
 from portable_cam.metrics.curves import deletion, insertion
+from portable_cam.metrics.fidelity import mu_fidelity
 from portable_cam.metrics.localization import energy, grown, pointing
 from portable_cam.metrics.masking import average_drop, increase
 from portable_cam.metrics.metric import Case, Settings
+from portable_cam.metrics.mosaic import grid_pointing, mosaic
 from portable_cam.metrics.randomize import layers_with_weights, randomized
 from portable_cam.metrics.ranking import average_ranks, rank, rank_correlation, tied
 from portable_cam.metrics.registry import METRICS, check_metrics
@@ -160,6 +162,40 @@ def test_localization() -> None:
     assert grown(ring, 3)[grown(region, 3)].all()
 
 
+def test_mu_fidelity_of_a_linear_model() -> None:
+    """The map that is what each pixel adds ranks all parts as the score does; its negative the other way round."""
+    x, weights = random.random((9, 9)), random.standard_normal((9, 9))
+    case = linear_case(weights, x, baseline="zero")
+    assert mu_fidelity.measure(case, "", weights * x).value == pytest.approx(1)
+    assert mu_fidelity.measure(case, "", -weights * x).value == pytest.approx(-1)
+    assert abs(mu_fidelity.measure(case, "", random.random((9, 9))).value) < 0.5
+    assert np.isnan(mu_fidelity.measure(case, "", np.zeros((9, 9))).value)
+
+
+def test_mosaic() -> None:
+    images = [np.full((1, 2, 5, 7), value, np.float32) for value in (1, 2, 3, 4)]
+    found, region = mosaic(images, 1, 3)
+    assert found.shape == (1, 2, 5, 7)
+    assert [found[0, 1, r, c] for r, c in ((0, 0), (0, 6), (4, 0), (4, 6))] == [2, 3, 4, 1]
+    assert region.sum() == 3 * 4
+    assert region[4, 6]
+    ramp = [np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1)] * 4
+    last = mosaic(ramp, 3, 0)[0]
+    assert last.dtype == np.uint8
+    np.testing.assert_array_equal(
+        last[0, :4, :4, 0], np.rint(ramp[0][0, :, :, 0].reshape(4, 2, 4, 2).mean(axis=(1, 3)))
+    )
+
+
+def test_grid_pointing() -> None:
+    """Four classes, each a channel that its images have: a map of the channel lies in the cell of its class."""
+    images = np.eye(4, dtype=np.float32)[:, :, None, None] * np.ones((1, 1, 8, 8), np.float32)
+    case = Case(0, images[:1], 0, 1, lambda _: np.zeros(1), lambda x, k: {"m": x[0, k].astype(np.float64)})
+    assert np.isnan(grid_pointing.measure(case, "m", np.ones((8, 8))).value)
+    case.others = [images[i : i + 1] for i in (1, 2, 3)]
+    assert grid_pointing.measure(case, "m", np.ones((8, 8))).value == 1
+
+
 def test_road_solves_for_the_neighbours() -> None:
     """Against the dense system of equations, written from the paper."""
     pytest.importorskip("scipy")
@@ -253,7 +289,9 @@ def measured(patch_model: onnx.ModelProto, patches: np.ndarray) -> pcam.Evaluati
     )
 
 
-@pytest.mark.parametrize("metric", ["deletion", "insertion", "road", "average_drop", "energy", "pointing"])
+@pytest.mark.parametrize(
+    "metric", ["deletion", "insertion", "road", "mu_fidelity", "average_drop", "energy", "pointing"]
+)
 def test_an_oracle_wins(measured: pcam.Evaluation, metric: str) -> None:
     assert measured.best()[metric] == "oracle"
     tests = measured.tests(metric)
@@ -315,7 +353,7 @@ def test_what_needs_explanations(small_cnn: onnx.ModelProto) -> None:
         small_cnn,
         images,
         ("hirescam", "fem"),
-        ("adcc", "sensitivity", "random_logit", "randomization"),
+        ("adcc", "sensitivity", "random_logit", "randomization", "grid_pointing"),
         settings=Settings(samples=2, stages=2, steps=4),
         preprocessing="unit",
         layer="r1",
@@ -411,6 +449,15 @@ def test_guided_maps_fail_the_sanity_check() -> None:
     for metric, least in (("randomization", 0.4), ("random_logit", 0.9)):
         assert found.of("guided_backprop", metric).mean() > least
         assert found.of("gradcam", metric).mean() < found.of("guided_backprop", metric).mean() - 0.2
+
+
+@pytest.mark.slow
+def test_grad_cam_finds_its_cell_of_four() -> None:
+    photos = [assets.photo(name) for name in ("chelsea.png", "coffee.jpg", "rocket.jpg", "astronaut.jpg")]
+    found = pcam.evaluate(assets.model(), photos, ("gradcam", "fem"), ("grid_pointing",))
+    assert found.of("even", "grid_pointing").tolist() == pytest.approx([0.25] * 4, abs=0.01)
+    assert found.of("gradcam", "grid_pointing").mean() > 0.45
+    assert found.of("fem", "grid_pointing").mean() < found.of("gradcam", "grid_pointing").mean()
 
 
 @pytest.mark.slow

@@ -102,13 +102,15 @@ def evaluate(
     taken = [name for name in plan.own if name in {*methods, *plan.references}]
     if taken:
         raise OptionError(f"the maps '{taken[0]}' have the name of a method or reference: give them another")
-    run = _Run(plan, known, explainer, tuple(methods), options, scorer)
+    if numbers is None:
+        numbers = [int(scorer.top(picture.x)[0]) for picture in pictures]
+    run = _Run(plan, known, explainer, tuple(methods), options, scorer, pictures, numbers)
     for i, picture in enumerate(pictures):
         region = None if regions is None else mask_of(regions[i], picture, run.size(picture))
-        run.measure(i, picture, None if numbers is None else numbers[i], region)
+        run.measure(i, region)
         if progress is not None:
             progress(i + 1, len(pictures))
-    return run.outcome([picture.name for picture in pictures])
+    return run.outcome()
 
 
 def _scorer(model: NormalizedModel, options: Mapping[str, Any], score: Scale, batch: int) -> Scorer:
@@ -159,9 +161,10 @@ class _Run:
     methods: tuple[str, ...]
     options: dict[str, Any]
     scorer: Scorer
+    pictures: list[Picture]
+    targets: list[int]
     values: dict[tuple[str, str, str], list[Measured]] = field(default_factory=dict)
     ties: dict[str, list[float]] = field(default_factory=dict)
-    targets: list[int] = field(default_factory=list)
     stages: dict[int, Explainer] = field(default_factory=dict)
 
     def size(self, picture: Picture) -> Size:
@@ -172,12 +175,10 @@ class _Run:
     def _channel_axis(self) -> int:
         return self.scorer.metadata.channel_axis
 
-    def measure(self, index: int, picture: Picture, target: int | None, region: NDArray[np.bool_] | None) -> None:
+    def measure(self, index: int, region: NDArray[np.bool_] | None) -> None:
         """Everything about one image."""
-        number = int(self.scorer.top(picture.x)[0]) if target is None else target
-        self.targets.append(number)
-        first = self._case(index, picture, number, region)
-        maps = {**first.explain(picture.x, number)} if self.methods else {}
+        first = self._case(index, region)
+        maps = {**first.explain(first.x, first.target)} if self.methods else {}
         maps |= {name: self._own(name, index, first) for name in self.plan.own}
         references = {name: REFERENCES[name](first) for name in self.plan.references}
         for name, heat in (maps | references).items():
@@ -193,8 +194,22 @@ class _Run:
                     key = (name, metric.name, baseline if metric.uses_baseline else "")
                     self.values.setdefault(key, []).append(made)
 
-    def _case(self, index: int, picture: Picture, target: int, region: NDArray[np.bool_] | None) -> Case:
-        explainer = self.explainer.explainer
+    def _others(self, index: int, random: np.random.Generator) -> list[Array]:
+        """Three images of other classes than an image's and each other's; none where there are not as many."""
+        found: list[Array] = []
+        seen = {self.targets[index]}
+        for i in random.permutation(len(self.pictures)):
+            if (
+                len(found) < 3
+                and self.targets[i] not in seen
+                and self.pictures[i].x.shape == self.pictures[index].x.shape
+            ):
+                seen.add(self.targets[i])
+                found.append(self.pictures[i].x)
+        return found if len(found) == 3 else []
+
+    def _case(self, index: int, region: NDArray[np.bool_] | None) -> Case:
+        explainer, picture, target = self.explainer.explainer, self.pictures[index], self.targets[index]
 
         def score(images: Array) -> Map:
             return self.scorer(images, np.full((len(images), 1), target))[:, 0]
@@ -221,6 +236,7 @@ class _Run:
             zero=0.0 if quantization is None else quantization[1],
             region=region,
         )
+        case.others = self._others(index, case.random(7))
         return case
 
     def _maps(self, explainer: Explainer, x: Array, target: int) -> dict[str, Map]:
@@ -246,7 +262,7 @@ class _Run:
             self.stages[stage] = made.explainer
         return self.stages[stage]
 
-    def outcome(self, names: list[str]) -> Evaluation:
+    def outcome(self) -> Evaluation:
         plan = self.plan
         curves: dict[tuple[str, str, str], Map] = {}
         for key, found in self.values.items():
@@ -257,7 +273,7 @@ class _Run:
         used = [name for name in plan.baselines if any(METRICS[metric].uses_baseline for metric in plan.metrics)]
         methods = (*self.methods, *plan.own)
         return Evaluation(
-            images=names,
+            images=[picture.name for picture in self.pictures],
             targets=[self.explainer.name(target) for target in self.targets],
             methods=methods,
             references=plan.references,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -26,7 +26,8 @@ class Settings:
 
     Attributes:
         steps: Of the curves of deletion and insertion.
-        samples: Of metrics that draw: noise, classes.
+        samples: Of metrics that disturb the image.
+        subsets: Of parts of the image, of mu-fidelity.
         stages: In how many steps the weights are randomised.
         tolerance: Of the pointing game, in pixels.
         seed: Of everything random.
@@ -34,6 +35,7 @@ class Settings:
 
     steps: int = 20
     samples: int = 8
+    subsets: int = 100
     stages: int = 4
     tolerance: int = 15
     seed: int = 0
@@ -64,6 +66,7 @@ class Case:
         settings: See there.
         zero: What stands for zero in ``x``.
         region: bool (H, W), where the object is; None where that is not known.
+        others: Three images of other classes; empty where there are none.
     """
 
     index: int
@@ -78,6 +81,7 @@ class Case:
     settings: Settings = field(default_factory=Settings)
     zero: float = 0
     region: NDArray[np.bool_] | None = None
+    others: Sequence[Array] = ()
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from portable_cam.errors import OptionError
 from portable_cam.metrics.concentration import complexity, sparsity
 from portable_cam.metrics.curves import deletion, insertion
+from portable_cam.metrics.fidelity import mu_fidelity
 from portable_cam.metrics.localization import energy, pointing
 from portable_cam.metrics.masking import adcc, average_drop, increase
 from portable_cam.metrics.metric import Metric
+from portable_cam.metrics.mosaic import grid_pointing
 from portable_cam.metrics.road import road
 from portable_cam.metrics.stability import random_logit, randomization, sensitivity
 
@@ -21,11 +23,13 @@ METRICS: dict[str, Metric] = {
         deletion,
         insertion,
         road,
+        mu_fidelity,
         average_drop,
         increase,
         adcc,
         energy,
         pointing,
+        grid_pointing,
         sparsity,
         complexity,
         sensitivity,
