@@ -40,13 +40,20 @@ def _session(cells: tuple[int, int], size: tuple[int, int], profile: Profile, wh
     return Session(ir.Model(graph, ir_version=10), threads=1)
 
 
-def widened(maps: NDArray[Any], size: tuple[int, int], where: Placement | None) -> NDArray[np.float64]:
-    """Maps (C, h, w) brought to (C, H, W), bilinear, where their layer looks at."""
+def widened(
+    maps: NDArray[Any], size: tuple[int, int], where: Placement | None, *, corners: bool = False
+) -> NDArray[np.float64]:
+    """Maps (C, h, w) brought to (C, H, W), bilinear, where their layer looks at; or, with ``corners``, the centres of
+    the first and the last cell on those of the first and the last pixel, as pytorch-grad-cam's Score-CAM has it."""
     weights = []
     for i, pixels in enumerate(size):
-        along = Along(None, maps.shape[1 + i], pixels) if where is None else (where.rows, where.columns)[i]
-        relation = along.index() or Along(None, maps.shape[1 + i], pixels).index()
-        assert isinstance(relation, Relation)
-        weights.append(weights_of(relation, maps.shape[1 + i], pixels))
+        cells = maps.shape[1 + i]
+        if corners and cells > 1 and pixels > 1:
+            relation: Relation | None = Relation((pixels - 1) / (cells - 1), 0.0, 1.0)
+        else:
+            along = Along(None, cells, pixels)
+            relation = along.index() if where is None else (where.rows, where.columns)[i].index() or along.index()
+        assert relation is not None
+        weights.append(weights_of(relation, cells, pixels))
     found: NDArray[np.float64] = weights[0] @ maps.astype(np.float64) @ weights[1].T
     return found

@@ -153,6 +153,11 @@ class Run:
         return (shape[2], shape[3]) if self.channel_axis == 1 else (shape[1], shape[2])
 
     @property
+    def profile(self) -> str:
+        """Whose conventions are followed."""
+        return self.passes.options.profile
+
+    @property
     def scale(self) -> float:
         """What one step of the image's numbers stands for: 1, but of a quantised input."""
         return 1.0 if self.quantization is None else self.quantization[0]

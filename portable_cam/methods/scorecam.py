@@ -19,7 +19,7 @@ def _scorecam(run: Run, *, baseline: str = "zero") -> NDArray[Any]:
     maps = run.behind().maps.astype(np.float64)
     scores = np.empty((len(maps), len(run.targets)))
     for first, last in run.batches(len(maps)):
-        wide = widened(maps[first:last], run.size, run.layer.place)
+        wide = widened(maps[first:last], run.size, run.layer.place, corners=run.profile == "pytorch_grad_cam")
         low = wide.min(axis=(1, 2), keepdims=True)
         span = wide.max(axis=(1, 2), keepdims=True) - low
         masks = (wide - low) / np.where(span > 0, span, 1)
