@@ -189,7 +189,9 @@ def test_pytorch_grad_cam(case: Case) -> None:
     peers = {method: peer for method, peer in peers.items() if case.has(f"pytorch_grad_cam.{peer}")}
     result = explained(case, "pytorch_grad_cam", tuple(peers))
     for method, peer in peers.items():
-        assert np.abs(result[method][0, 0] - case.peer(f"pytorch_grad_cam.{peer}")[0]).max() < 1e-4, method
+        # of a layer with negative values, XGrad-CAM divides by sums that are near zero
+        most = 1e-3 if method == "xgradcam" and isinstance(case.target[0], targets.Boxes) else 1e-4
+        assert np.abs(result[method][0, 0] - case.peer(f"pytorch_grad_cam.{peer}")[0]).max() < most, method
 
 
 @pytest.mark.parametrize(("method", "peer"), [("eigencam", "EigenCAM"), ("eigen_gradcam", "EigenGradCAM")])

@@ -23,6 +23,7 @@ from portable_cam.metrics.metric import Case, Settings
 from portable_cam.metrics.mosaic import grid_pointing, mosaic
 from portable_cam.metrics.randomize import layers_with_weights, randomized
 from portable_cam.metrics.ranking import average_ranks, rank, rank_correlation, tied
+from portable_cam.metrics.references import REFERENCES
 from portable_cam.metrics.registry import METRICS, check_metrics
 from portable_cam.metrics.road import impute, road
 from portable_cam.metrics.statistics import fewest_images, holm, paired_test, summarize
@@ -313,6 +314,16 @@ def test_the_even_map_is_told(measured: pcam.Evaluation) -> None:
     assert "softmax" in data["score"]
 
 
+def test_a_guessed_preprocessing_is_told(small_cnn: onnx.ModelProto) -> None:
+    photo = random.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    guessed = pcam.evaluate(small_cnn, [photo], ("gradcam",), ("sparsity",), references=())
+    assert any("the preprocessing is guessed" in note for note in guessed.notes)
+    said = {"mean": 0, "std": 1, "scale": 1, "color": "rgb", "resize": "stretch"}
+    known = pcam.evaluate(small_cnn, [photo], ("gradcam",), ("sparsity",), references=(), preprocessing=said)
+    assert not any("guessed" in note for note in known.notes)
+    assert any("preprocessing: RGB 8x8, stretched" in note for note in known.notes)
+
+
 def test_the_record_is_as_promised(measured: pcam.Evaluation, tmp_path: Path) -> None:
     data = json.loads(json.dumps(measured.to_dict()))
     assert set(data) >= {"methods", "best", "references", "ties"}
@@ -369,23 +380,62 @@ def test_what_needs_explanations(small_cnn: onnx.ModelProto) -> None:
     assert "images cannot tell" in found.verdict("adcc")
 
 
-def test_another_baseline_may_have_another_winner(make_model: Any) -> None:
-    """Deleting to zero favours bright pixels, to the mean also dark ones: what wins is said to depend on it."""
-    model = make_model(
-        "f = Flatten(x) y = Gemm<transB = 1>(f, w)",
-        {"w": np.repeat(np.eye(2, 64, dtype=np.float32)[:, None], 3, axis=1).reshape(2, -1) + np.float32(0.1)},
-        y="float[N,2] y",
+def table(values: dict[tuple[str, str, str], list[float]], **given: Any) -> pcam.Evaluation:
+    """An evaluation of these values."""
+    methods = tuple(dict.fromkeys(name for name, *_ in values if name not in REFERENCES))
+    references = tuple(dict.fromkeys(name for name, *_ in values if name in REFERENCES))
+    count = len(next(iter(values.values())))
+    return pcam.Evaluation(
+        images=[str(i) for i in range(count)],
+        targets=["cat"] * count,
+        methods=methods,
+        references=references,
+        metrics=tuple(dict.fromkeys(metric for _, metric, _ in values)),
+        values={key: np.array(found, np.float64) for key, found in values.items()},
+        curves={},
+        ties={name: np.zeros(count) for name in (*methods, *references)},
+        baselines=given.get("baselines", ("blur",)),
+        score="probability",
     )
-    x = random.random((4, 3, 8, 8), np.float32)
-    bright, dark = x.mean(axis=1), 1 - x.mean(axis=1)
-    maps = {"bright": bright, "far": np.abs(bright - bright.mean()), "dark": dark}
-    given: dict[str, Any] = {"other_baselines": ("mean",), "score": "logit", "preprocessing": "unit", "maps": maps}
-    found = pcam.evaluate(model, x, (), ("deletion",), "zero", **given)
-    assert found.best()["deletion"] == "bright"
-    assert found.baselines == ("zero", "mean")
-    assert found.of("dark", "deletion", "mean").shape == (4,)
-    assert set(found.to_dict()["other_baselines"]) == {"mean"}
-    assert found.score.startswith("logit")
+
+
+def test_another_winner_with_another_baseline_is_told() -> None:
+    found = table(
+        {
+            ("a", "deletion", "blur"): [0.1, 0.2],
+            ("b", "deletion", "blur"): [0.3, 0.3],
+            ("a", "deletion", "zero"): [0.4, 0.4],
+            ("b", "deletion", "zero"): [0.2, 0.1],
+        },
+        baselines=("blur", "zero"),
+    )
+    assert found.best() == {"deletion": "a"}
+    assert found.best("zero") == {"deletion": "b"}
+    told = "deletion: with the baseline zero the best is b, with blur a"
+    assert found.disagreements() == [told]
+    assert told in found.to_dict()["notes"]
+    assert found.to_dict()["other_baselines"]["zero"]["best"] == {"deletion": "b"}
+
+
+def test_verdicts() -> None:
+    """Surely better, by chance better, worse than a map that knows nothing, and too few images to say so."""
+    low, high = np.linspace(0.1, 0.2, 12), np.linspace(0.3, 0.5, 12)
+    noise = np.resize([0.01, -0.012], 12)
+    sure = table(
+        {("a", "deletion", "blur"): low, ("b", "deletion", "blur"): high, ("random", "deletion", "blur"): high}
+    )
+    assert sure.verdict("deletion") == (
+        "deletion (lower is better): a 0.15; better than every other method beyond chance"
+    )
+    chance = table({("a", "deletion", "blur"): low, ("b", "deletion", "blur"): low + noise + 0.002})
+    assert "not told apart from b" in chance.verdict("deletion")
+    worse = table({("a", "deletion", "blur"): high, ("even", "deletion", "blur"): low})
+    assert "no better than the map even, which knows nothing of the model" in worse.verdict("deletion")
+    few = table({("a", "deletion", "blur"): low[:3], ("b", "deletion", "blur"): high[:3]})
+    assert "3 images cannot tell 2 maps apart, it takes 6 at least" in few.verdict("deletion")
+    missing = table({("a", "energy", ""): [np.nan, np.nan]})
+    assert missing.verdict("energy") == "energy: not defined for any of these maps"
+    assert missing.to_dict()["methods"]["a"]["energy"] == {"mean": None, "interval": None, "n": 0}
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from portable_cam.cli.common import (
     say,
     size_of,
     takes_options,
+    warn,
 )
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ def run(
             **given,
             **options,
         )
+    for text in found.notes:
+        (warn if "guessed" in text else note)(f"note: {text}")
     if csv_file is not None:
         note(f"written: {found.to_csv(csv_file)}")
     if figure is not None:
@@ -118,8 +121,6 @@ def run(
 
 def _show(found: Evaluation) -> None:
     note(f"score: {found.score}")
-    for text in found.notes:
-        note(f"note: {text}")
     summary = found.summary()
     table = new_table("", *found.metrics, "ties")
     for name in (*found.methods, *found.references):

@@ -284,6 +284,8 @@ class _Run:
             baselines=plan.baselines,
             score=self.scorer.describe(),
             notes=(
+                f"preprocessing: {self.explainer.preprocessing.describe()}",
+                *_guessed(self.explainer.preprocessing.guessed, self.pictures),
                 *(f"baseline {name}: {MEANING[name]}" for name in used),
                 *describe_ties(ties, methods),
                 *self.explainer.notes,
@@ -307,3 +309,10 @@ def _check_lengths(own: Mapping[str, Map], regions: Sequence[Region] | None, cou
             raise InputError(f"the maps '{name}' have shape {value.shape}: give ({count}, H, W)")
     if regions is not None and len(regions) != count:
         raise InputError(f"{len(regions)} regions for {count} images: give one for each, None where it is not known")
+
+
+def _guessed(fields: Sequence[str], pictures: Sequence[Picture]) -> list[str]:
+    """What was guessed of the preprocessing of photos, which a model may answer wrongly."""
+    if not fields or all(picture.geometry is None for picture in pictures):
+        return []
+    return [f"the preprocessing is guessed ({', '.join(fields)}): a model that sees other numbers is measured wrongly"]

@@ -142,7 +142,7 @@ class Evaluation:
             if unsure:
                 parts.append(f"not told apart from {', '.join(unsure)}")
             elif len(self.methods) > 1:
-                parts.append("better than every other method, chance left out")
+                parts.append("better than every other method beyond chance")
             if like:
                 parts.append(f"not told apart from the map {', '.join(like)}")
         if below:
