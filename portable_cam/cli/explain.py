@@ -176,6 +176,9 @@ def run(
             fail(str(error) if str(path) in str(error) else f"{path}: {error}")
             continue
         record = {"image": str(path), **written}
+        for text in record["notes"]:
+            if text not in explainer.notes:  # of this image, as where a budget ended
+                note(f"{path.name}: {text}")
         if not records and record["checks"]:
             note(f"checked: {_verdicts(record['checks'])}")
         for text in record["notes"]:
