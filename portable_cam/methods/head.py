@@ -18,7 +18,7 @@ from portable_cam.export.compose.cut import cut
 from portable_cam.export.format import SCORES, TARGETS, ExplanationMetadata
 from portable_cam.export.layers.candidates import layer_axes
 from portable_cam.export.layers.input_layout import declare_axes
-from portable_cam.export.layers.placement import Placement, placement
+from portable_cam.export.layers.placement import Placement, ViewPlacement, placement
 from portable_cam.export.layers.spatial import SpatialAxes
 from portable_cam.export.options import Options
 from portable_cam.export.passes.normalized import NormalizedModel
@@ -59,7 +59,13 @@ def find_layer(model: NormalizedModel, options: Options, size: tuple[int, int]) 
         names = ", ".join(str(value.name) for value in layers)
         raise OptionError(f"methods of many passes explain one layer at a time, not {names}: name one of them")
     (axes,) = layer_axes(graph, layers)
-    return Layer(str(layers[0].name), axes, placement(axes, size, options.alignment))
+    place = placement(axes, size, options.alignment)
+    if axes.several or isinstance(place, ViewPlacement):
+        raise OptionError(
+            f"methods of many passes explain layers that see an image once, but '{layers[0].name}' looks at views "
+            "that were cut out of it: name a layer before these, or choose a method that one graph computes"
+        )
+    return Layer(str(layers[0].name), axes, place)
 
 
 def _shared(options: Options) -> dict[str, Any]:

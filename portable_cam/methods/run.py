@@ -223,6 +223,7 @@ class Run:
     def layers(self, images: Array, targets: Array | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The layer's activations (S, C, h, w) and their gradients (S, K, C, h, w), of other targets if given."""
         asked = self.targets if targets is None else targets
+        self.passes.layer(self.size)  # refuses several, and those of several views of the image
         result = self.passes.to_layer(self._repeated(images), np.tile(asked, (len(images), 1)), **self._extra(images))
         if result.activations is None or result.gradients is None or isinstance(result.layer, list):
             raise OptionError(f"{self.name} explains one layer at a time: name one")
