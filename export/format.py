@@ -23,6 +23,8 @@ TARGETS = "targets"
 """Input, int64 (N, K)."""
 SCORES = "scores"
 """float32 (N, K)."""
+MOST_RANKS = 16
+"""How far down the ranking a negative target can point."""
 EXPLAINED = "explained"
 """int64 (N, K): the targets, negative ones resolved."""
 CAM = "cam"

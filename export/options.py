@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
-from portable_cam.errors import OptionError
+from portable_cam.checked import check_fields
+from portable_cam.errors import OptionError, TargetError
 from portable_cam.export.autodiff.backward import Saturation
 from portable_cam.export.autodiff.relu_policy import ReluPolicy
 from portable_cam.export.layers.placement import Alignment
@@ -21,6 +22,7 @@ from portable_cam.export.methods.profiles import Profile
 from portable_cam.export.methods.registry import METHODS, check_methods, help_text, with_factors
 from portable_cam.export.passes.precision import Precision
 from portable_cam.export.targets import Class, Target
+from portable_cam.spelling import option
 
 Sign: TypeAlias = Literal["positive", "negative"]
 
@@ -106,6 +108,15 @@ class Options:
     words: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.methods, str | list):
+            object.__setattr__(self, "methods", check_methods(self.methods))
+        for choice in fields(self):
+            allowed, value = choice.metadata.get("allowed"), getattr(self, choice.name)
+            if allowed is not None and not (isinstance(value, str) and value in allowed):
+                raise OptionError(f"{option(choice.name)} is one of {', '.join(allowed)}, not {value!r}")
+        check_fields(self)
+        if is_dataclass(self.target):
+            check_fields(self.target, TargetError)
         object.__setattr__(self, "methods", check_methods(self.methods))
         either = [name for name in self.methods if METHODS[name].activation_map is not None]
         if self.negated and either:
@@ -113,11 +124,7 @@ class Options:
                 f"{', '.join(either)} is the same for every target: there is no map of what speaks against one"
             )
         if self.as_is and self.output is None:
-            raise OptionError("as_is explains the tensor that output names: name one")
-        for choice in fields(self):
-            allowed, value = choice.metadata.get("allowed"), getattr(self, choice.name)
-            if allowed is not None and value not in allowed:
-                raise OptionError(f"{choice.name} is one of {', '.join(allowed)}, not {value!r}")
+            raise OptionError(f"{option('as_is')} explains the tensor that {option('output')} names: name one")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
@@ -129,6 +136,12 @@ class Options:
         known = [choice.name for choice in fields(cls)]
         for name in given:
             if name not in known:
+                if name == "targets":
+                    raise OptionError(
+                        f"{option('targets', [281])} says in a call which one is explained; the explainer is made for "
+                        f"all of them, and takes {option('target')} for another kind of thing than a class: a value of "
+                        "portable_cam.targets"
+                    )
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f": is '{close[0]}' meant?" if close else f"; the options are {', '.join(known)}"
                 raise OptionError(f"there is no option '{name}'{hint}")

@@ -23,6 +23,7 @@ from portable_cam.errors import DeviceError
 from portable_cam.kernels import cam, guided, moments, overlay, upsample
 from portable_cam.kernels.driver import PARAMETERS, POINTER, SCRATCH, Binary
 from portable_cam.kernels.launch import Variant
+from portable_cam.spelling import installing
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
 ENVIRONMENT = "PORTABLE_CAM_CUBINS"
@@ -71,7 +72,7 @@ def compile_variant(variant: Variant, architecture: int) -> Compiled:
     os.environ.setdefault("TRITON_DISABLE_LINE_INFO", "1")  # a quarter of the size
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     if find_spec("triton") is None:
-        raise DeviceError('kernels are compiled by Triton, which is not installed: pip install "portable-cam[gpu]"')
+        raise DeviceError(f"kernels are compiled by Triton, which is not installed: {installing('gpu')}")
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource

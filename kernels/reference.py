@@ -96,11 +96,16 @@ def method_map(method: str, activation: NDArray[Any], gradient: NDArray[Any]) ->
     return maps
 
 
-def overlay(maps: NDArray[Any], palette: NDArray[np.uint8], photos: NDArray[np.uint8], alpha: float) -> NDArray[Any]:
-    """(N, K, H, W) of 0 to 1, (257, 3), (N, H, W, 3) -> uint8 (N, K, H, W, 3); colour 256 is that of NaN."""
+def overlay(
+    maps: NDArray[Any], palette: NDArray[np.uint8], opacities: NDArray[Any], photos: NDArray[np.uint8], *, gray: bool
+) -> NDArray[Any]:
+    """(N, K, H, W) of 0 to 1, (257, 3), (257,), (N, H, W, 3) -> uint8 (N, K, H, W, 3); entry 256 is that of NaN."""
     steps = np.rint(np.clip(np.nan_to_num(maps, nan=0, posinf=1, neginf=0), 0, 1) * 255).astype(int)
-    colours = palette[np.where(np.isnan(maps), 256, steps)]
-    return np.rint((1 - alpha) * photos[:, None] + alpha * colours).astype(np.uint8)
+    steps = np.where(np.isnan(maps), 256, steps)
+    weights = opacities.astype(np.float64)[steps][..., None]
+    luma = (photos.astype(np.int64) @ np.array([19595, 38470, 7471]) + 0x8000) >> 16
+    below = luma[..., None] if gray else photos
+    return np.rint((1 - weights) * below[:, None] + weights * palette[steps]).astype(np.uint8)
 
 
 def row_statistics(rows: NDArray[Any], correction: int = 0) -> Array:

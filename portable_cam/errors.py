@@ -8,7 +8,8 @@
     │   └── UnsupportedOperatorError    an operator without a gradient rule stands on the path
     ├── LayerError               the layer to explain does not exist or does not fit the method
     ├── TargetError              the class, label or score to explain does not exist
-    │   └── HeadError            a detector, of which its file does not tell what its numbers mean
+    │   ├── HeadError            a detector, of which its file does not tell what its numbers mean
+    │   └── RegionError          a region, pixel or mask does not fit this image
     ├── InputError               an input array has the wrong name, shape, type or values
     ├── ImageError               a picture cannot be decoded
     ├── PreprocessError          the preprocessing is unknown or contradicts itself
@@ -16,8 +17,9 @@
     ├── OptionError              an option has a value that is not one of those allowed
     └── DeviceError              the device or execution provider asked for is not there
 
-A message names the offending thing, says what was expected, and what to do. This module imports nothing, so that
-the graph room (``portable_cam.export``) and the kernel room can raise the same errors as the run-time room.
+A message names the offending thing, says what was expected, and what to do; a warning is a PortableCamWarning. This
+module imports nothing, so that the graph room (``portable_cam.export``) and the kernel room can raise the same errors
+as the run-time room.
 """
 
 
@@ -43,6 +45,10 @@ class LayerError(Error):
 
 class TargetError(Error):
     """The class, label or score to explain does not exist."""
+
+
+class RegionError(TargetError):
+    """A region, pixel or mask does not fit this image; it may fit another."""
 
 
 class HeadError(TargetError):
@@ -71,3 +77,7 @@ class OptionError(Error):
 
 class DeviceError(Error):
     """The device or execution provider asked for is not available."""
+
+
+class PortableCamWarning(UserWarning):
+    """A result may not be what it is taken for: something was guessed, or a method comes down to another."""

@@ -4,37 +4,32 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from portable_cam.errors import DeviceError, InputError, TargetError
-from portable_cam.export.format import (
-    ACTIVATIONS,
-    EXPLAINED,
-    GRADIENTS,
-    SCORES,
-    TARGETS,
-    TOKEN_ATTRIBUTION,
-    VIEWS,
-    ExplanationMetadata,
-    named,
-    split,
-)
-from portable_cam.export.methods.registry import uses_relu_rule
+from portable_cam.checked import checked
+from portable_cam.errors import DeviceError, InputError, PortableCamWarning, TargetError
+from portable_cam.export.format import EXPLAINED, MOST_RANKS, SCORES, TARGETS, ExplanationMetadata, split
 from portable_cam.export.options import Keywords, Options
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.read.description import Description
 from portable_cam.export.targets import Target
+from portable_cam.labels import AnyLabels, as_labels, holds_names, labels_in, parse_rows
+from portable_cam.rebuilt import Rebuilt
 from portable_cam.result import Result
-from portable_cam.runtime.flags import at_rounding, find_flags
+from portable_cam.runtime.flags import find_flags
 from portable_cam.runtime.gpu.options import Common
 from portable_cam.runtime.inputs import Inputs
+from portable_cam.runtime.native import Libraries, SessionOptions, libraries_of
+from portable_cam.runtime.notes import notes_of, nothing_guided, warning_of_nothing_guided
+from portable_cam.runtime.results import layer_of, result_of
 from portable_cam.runtime.run_batches import Batches
 from portable_cam.runtime.session import Provider, Session
 from portable_cam.runtime.sessions import Sessions
-from portable_cam.runtime.unseen import not_seen, shares_unseen
+from portable_cam.spelling import option
 from portable_cam.verify import check_cache
 from portable_cam.verify.checks import Check, check_explanation
 
@@ -42,16 +37,10 @@ if TYPE_CHECKING:
     from portable_cam.runtime.gpu.pipeline import Pipeline
     from portable_cam.runtime.gpu.result import DeviceResult
 
-#: What a relu_policy that found nothing may be exchanged for.
-_WIDER = {
-    "relu": "; relu_policy 'relu+clip' also guides ReLU6, 'all' also SiLU, GELU, HardSwish and other relatives",
-    "relu+clip": "; relu_policy 'all' also guides SiLU, GELU, HardSwish and other relatives",
-    "all": "",
-}
 
-
-class Explainer:
-    """Explains a model's answers; builds the explanation graph once and runs it on batch after batch.
+class Explainer(Rebuilt):
+    """Explains a model's answers; builds the explanation graph once and runs it on batch after batch. It can be pickled
+    and copied: it is then made again from its arguments.
 
     Args:
         model: A path, bytes, ``onnx.ModelProto``, ``onnx_ir.Model`` or ``NormalizedModel``.
@@ -63,6 +52,11 @@ class Explainer:
         threads: CPU threads within an operator.
         optimize: False for plain rounding; see :class:`~portable_cam.runtime.session.Session`.
         time_limit: Seconds after which a run is given up, for models that are not trusted.
+        labels: The names of the classes, a list or a file of them, so that targets may be named; by default those that
+            the model's description or metadata say.
+        session_options: ONNX Runtime's own, by name, as ``{"intra_op_num_threads": 2}``, or its ``SessionOptions``,
+            which are used as they are and cannot be pickled.
+        custom_op_libraries: Files of custom operators that the model uses.
         check: Check the first explanation, unless the same model and options were checked before: ``checks``
             (``docs/reliability.md``).
         **options: ``output``, ``profile``, ``relu_policy``, ``saturation``, ``sign``, ``precision``, ``details``,
@@ -73,6 +67,7 @@ class Explainer:
         Error: A subclass that names what does not fit.
     """
 
+    @checked
     def __init__(
         self,
         model: AnyModel,
@@ -86,6 +81,9 @@ class Explainer:
         optimize: bool = True,
         time_limit: float | None = None,
         check: bool = False,
+        labels: AnyLabels = None,
+        session_options: SessionOptions | None = None,
+        custom_op_libraries: Libraries = (),
         **options: Unpack[Keywords],
     ) -> None:
         known = normalized(model)
@@ -98,19 +96,20 @@ class Explainer:
             threads=threads,
             optimize=optimize,
             time_limit=time_limit,
+            session_options=session_options,
+            custom_op_libraries=libraries_of(custom_op_libraries),
         )
         self._wants_check = check
         #: What the checks of the first explanation found; empty where none was asked for.
         self.checks: tuple[Check, ...] = ()
         self._metadata = ExplanationMetadata.read(self._sessions.props)
         self._inputs = Inputs(self._sessions.of(1), self._metadata)
+        said = as_labels(labels) or as_labels(known.description.task_options.get("labels"), "the model's description")
+        self.labels = said.check(self.classes) if said is not None else labels_in(self.metadata, self.classes)
         batch, shared = self._metadata.batch, bool(self._metadata.shared)
         self._batches = Batches(self._metadata.image, freed=batch == "freed", shared=shared, ranged=batch == "ranged")
-        if self._nothing_guided:
-            wider = _WIDER[self._sessions.options.relu_policy]
-            warnings.warn(
-                f"no node counts as a ReLU here, so that guided methods give the plain gradient{wider}", stacklevel=2
-            )
+        if nothing_guided(self._metadata, self._sessions.options):
+            warnings.warn(warning_of_nothing_guided(self._sessions.options), PortableCamWarning, stacklevel=2)
 
     def _options_of(self, given: Mapping[str, Any]) -> Options:
         """The options of the graph."""
@@ -125,16 +124,11 @@ class Explainer:
     @property
     def layer(self) -> str | list[str]:
         """The tensor explained (a list if several)."""
-        layers = self._metadata.layer
-        return layers[0] if len(layers) == 1 else list(layers)
+        return layer_of(self._metadata)
 
     @property
     def guided_nodes(self) -> list[str]:
         return list(self._metadata.guided_nodes)
-
-    @property
-    def _nothing_guided(self) -> bool:
-        return uses_relu_rule(self._sessions.options.methods) and not self.guided_nodes
 
     @property
     def sign(self) -> str:
@@ -142,34 +136,34 @@ class Explainer:
         return self._sessions.options.sign
 
     @property
+    def profile(self) -> str:
+        """Whose conventions the maps follow."""
+        return self._sessions.options.profile
+
+    @property
+    def model_path(self) -> Path | None:
+        """The file of the model; None where it was given otherwise."""
+        return self._sessions.model.path
+
+    @property
     def image_name(self) -> str:
         return self._metadata.image
 
     @property
     def notes(self) -> tuple[str, ...]:
-        known, notes = self._metadata, []
-        if known.cut:
-            notes.append(f"the score is '{known.scores}', before the final {known.cut}")
-        if self._nothing_guided:
-            notes.append("no node was guided: the guided maps are the plain gradient")
-        if known.shared and self.input_shape()[0] != 1:
-            notes.append("one score for all images of a batch: each map shows what its image adds to it")
-        if self._batches.mixes:
-            notes.append("images run one by one: together they gave other scores, though the graph seemed to allow it")
-        if known.widened:
-            notes.append(f"the model is {known.widened} and computed in float32, inputs and outputs included")
-        if self._sessions.options.precision == "float32":
-            notes.append("computed in float32, inputs and outputs included, whatever types the model is stored in")
-        return tuple(notes)
+        one_image = self.input_shape()[0] == 1
+        mixes = bool(self._batches.mixes)
+        return tuple(notes_of(self._metadata, self._sessions.options, one_image=one_image, mixes=mixes))
 
     @property
     def metadata(self) -> dict[str, str]:
         """The metadata of the explanation graph, the source model's included."""
         return dict(self._sessions.props)
 
+    @checked
     def input_shape(self, name: str | None = None) -> list[int | str | None]:
         """The shape of an input, by default that of the image; a str or None where it is symbolic."""
-        return list(self._sessions.of(1).inputs[name or self.image_name].shape)
+        return list(self._sessions.of(1).spec(name or self.image_name).shape)
 
     def input_dtype(self) -> str:
         """The element type of the image input as numpy names it."""
@@ -210,27 +204,48 @@ class Explainer:
         """Explain a batch.
 
         Args:
-            x: The image as the model takes it, (N, C, H, W) or (N, H, W, C), or a dict of all inputs.
-            targets: Integers (N,) or (N, K), or one integer for all; None: the top class of each image.
+            x: The image as the model takes it, (N, C, H, W) or (N, H, W, C), or a dict of all inputs: an array, a torch
+                tensor, what speaks DLPack, or a list or iterator of images.
+            targets: Integers (N,) or (N, K), or one integer for all; None: the top class of each image. Names where
+                labels are given, and ``top2``: as text for all images alike (``"tabby, tiger cat"``), or a list with
+                those of each.
             **extra: The further inputs of the target by name (see ``inputs``), each (N, K, ...), or any shape that
                 broadcasts to it: a mask (H, W) holds for all images and targets.
 
         Raises:
             InputError: An input has the wrong name, shape or type, or holds NaN.
-            TargetError: A target is not an integer, or out of range.
+            TargetError: A target is neither an integer nor a name, or out of range.
+            LabelError: A name, but no labels, or no such name.
         """
         feeds = self._inputs.feeds(x, extra)
-        count = len(feeds[self.image_name])
-        asked = self._inputs.targets(targets, count, extra)
+        asked = self._asked(targets, len(feeds[self.image_name]), extra)
+        return self._explained(feeds, asked, extra, given=targets is not None)
+
+    def ranked(self, x: Any, targets: Any, **extra: Any) -> Result:
+        """As a call, with integers that may be ranks, too: -1 for the top class of an image, -2 for the second, as an
+        explanation file takes them."""
+        feeds = self._inputs.feeds(x, extra)
+        asked = self._inputs.targets(targets, len(feeds[self.image_name]), extra, ranks=True)
+        return self._explained(feeds, asked, extra)
+
+    def _asked(self, targets: Any, count: int, extra: Mapping[str, Any]) -> NDArray[np.int64]:
+        """Targets (N, K), named ones as numbers."""
+        if holds_names(targets):
+            return self._inputs.targets(parse_rows(targets, self.labels, count), count, extra, ranks=True)
+        return self._inputs.targets(targets, count, extra)
+
+    def _explained(
+        self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64], extra: Mapping[str, Any], *, given: bool = True
+    ) -> Result:
         if self._metadata.shared and (asked != asked[:1]).any():
             raise TargetError("all images have one score together here: ask for the same targets of each")
         feeds |= self._inputs.further(extra, asked.shape)
         try:
             return self._run(feeds, asked)
         except InputError:
-            if self.classes is not None or targets is None or extra:
+            if self.classes is not None or not given or extra or asked.max() < 0:
                 raise
-            self._run(feeds, np.full((count, 1), -1, np.int64))  # if this fails too, it was not the targets
+            self._run(feeds, np.full((len(asked), 1), -1, np.int64))  # if this fails too, it was not the targets
             raise TargetError(f"target {asked.max()} is out of range: the model has fewer classes") from None
 
     def on_device(self, x: Any, targets: ArrayLike | None = None, **extra: ArrayLike) -> DeviceResult:
@@ -251,7 +266,7 @@ class Explainer:
         named, pipeline = self._inputs.named(x), self.pipeline(1)
         self._inputs.check_names(named, extra)
         feeds = {name: pipeline.take(name, value) for name, value in named.items()}
-        asked = self._inputs.targets(targets, feeds[self.image_name].shape[0], extra)
+        asked = self._asked(targets, feeds[self.image_name].shape[0], extra)
         further = self._inputs.further(extra, asked.shape)
         pipeline = self.pipeline(1 if asked.shape[1] == 1 else None)
         made = pipeline.on_device({**feeds, **further, "targets": asked})
@@ -276,17 +291,22 @@ class Explainer:
 
         session = self._sessions.of(targets_per_image)
         if not isinstance(session, Pipeline):
-            raise DeviceError("this explainer runs on the host: make it with device='cuda' to leave results on the GPU")
+            raise DeviceError(
+                f"this explainer runs on the host: make it with {option('device', 'cuda')} to leave results on the GPU"
+            )
         return session
 
+    @checked
     def top(self, x: ArrayLike | Mapping[str, ArrayLike], k: int, **extra: ArrayLike) -> Result:
         """Explain the ``k`` classes with the highest scores of each image, best first; ``extra`` as in a call."""
+        if k < 1:
+            raise TargetError(f"top{k}: at least 1 top class can be explained")
         feeds = self._inputs.feeds(x, extra)
-        limit = min(16, self.classes or 16)
-        if not 1 <= k <= limit:
-            raise TargetError(f"top{k}: between 1 and {limit} top classes can be explained at once")
-        asked = np.tile(-np.arange(1, k + 1, dtype=np.int64), (len(feeds[self.image_name]), 1))
-        return self._run(feeds | self._inputs.further(extra, asked.shape), asked)
+        ranks = np.tile(-np.arange(1, min(k, MOST_RANKS + 1) + 1, dtype=np.int64), (len(feeds[self.image_name]), 1))
+        return self._explained(feeds, self._inputs.targets(ranks, len(ranks), extra, ranks=True), extra)
+
+    def _learnt(self) -> dict[str, Any]:
+        return {"checks": self.checks}
 
     def _run(self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]) -> Result:
         session = self._session_for(asked)
@@ -308,7 +328,7 @@ class Explainer:
             **extra: As for a call.
         """
         feeds = self._inputs.feeds(x, extra)
-        asked = self._inputs.targets(targets, len(feeds[self.image_name]), extra)
+        asked = self._asked(targets, len(feeds[self.image_name]), extra)
         feeds |= self._inputs.further(extra, asked.shape)
         session = self._session_for(asked)
         return self._checked(feeds, self._batches.run(session, {**feeds, TARGETS: asked}))
@@ -326,33 +346,8 @@ class Explainer:
         given, found = of_first({**feeds, TARGETS: values[EXPLAINED]}), of_first(values)
         if self._metadata.shared:  # what the first image has alone is not what it has among the others
             found = self._session_for(given[TARGETS]).run(given)
-        return tuple(check_explanation(self._sessions.model, self._sessions.options, self._metadata, given, found))
+        known = self._sessions
+        return tuple(check_explanation(known.model, known.options, self._metadata, given, found, known.native))
 
     def _result(self, values: dict[str, NDArray[Any]]) -> Result:
-        maps, raw, outputs = split(values, self._metadata)
-        unseen = shares_unseen(values, self._metadata.unseen)
-        for method, found in maps.items():
-            if (nothing := at_rounding(values, method)).any():
-                maps[method] = np.where(
-                    nothing.reshape(nothing.shape + (1,) * (found.ndim - 2)), found.dtype.type(0), found
-                )
-        first = self._metadata.layer[0] if self._metadata.layer else None
-        return Result(
-            scores=values[SCORES],
-            targets=values[EXPLAINED],
-            layer=self.layer,
-            maps=maps,
-            raw=raw,
-            flags=find_flags(values, maps),
-            guided_nodes=self.guided_nodes,
-            outputs=outputs,
-            notes=(*self.notes, *not_seen(unseen)),
-            activations=values.get(f"{ACTIVATIONS}{first}"),
-            gradients=values.get(f"{GRADIENTS}{first}"),
-            words=named(values, TOKEN_ATTRIBUTION),
-            channel_axis=self._metadata.channel_axis,
-            placed=dict(self._metadata.placed or {}),
-            views=named(values, VIEWS),
-            unseen=unseen,
-            checks=self.checks,
-        )
+        return result_of(values, self._metadata, notes=self.notes, checks=self.checks)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,14 @@ class ByMethod(Generic[T]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.maps)
 
+    def keys(self) -> list[str]:
+        """The methods."""
+        return list(self.maps)
+
+    def items(self) -> list[tuple[str, T]]:
+        """Each method with its maps."""
+        return list(self.maps.items())
+
     def __contains__(self, method: object) -> bool:
         return method in self.maps
 
@@ -35,12 +43,13 @@ class ByMethod(Generic[T]):
         return len(self.scores)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result(ByMethod[NDArray[np.float32]]):
     """The explanation of N images, K targets each.
 
     ``result["gradcam"]`` gives a method's maps: (N, K, H, W) float32 at the input's size for methods of maps,
-    (N, K, C, H, W) signed float32, in the model's own input layout, for the others.
+    (N, K, C, H, W) signed float32, in the model's own input layout, for the others. ``result[3]`` is the result of the
+    fourth image alone, its arrays still with a first axis. Two results are equal if all that they hold is.
     """
 
     scores: NDArray[np.float32]
@@ -85,3 +94,59 @@ class Result(ByMethod[NDArray[np.float32]]):
     checks: tuple[Any, ...] = ()
     """The :class:`~portable_cam.verify.checks.Check` of the first explanation with this model and these options; empty
     where none was asked for."""
+
+    @overload
+    def __getitem__(self, key: str) -> NDArray[np.float32]: ...
+
+    @overload
+    def __getitem__(self, key: int) -> Result: ...
+
+    def __getitem__(self, key: str | int) -> NDArray[np.float32] | Result:
+        if isinstance(key, str):
+            return super().__getitem__(key)
+        return self._image(key)
+
+    def _image(self, index: int) -> Result:
+        if not isinstance(index, int | np.integer) or isinstance(index, bool):
+            raise OptionError(f"a result is indexed by a method or the number of an image, not by {index!r}")
+        count = len(self)
+        if not -count <= index < count:
+            raise OptionError(f"there is no image {index}: this result has {count}, counted from 0")
+        one = slice(index % count, index % count + 1)
+
+        def part(values: Any) -> Any:
+            if isinstance(values, dict):
+                return {name: part(value) for name, value in values.items()}
+            # an output that is not one entry per image is that of all of them
+            return values[one] if hasattr(values, "__len__") and len(values) == count else values
+
+        by_image = ("scores", "targets", "maps", "raw", "flags", "outputs", "activations", "gradients", "words")
+        return replace(self, **{name: part(getattr(self, name)) for name in by_image})
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Result):
+            return NotImplemented
+        return all(same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        images, targets = self.scores.shape[:2]
+        maps = ", ".join(f"{method} {value.shape}" for method, value in self.items())
+        many = f"{images} image{'s' * (images != 1)}, {targets} target{'s' * (targets != 1)}"
+        return f"<Result of {many}: {maps or 'no maps'}>"
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two values are equal, arrays by shape, type and content; NaN equals NaN."""
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)) or a.dtype != b.dtype:
+            return False
+        return np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and type(a) is type(b):
+        return len(a) == len(b) and all(map(same, a, b))
+    if is_dataclass(a) and type(a) is type(b):
+        return all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+    return bool(a == b) or (isinstance(a, float) and isinstance(b, float) and a != a and b != b)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from portable_cam.errors import InputError, LayerError, OptionError
 from portable_cam.export import build_explanation, list_layers
 from portable_cam.export.layers.placement import Along, weights_of
 from portable_cam.export.layers.relation import Relation
+from portable_cam.image.look import Look
 
 SIZE = 64
 NODES = (
@@ -132,7 +134,7 @@ def test_the_picture_of_a_map_of_the_layers_size(make_model: Any, tmp_path: Path
     for profile in ("paper", "captum"):
         given: dict[str, Any] = {"profile": profile, "preprocessing": {"scale": 255.0}}
         explained = pcam.explain(model, tmp_path / "spot.png", ("gradcam",), 0, task="classify", **given)
-        drawn[profile] = np.asarray(explained.overlay("gradcam", 0), np.float64)
+        drawn[profile] = np.asarray(replace(explained, look=Look()).overlay("gradcam", 0), np.float64)
     assert explained.result["gradcam"].shape != (1, 1, SIZE, SIZE)
     assert np.abs(drawn["captum"] - drawn["paper"]).max() <= 2
 

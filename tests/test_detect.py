@@ -115,7 +115,7 @@ def test_a_quantised_detector(zoo: Path, model: str, family: str) -> None:
 
 
 def test_a_classifier_is_no_detector(small_cnn: onnx.ModelProto) -> None:
-    with pytest.raises(TargetError, match=r"'y' \[-1, 5\] are not those of a detector known here .*--head"):
+    with pytest.raises(TargetError, match=r"'y' \[-1, 5\] are not those of a detector known here .*head="):
         detect.find_head(small_cnn, (8, 8))
 
 

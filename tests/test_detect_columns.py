@@ -9,14 +9,14 @@ import pytest
 from detectors import CELLS, IMAGE, SIZE, dense, joined
 from PIL import Image
 
-from portable_cam.errors import InputError, LabelError, TargetError
+from portable_cam.errors import LabelError, TargetError
 from portable_cam.export.layers.columns import is_integer, is_probability, makers_of, runs
 from portable_cam.export.passes.normalize import normalize
 from portable_cam.tasks.detect import find_head
 from portable_cam.tasks.detect.explainer import DetectExplainer
 from portable_cam.tasks.detect.families import head_from
 from portable_cam.tasks.recognize import recognize
-from portable_cam.tasks.ultralytics import Ultralytics, read_ultralytics
+from portable_cam.ultralytics import Ultralytics, read_ultralytics
 
 PICTURE = Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 32, 3), dtype=np.uint8))
 #: The nodes behind ``dense`` or ``joined``, by what the numbers behind the box are.
@@ -119,7 +119,7 @@ def test_two_readings_are_asked_for(make_model: Any) -> None:
     tail = "o = Sigmoid(e) k = Concat<axis = 2>(xy, wh, o, p) y = Transpose<perm = [0, 2, 1]>(k)"
     body, weights = dense(3, tail)
     model = make_model(body, weights, IMAGE, f"float[1,8,{CELLS}] y")
-    with pytest.raises(TargetError, match=r"'y' has boxes of 8 numbers.*two sigmoids.*--head"):
+    with pytest.raises(TargetError, match=r"'y' has boxes of 8 numbers.*two sigmoids.*head="):
         classes_of(model)
     assert classes_of(model, classes=3) == (5, 8, True)
     assert classes_of(model, Ultralytics(names=("a", "b", "c"))) == (5, 8, True)
@@ -219,8 +219,8 @@ def test_a_head_on_no_boxes(make_model: Any) -> None:
     weights |= {"most": np.float32(2), "zero": np.array([0]), "one": np.array([1]), "two": np.array([2])}
     model = make_model(body, weights, IMAGE, "float[1,M,4] yb, float[1,M,1] yp")
     head = {"classes": {"tensor": "yp"}, "boxes": {"tensor": "yb"}}
-    with pytest.raises(InputError, match="gives no boxes at all"):
-        DetectExplainer(model, head=head, preprocessing="unit")(PICTURE)
+    found = DetectExplainer(model, head=head, preprocessing="unit")(PICTURE)
+    assert (found.found, found.nothing_found) == (False, "the model gives no boxes at all")
 
 
 # -- makers ------------------------------------------------------------------------------------------------------------

@@ -239,8 +239,8 @@ def test_the_ways_out_are_ways_out(make_model: Any) -> None:
     (obstacle,) = report.obstacles
     assert obstacle.operator == "ai.onnx::MaxRoiPool"
     layer, before, again = obstacle.ways_out
-    assert "layer 'r'" in layer
-    assert "output 'u'" in before
+    assert "layer='r'" in layer
+    assert "output='u'" in before
     assert "without optimisation or fusion" in again
     build_explanation(model, ("gradcam",), "r")
     differentiate(model, "u", ["x"])
@@ -258,8 +258,8 @@ def test_no_layer_is_promised_where_none_is_free(make_model: Any) -> None:
         "flat": np.array([0, 6], np.int64),
     }
     (obstacle,) = doctor(make_model(body, weights, y="float[N,6] y")).obstacles
-    assert not any("layer" in way for way in obstacle.ways_out)
-    assert any("output 'r'" in way for way in obstacle.ways_out)
+    assert not any("layer=" in way for way in obstacle.ways_out)
+    assert any("output='r'" in way for way in obstacle.ways_out)
 
 
 def test_an_operator_of_the_optimiser_is_told_apart() -> None:
@@ -278,10 +278,24 @@ def test_text_and_json(make_model: Any, tmp_path: Path) -> None:
     onnx.save(roi_model(make_model), path)
     text = CliRunner().invoke(app, ["doctor", str(path)], env={"COLUMNS": "200"})
     assert text.exit_code == 0
-    for words in ("precision", "float32", "estimated cost", "GMAC", "way out: explain layer 'r'", "estimated memory"):
+    for words in (
+        "precision",
+        "float32",
+        "estimated cost",
+        "GMAC",
+        "way out: explain a layer behind it, --layer r",
+        "estimated memory",
+    ):
         assert words in " ".join(text.stdout.split())
     content = json.loads(CliRunner().invoke(app, ["doctor", str(path), "--json"]).stdout)
     assert content["precision"] == {"floats": ["float32"], "quantized": None, "integers": []}
     assert len(content["guided_nodes"]["relu"]) == content["guided"]["relu"] == 1
     assert content["cost"]["multiples"]["cam"] == 1
     assert len(content["obstacles"][0]["ways_out"]) == 3
+
+
+def test_the_tasks_whose_scores_are_no_vector_are_named(make_model: Any) -> None:
+    weights = {"w": weight(6, 3, 8, 1), "rows": np.array([0, 6, -1], np.int64)}
+    body = "c = Conv(x, w) r = Reshape(c, rows) y = Transpose<perm = [2, 0, 1]>(r)"
+    (problem,) = doctor(make_model(body, weights, y="float[8,N,6] y")).problems
+    assert "with task= detect, segment, caption or ctc" in problem

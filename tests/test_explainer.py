@@ -323,7 +323,7 @@ def test_relu_policy(relatives: onnx.ModelProto) -> None:
     maps = [e(X, [0, 0])["guided_backprop"] for e in (none, clip, every)]
     assert np.abs(maps[0] - maps[1]).max() > 1e-3
     assert np.abs(maps[1] - maps[2]).max() > 1e-3
-    with pytest.raises(OptionError, match=r"relu_policy is one of relu, relu\+clip, all, not 'relu6'"):
+    with pytest.raises(OptionError, match=r"relu_policy= is one of relu, relu\+clip, all, not 'relu6'"):
         pcam.Explainer(relatives, methods, relu_policy="relu6")  # type: ignore[arg-type]
 
 
@@ -859,11 +859,11 @@ def test_differentiate_by_name(small_cnn: onnx.ModelProto) -> None:
 def test_cuda_is_never_a_silent_cpu_run(small_cnn: onnx.ModelProto) -> None:
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("this build of ONNX Runtime has CUDA")
-    with pytest.raises(DeviceError, match=r"CUDAExecutionProvider is not in this build .*portable-cam\[gpu\]"):
+    with pytest.raises(DeviceError, match=r"CUDAExecutionProvider is not in this build .*\[gpu\]"):
         pcam.Explainer(small_cnn, device="cuda")
     with pytest.raises(DeviceError, match="CUDAExecutionProvider"):
         pcam.Explainer(small_cnn, providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
-    with pytest.raises(DeviceError, match="device is 'cpu' or 'cuda', not 'tpu'"):
+    with pytest.raises(DeviceError, match="device= is 'cpu' or 'cuda', not 'tpu'"):
         pcam.Explainer(small_cnn, device="tpu")
 
 

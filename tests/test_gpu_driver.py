@@ -146,7 +146,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "4 kernels" in done.stdout
+    assert "8 kernels" in done.stdout
     return path
 
 

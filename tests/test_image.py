@@ -3,6 +3,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,8 @@ from PIL import Image
 
 from portable_cam import assets
 from portable_cam.errors import ImageError
-from portable_cam.image.decode import MAX_PIXELS, expand_images, read_image
+from portable_cam.image.decode import MAX_PIXELS, read_image, read_photo
+from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.unit_range import to_unit_range
 from portable_cam.kernels import reference
 
@@ -162,7 +165,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpa
     [
         pytest.param(b"", "is empty", id="empty"),
         pytest.param(b"not a picture at all", "is not an image", id="text"),
-        pytest.param(EPS, "is not an image", id="eps-would-run-a-program"),
+        pytest.param(EPS, "is a drawing", id="eps-would-run-a-program"),
         pytest.param(PNG[: len(PNG) // 2], "truncated or damaged", id="truncated-png"),
         pytest.param(JPEG[: len(JPEG) // 2], "truncated or damaged", id="truncated-jpeg"),
         pytest.param(PNG[:20], "not an image|truncated or damaged", id="header-only"),
@@ -222,22 +225,76 @@ def test_bad_source() -> None:
         read_image(3)  # type: ignore[arg-type]
 
 
-def test_expand_images(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a.png", "c.jfif", "notes.txt", ".hidden.png"):
-        (tmp_path / name).touch()
-    (tmp_path / "folder.png").mkdir()
-    lone = tmp_path / "notes.txt"
-    found = expand_images([lone, tmp_path])
-    assert [p.name for p in found] == ["notes.txt", "a.png", "b.JPG", "c.jfif"]
-    assert expand_images([tmp_path / "folder.png", lone]) == [tmp_path / "folder.png", lone]
-    with pytest.raises(ImageError, match="holds no image"):
-        read_image(tmp_path / "folder.png")
-    with pytest.raises(ImageError, match="no image was given"):
-        expand_images([])
-
-
 @given(st.integers(1, 9), st.integers(1, 9))
 def test_maps_are_scaled_as_the_kernels_twin_does(h: int, w: int) -> None:
     values = np.random.default_rng(h * 9 + w).standard_normal((h, w)).astype(np.float32)
     np.testing.assert_array_equal(to_unit_range(values), reference.minmax(values.astype(np.float64)))
     assert np.isnan(to_unit_range(np.where(np.arange(w) == 0, np.nan, values))).all()
+
+
+# -- large photos ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_photo_is_decoded_no_larger_than_needed(form: str, orientation: int) -> None:
+    """At a half, a quarter or an eighth, upright, and its own size is known."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = np.zeros((800, 1600, 3), np.uint8)
+    upright[:, 800:] = 200
+    stored = upright if orientation == 1 else np.rot90(upright)  # shown by a turn of 90 degrees clockwise
+    data = encoded(Image.fromarray(np.ascontiguousarray(stored)), form, exif=exif)
+    for enough, factor in (((100, 200), 8), ((100, 201), 4), ((101, 200), 4), ((400, 100), 2), ((401, 100), 1)):
+        pixels, size = read_photo(data, {(800, 1600): enough}.__getitem__)  # asked for its upright size alone
+        assert size == (800, 1600)
+        assert pixels.shape == (800 // factor, 1600 // factor, 3)
+        assert pixels[:, :90].max() < 10
+        assert pixels[:, -90:].min() > 190
+    np.testing.assert_array_equal(read_photo(data)[0], read_image(data))
+
+
+def test_an_image_that_is_given_stays_as_it_is() -> None:
+    image = Image.open(io.BytesIO(encoded(Image.new("RGB", (1600, 800), "red"), "JPEG")))
+    pixels, size = read_photo(image, lambda size: (100, 100))
+    assert (pixels.shape, size) == ((100, 200, 3), (800, 1600))
+    assert image.size == (1600, 800)
+    deep = Image.fromarray(np.full((800, 1600), 30000, np.uint16))
+    assert read_photo(deep, lambda size: (100, 100))[0].shape == (800, 1600, 3), "what cannot be averaged stays, too"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["jpg", "png"])
+def test_a_photo_of_108_megapixels_needs_little_memory(form: str, tmp_path: Path) -> None:
+    """Less than 12 bytes a pixel for all of it, the interpreter and the model included; pictures of a usual size."""
+    path = tmp_path / f"large.{form}"
+    drawn = Image.linear_gradient("L").convert("RGB").resize((12000, 9000))
+    drawn.paste(Image.open(assets.photo()).resize((6000, 3000)), (3000, 3000))
+    drawn.save(path, **({"quality": 85} if form == "jpg" else {"compress_level": 1}))
+    del drawn
+    code = (
+        "import resource, sys; from portable_cam.cli import main; sys.argv[0] = 'portable-cam'\n"
+        "try: main()\nexcept SystemExit as done: assert not done.code\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    )
+    command = ("explain", str(assets.model()), str(path), "-o", str(tmp_path / "out"), "--no-check")
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
+    assert int(done.stdout.splitlines()[-1]) < 12 * 108_000_000
+    (overlay,) = (tmp_path / "out").glob("large.*.gradcam.png")
+    with Image.open(overlay) as picture:
+        assert picture.width == 2048
+    assert overlay.stat().st_size < 6_000_000
+
+
+def test_the_input_of_a_large_photo_is_that_of_the_whole() -> None:
+    """What decoding at a fraction changes is at most a few of 255."""
+    rng = np.random.default_rng(0)
+    pixels = np.asarray(Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((3200, 2400)))
+    data = encoded(Image.fromarray(pixels), "JPEG", quality=95)
+    for how in ("stretch", "shortest+crop", "letterbox"):
+        prepared = Preprocessing((96, 96), resize=how)
+        small, size = read_photo(data, lambda size: (300, 400))
+        assert small.shape[0] == 300
+        whole = prepared.view(read_image(data)).astype(int)
+        assert np.abs(prepared.view(small, size) - whole).max() <= 4
+        assert prepared.geometry(size) == prepared.geometry((2400, 3200))

@@ -14,6 +14,8 @@ import pytest
 from costs import slow_but
 
 from portable_cam.errors import InputError, OptionError
+from portable_cam.image import colormap as report
+from portable_cam.image.look import Look
 from portable_cam.kernels import cam, guided, moments, of_torch, overlay, reference, upsample
 from portable_cam.kernels.array import Array
 from portable_cam.kernels.launch import TorchDevice
@@ -332,30 +334,35 @@ def test_guided_product_normalised(device: TorchDevice) -> None:
     close(back(out), exact(g) * reference.pgc_scale(scaled)[:, :, None])
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.3, 1.0])
-def test_overlay(device: TorchDevice, alpha: float) -> None:
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("opacity", [0.0, 0.5, 1.0, None])
+def test_overlay(device: TorchDevice, opacity: float | None, gray: bool) -> None:
     maps = random.uniform(-0.1, 1.1, (2, 2, 9, 7)).astype(np.float32)
     maps[0, 0, 0, :3] = np.nan, np.inf, -np.inf
     maps[0, 0, 1, :3] = np.arange(3, dtype=np.float32) / 255 + np.float32(0.5 / 255)
     palette = random.integers(0, 256, (257, 3), dtype=np.uint8)
+    opacities = random.uniform(0, 1, 257) if opacity is None else np.full(257, opacity)
+    opacities = opacities.astype(np.float32)
     photos = random.integers(0, 256, (2, 9, 7, 3), dtype=np.uint8)
-    out = overlay.overlay(device, *(put(device, torch.from_numpy(a)) for a in (maps, palette, photos)), alpha)
-    expected = reference.overlay(maps, palette, photos, alpha)
+    arrays = (put(device, torch.from_numpy(a)) for a in (maps, palette, opacities, photos))
+    out = overlay.overlay(device, *arrays, gray=gray)
+    expected = reference.overlay(maps, palette, opacities, photos, gray=gray)
     off = np.abs(out.owner.cpu().numpy().astype(int) - expected.astype(int))
-    # with 0.3 in float32 a value just at a half may round the other way
-    assert off.max() <= (1 if alpha == 0.3 else 0)
+    # in float32 a value just at a half may round the other way
+    assert off.max() <= (1 if opacity is None else 0)
     assert (off > 0).mean() < 0.02
 
 
-def test_overlay_as_the_report_does(device: TorchDevice) -> None:
-    from portable_cam.image import colormap as report
-
-    maps = random.uniform(0, 1, (1, 1, 6, 5)).astype(np.float32)
+@pytest.mark.parametrize("look", [Look(), Look("jet", 0.5, rising=False, gray=False), Look("viridis", 1.0)])
+def test_overlay_as_the_report_does(device: TorchDevice, look: Look) -> None:
+    """Every pixel as the host draws it."""
+    maps = random.uniform(0, 1, (1, 1, 60, 50)).astype(np.float32)
     maps[0, 0, 2, 2] = np.nan
-    photo = random.integers(0, 256, (6, 5, 3), dtype=np.uint8)
-    palette = np.vstack([report.colorize(np.linspace(0, 1, 256)[None])[0], report.NOT_A_NUMBER]).astype(np.uint8)
-    out = overlay.overlay(device, *(put(device, torch.from_numpy(a)) for a in (maps, palette, photo[None])))
-    np.testing.assert_array_equal(out.owner.cpu().numpy()[0, 0], report.overlay(photo, maps[0, 0]))
+    photo = random.integers(0, 256, (60, 50, 3), dtype=np.uint8)
+    tables = report.palette(look.colormap).copy(), report.opacities(look)
+    arrays = (put(device, torch.from_numpy(a)) for a in (maps, *tables, photo[None]))
+    out = overlay.overlay(device, *arrays, gray=look.gray)
+    np.testing.assert_array_equal(out.owner.cpu().numpy()[0, 0], report.overlay(photo, maps[0, 0], look))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

@@ -3,11 +3,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from portable_cam.errors import LabelError, TargetError
-from portable_cam.tasks.labels import Labels, parse_targets, read_labels
+from portable_cam.labels import Labels, parse_rows, parse_targets, read_labels
+from portable_cam.targets import Class
 
 NAMES = ("tench, Tinca tinca", "goldfish", "great white shark")
 LABELS = Labels(("tabby, tabby cat", "Tiger Cat", "tiger", "crane", "crane", "maillot", "maillot, tank suit"))
@@ -103,10 +106,27 @@ def test_find_says_why_not(text: str, says: str) -> None:
         LABELS.find(text)
 
 
-@pytest.mark.parametrize("text", ["tiger, top3", "top2,top3", "3, top1"])
-def test_top_stands_alone(text: str) -> None:
-    with pytest.raises(TargetError, match=r"'top\d' stands alone"):
-        parse_targets(text, LABELS)
+@pytest.mark.parametrize(
+    "given", [True, 1.5, [None], b"tabby", {"a": 1}, [[1]], -1, [], "top0", "top-1", Class(), [1, Class()]]
+)
+def test_what_is_no_target(given: Any) -> None:
+    with pytest.raises((TargetError, LabelError)):
+        parse_targets(given, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("given", "rows"),
+    [
+        ("tabby", [[0], [0]]),
+        ("top2, tiger", [[-1, -2, 2]] * 2),
+        (["tabby", 3], [[0], [3]]),
+        ([["tabby", 3], [2, "top1"]], [[0, 3], [2, -1]]),
+    ],
+)
+def test_targets_of_several_images(given: Any, rows: list[list[int]]) -> None:
+    assert parse_rows(given, LABELS, 2) == rows
+    with pytest.raises(TargetError, match="the images have 1 and 2 targets"):
+        parse_rows([["tabby"], ["tabby", 1]], LABELS, 2)
 
 
 def test_imagenet() -> None:
@@ -135,7 +155,10 @@ def test_length_mismatch_is_not_guessed() -> None:
 
 def test_parse_targets() -> None:
     assert parse_targets(None, LABELS) is None
-    assert parse_targets("top3", LABELS) == -3
+    assert parse_targets("top3", LABELS) == [-1, -2, -3]
+    assert parse_targets("tiger, top2,2,top1", LABELS) == [2, -1, -2]
+    assert parse_targets(np.array([3, 1]), None) == [3, 1]
+    assert parse_targets(np.int64(4), None) == [4]
     assert parse_targets("tabby,2", LABELS) == [0, 2]
     assert parse_targets(5, None) == [5]
     with pytest.raises(LabelError, match="have no names"):

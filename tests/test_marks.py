@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from portable_cam.image.geometry import fit
 from portable_cam.image.marks import Mark
-from portable_cam.report.annotate import COLORS, draw, place_labels
+from portable_cam.report.annotate import draw, place_labels
+from portable_cam.report.style import MARKS
 from portable_cam.tasks.segment import _mark_of
 
 SIZE = (200, 120)
@@ -42,7 +43,7 @@ def test_more_labels_than_there_is_room_for() -> None:
 def test_a_point_is_ringed_and_its_middle_left_free(at: tuple[float, float]) -> None:
     grey = np.full((80, 120, 3), 90, np.uint8)
     picture = draw(grey, [None, Mark(point=at)], ["", "x"])
-    rows, columns = np.nonzero((picture == COLORS[1]).all(2))
+    rows, columns = np.nonzero((picture == MARKS[1]).all(2))
     distance = np.hypot(rows + 0.5 - at[1], columns + 0.5 - at[0])
     assert distance.min() < 8
     assert (picture[int(at[1]), int(at[0])] == 90).all(), "what the map shows there stays seen"

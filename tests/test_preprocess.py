@@ -16,7 +16,7 @@ from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.presets import PRESETS
 from portable_cam.image.resolve import METADATA_KEY, resolve
 from portable_cam.image.sidecar import FIELDS, find_sidecar
-from portable_cam.tasks.labels import Labels
+from portable_cam.labels import Labels
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NCHW, NHWC = (1, 3, 224, 224), (None, 224, 224, 3)
@@ -312,7 +312,7 @@ def test_hugging_face_files(config: dict[str, Any], wanted: dict[str, Any], tmp_
         ({"std": 0}, r"std .* is zero"),
         ({"scale": 0}, "scale is zero"),
         ({"std": float("nan")}, "std nan is not a finite"),
-        ({"mean": "0.5"}, "mean '0.5' is not"),
+        ({"mean": "0.5"}, "mean= takes float"),
         ({"size": 256}, "size 256x256 contradicts the model's input of 224x224"),
         ({"size": [1, 2, 3]}, "is not a positive number"),
         ({"size": -1}, "is not a positive number"),
@@ -446,7 +446,7 @@ def test_what_the_model_says_of_its_integers_is_taken_only_where_it_must_be() ->
         ("int8", (0, 3), "not a scale above 0"),
         ("int8", (0.1, 0.5), "not a scale above 0"),
         ("int8", (0.1,), "not a scale above 0"),
-        ("int8", ("a", "b"), "not a scale above 0"),
+        ("int8", ("a", "b"), "quantization= takes"),
         ("float32", (0.1, 3), "is for an input of integers"),
         ("int8", (1.0, 0), "steps of brightness"),
     ],

@@ -198,4 +198,4 @@ def test_the_parts_of_a_caption_imply_the_task(tmp_path: Path) -> None:
     done = run("explain", MODELS / "caption_encoder.onnx", tmp_path / "scene.png", *parts, "-o", tmp_path / "out")
     assert done.exit_code == 0
     assert "task: caption" in done.stderr
-    assert (tmp_path / "out" / "scene.strip.png").is_file()
+    assert (tmp_path / "out" / "scene.sheet.png").is_file()

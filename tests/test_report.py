@@ -4,6 +4,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from PIL import Image
 
 from portable_cam import assets
 from portable_cam.errors import InputError, OptionError
-from portable_cam.image.colormap import NOT_A_NUMBER, colorize, overlay, signed_image
+from portable_cam.image.colormap import NOT_A_NUMBER, colorize, luma, overlay, signed_image
 from portable_cam.image.decode import read_image
+from portable_cam.image.look import Look, look_of
 from portable_cam.report.files import PNG_LEVEL, save, save_figure
 from portable_cam.report.sheet import Panel, Section, sheet_figure
 
@@ -47,17 +49,54 @@ def test_colorize_clips_and_marks_nan() -> None:
         colorize(np.zeros((1, 2, 3)))
 
 
+FLAT = Look(opacity=0.5, rising=False, gray=False)
+
+
 def test_overlay_blends() -> None:
     photo = np.full((2, 2, 3), 100, np.uint8)
     map01 = np.array([[0, 1], [0.3, 0.6]])
-    assert (overlay(photo, map01, 0) == photo).all()
-    np.testing.assert_array_equal(overlay(photo, map01, 1), colorize(map01))
-    half = overlay(photo, map01).astype(float)
+    assert (overlay(photo, map01, replace(FLAT, opacity=0)) == photo).all()
+    np.testing.assert_array_equal(overlay(photo, map01, replace(FLAT, opacity=1)), colorize(map01))
+    half = overlay(photo, map01, FLAT).astype(float)
     np.testing.assert_allclose(half, (photo + colorize(map01).astype(float)) / 2, atol=0.5)
     with pytest.raises(InputError, match=r"the map is \(3, 2\)"):
         overlay(photo, np.zeros((3, 2)))
-    with pytest.raises(OptionError, match="alpha 2"):
-        overlay(photo, map01, 2)
+
+
+def test_the_photo_keeps_its_brightness_where_there_is_no_evidence() -> None:
+    """The more evidence, the more colour; none leaves the photo's grey, so that no colour of the photo is taken for
+    evidence."""
+    photo = np.random.default_rng(0).integers(0, 256, (4, 256, 3), dtype=np.uint8)
+    drawn = overlay(photo, np.tile(np.linspace(0, 1, 256), (4, 1)))
+    np.testing.assert_array_equal(drawn[:, 0], np.repeat(luma(photo)[:, :1], 3, 1))
+    map01 = np.full((4, 256), 1.0)
+    colour = colorize(map01).astype(int)
+    np.testing.assert_allclose(overlay(photo, map01), 0.2 * luma(photo)[:, :, None] + 0.8 * colour, atol=0.5)
+    spread = (drawn.max(2).astype(int) - drawn.min(2)).mean(0)
+    assert spread[0] == 0
+    assert spread[128] > 40
+
+
+def test_values_that_are_no_number_are_seen() -> None:
+    photo = np.full((1, 2, 3), 90, np.uint8)
+    drawn = overlay(photo, np.array([[np.nan, 0]]), Look(opacity=0.1)).astype(int)
+    assert np.abs(drawn[0, 0] - drawn[0, 1]).max() > 40
+
+
+def test_looks() -> None:
+    for wrong, message in (
+        ({"colormap": "infernoo"}, "there is no colour map 'infernoo'; did you mean inferno"),
+        ({"colormap": ""}, "there is no colour map '': choose one of matplotlib's"),
+        ({"opacity": 2}, "opacity 2 is not between 0 and 1"),
+        ({"opacity": "x"}, "opacity x"),
+        ({"contours": (0.5, 1)}, "contour 1 is not between 0 and 1"),
+        ({"max_size": -1}, "max_size -1 is not a number of pixels"),
+        ({"max_size": 2.5}, "max_size 2.5"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            Look(**wrong)
+    assert look_of("paper") == Look()
+    assert look_of("pytorch_grad_cam") == Look("jet", 0.5, rising=False, gray=False)
 
 
 def test_signed_image_keeps_sign_channel_and_scale() -> None:
@@ -124,7 +163,7 @@ def test_save(photo: np.ndarray, tmp_path: Path) -> None:
         "text": "Ägyptisch",
     }
     written = save(tmp_path / "out", "photo", images={"../a/b": photo}, arrays={"gradcam": array}, document=document)
-    assert [p.name for p in written] == ["photo._a_b.png", "photo.gradcam.npy", "photo.json"]
+    assert [p.name for p in written] == ["photo...%2Fa%2Fb.png", "photo.gradcam.npy", "photo.json"]
     assert all(p.parent == tmp_path / "out" for p in written), "no name leads out of the folder"
     np.testing.assert_array_equal(np.asarray(Image.open(written[0])), photo)
     np.testing.assert_array_equal(np.load(written[1]), array)
@@ -171,7 +210,7 @@ def test_png_is_compressed_lightly(photo: np.ndarray, tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_no_pyplot() -> None:
-    code = "import sys, portable_cam.report.sheet; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, portable_cam.report.write; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

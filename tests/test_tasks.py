@@ -15,7 +15,7 @@ from PIL import Image
 import portable_cam as pcam
 from portable_cam import assets, targets
 from portable_cam.cli import main
-from portable_cam.errors import InputError, LabelError, OptionError, TargetError
+from portable_cam.errors import LabelError, OptionError, TargetError
 from portable_cam.image.decode import read_image
 from portable_cam.kernels import reference
 from portable_cam.tasks.classify import PhotoExplainer
@@ -365,10 +365,11 @@ def test_bad_input_for_a_detector(zoo: Path) -> None:
         explainer(both, "unicorn")
     with pytest.raises(TargetError, match="class 80 is out of range: the model has 80 classes"):
         explainer(both, 80)
-    with pytest.raises(OptionError, match="takes a region, but no pixel"):
+    with pytest.raises(OptionError, match="takes region=, but no pixel="):
         explainer(both, pixel=(1, 1))
-    with pytest.raises(InputError, match=r"no box scores 0\.35 or more"):
-        explainer(np.full((200, 200, 3), 114, np.uint8))
+    grey = explainer(np.full((200, 200, 3), 114, np.uint8))
+    assert (grey.found, grey.labels, grey["layercam"].shape) == (False, [[]], (1, 0, 416, 416))
+    assert "no box scores 0.35 or more" in grey.nothing_found
     with pytest.raises(OptionError, match="threshold is between 0 and 1, not 7"):
         DetectExplainer(zoo / "models" / f"{YOLOX}.onnx", threshold=7)
     with pytest.raises(TargetError, match="are not those of a detector known here"):
@@ -390,8 +391,10 @@ def test_bad_input_for_a_segmentation(zoo: Path) -> None:
         explainer(dog, 99)
     with pytest.raises(TargetError, match="none of the model's outputs holds a score per class and pixel"):
         SegmentExplainer(assets.model())
-    with pytest.raises(InputError, match="nothing but background"):
-        explainer(np.full((64, 64, 3), 128, np.uint8))
+    grey = explainer(np.full((64, 64, 3), 128, np.uint8))
+    assert not grey.found
+    assert "nothing but background" in grey.nothing_found
+    assert grey["layercam"].shape == (1, 0, 513, 513)
 
 
 # -- the command line --------------------------------------------------------------------------------------------------
@@ -461,7 +464,7 @@ def test_segment_and_contrast_on_the_command_line(
         "-o",
         tmp_path,
     )
-    assert (code, out) == (0, "coral_dog_segmentation.bmp: dog (12) on 51.0% of the picture\n")
+    assert (code, out) == (0, "coral_dog_segmentation.bmp: dog (12) on 51.0 % of the photo\n")
     code, out, _ = run(
         capsys,
         monkeypatch,

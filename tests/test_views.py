@@ -47,6 +47,7 @@ MEAN = "r = Reshape(y_p_v, two) y = ReduceMean<keepdims = 0>(r, few)"
 BATCHES = {
     "a flip": FLIP.replace("v =", "f =") + f"v = Concat<axis = 0>(x, f) {NET} {MEAN}",
     "turned": TURN + f"v = Concat<axis = 0>(x, t) {NET} {MEAN}",
+    "turned first": TURN + f"v = Concat<axis = 0>(t, x) {NET} {MEAN}",
     "flips of flips": FLIP.replace("v =", "f =")
     + "h = Concat<axis = 0>(x, f) k = Slice(h, minus, least, rows, minus) v = Concat<axis = 0>(h, k) "
     + f"{NET} r = Reshape(y_p_v, four) y = ReduceMean<keepdims = 0>(r, few)",
@@ -97,6 +98,11 @@ def test_the_peers_scale_of_all_views_of_an_image(make_model: Any) -> None:
         pcam.Explainer(model(make_model, BATCHES["turned"]), profile="captum")
     with pytest.raises(LayerError, match="CAM needs one map for each image; 'p_v' has several views"):
         pcam.Explainer(model(make_model, BATCHES["turned"]), ("cam",), output="y_p_v")
+
+
+def test_views_that_are_declared_to_be_images(make_model: Any) -> None:
+    with pytest.raises(LayerError, match="declared to have the images along axis 0, which has several views of each"):
+        pcam.Explainer(model(make_model, BATCHES["turned"]), layer="p_v", axes={"p_v": "NCHW"})
 
 
 def test_views_put_back_in_the_graph(make_model: Any) -> None:

@@ -42,6 +42,12 @@ def _wide(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
+def _overlay(m: torch.Tensor, p: torch.Tensor, a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    step = (m * 255).round().long()
+    weight = a[step][..., None]
+    return ((1 - weight) * x[:, None] + weight * p[step]).round().to(torch.uint8)
+
+
 def _gradcam(a: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     weights = g.float().mean((3, 4))
     return torch.einsum("nkc,nchw->nkhw", weights, a.float()).relu()
@@ -120,6 +126,7 @@ def _of_batch(bench: Bench, device: Device, n: int) -> Iterator[Case]:
         return (
             torch.rand(n, 1, side, side, device=bench.device),
             torch.randint(0, 256, (257, 3), device=bench.device, dtype=torch.uint8),
+            torch.rand(257, device=bench.device),
             torch.randint(0, 256, (n, side, side, 3), device=bench.device, dtype=torch.uint8),
         )
 
@@ -128,8 +135,8 @@ def _of_batch(bench: Bench, device: Device, n: int) -> Iterator[Case]:
         f"{n}x{side}x{side}x3",
         "uint8",
         pictures,
-        lambda m, p, x: overlay.overlay(device, of_torch(m), of_torch(p), of_torch(x)),
-        lambda m, p, x: (0.5 * x[:, None] + 0.5 * p[(m * 255).round().long()]).round().to(torch.uint8),
+        lambda m, p, a, x: overlay.overlay(device, *map(of_torch, (m, p, a, x)), gray=False),
+        _overlay,
         tolerance=1.0,
     )
 

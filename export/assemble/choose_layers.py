@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import onnx_ir as ir
 
 from portable_cam.errors import LayerError
+from portable_cam.export.autodiff.relu_policy import ReluPolicy, guided_nodes
 from portable_cam.export.layers.branches import default_layers
 from portable_cam.export.layers.candidates import find_layers, layer_names
 from portable_cam.export.methods.cam import cam_end
@@ -43,6 +45,16 @@ def _layer_of_any(graph: ir.Graph, scores: Sequence[ir.Value], name: str) -> ir.
         except LayerError:
             continue
     return find_layers(graph, scores[-1], name)[0]
+
+
+def policy_that_guides(graph: ir.Graph, scores: Sequence[ir.Value]) -> ReluPolicy | None:
+    """The narrowest policy under which a guided method guides something on the way to the scores; None where none
+    does."""
+    for policy in get_args(ReluPolicy):
+        if guided_on_path(graph, scores, guided_nodes(graph, policy)):
+            found: ReluPolicy = policy
+            return found
+    return None
 
 
 def guided_on_path(graph: ir.Graph, scores: Sequence[ir.Value], guided: Sequence[ir.Node]) -> list[ir.Node]:

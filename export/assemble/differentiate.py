@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from portable_cam.checked import checked
 from portable_cam.errors import LayerError, OptionError, TargetError
 from portable_cam.export.autodiff.backward import ReluRule, Saturation, backward, check_saturation, depends_on
 from portable_cam.export.autodiff.relu_policy import ReluPolicy, guided_nodes
@@ -17,6 +18,7 @@ from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.passes.normalized import AnyModel, normalized
 
 
+@checked
 def differentiate(
     model: AnyModel,
     of: str,

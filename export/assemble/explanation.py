@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from portable_cam.checked import checked
 from portable_cam.errors import ModelError, OptionError
 from portable_cam.export import format
 from portable_cam.export.assemble.choose_layers import choose_layers, guided_on_path
@@ -34,11 +35,14 @@ from portable_cam.export.options import Keywords, Options
 from portable_cam.export.passes.dynamic_batch import make_batch_dynamic
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.passes.precision import float_types, to_float32
+from portable_cam.export.read.inside import name_model
 from portable_cam.export.read.weights import save_model, to_proto
 from portable_cam.export.targets import Target
 from portable_cam.export.targets.protocol import scores_of
+from portable_cam.spelling import option
 
 
+@checked
 def build_explanation(
     model: AnyModel,
     methods: Sequence[str] = ("gradcam",),
@@ -89,6 +93,7 @@ def build_explanation(
     return to_proto(built)
 
 
+@checked
 def save_explanation(
     path: str | Path,
     model: AnyModel,
@@ -161,7 +166,7 @@ def explanation_model(
     image = image_input(graph)
     target.count(scores)
     layers = choose_layers(graph, scores, options)
-    own_outputs = list(graph.outputs)
+    own_inputs, own_outputs = list(graph.inputs), list(graph.outputs)
     layer_names, score_names = [str(value.name) for value in layers], ", ".join(str(value.name) for value in scores)
     renamed = _free_our_names(graph, [extra.name for extra in target.inputs(scores)])
     plan = Plan(
@@ -179,7 +184,7 @@ def explanation_model(
     if plan.for_kernels and any([*plan.places, *(plan.cam.places if plan.cam is not None else ())]):
         raise OptionError(
             "the kernels stretch maps over the image, but this layer does not look at all of it, or "
-            "alignment='field' was asked for: make the maps in the graph"
+            f"{option('alignment', 'field')} was asked for: make the maps in the graph"
         )
     without = [m.name for m in options.computed if m.is_heat_map and m.kernel is None]
     if plan.for_kernels and without:
@@ -215,6 +220,7 @@ def explanation_model(
         unseen=_unseen(layer_names, plan.places),
         placed=_placed(plan),
     ).write(normal)
+    name_model(normal, own_inputs, own_outputs)
     return normal
 
 

@@ -30,8 +30,7 @@ from portable_cam.export.methods.guided_gradcam import product
 from portable_cam.export.methods.method import Method
 from portable_cam.export.methods.tokens import token_attribution
 from portable_cam.export.targets import Extra
-
-_TOP = 16  # how far down the ranking a negative target can point
+from portable_cam.spelling import option
 
 
 def write(plan: Plan, targets_per_image: int | None) -> None:
@@ -86,9 +85,9 @@ def _resolve(plan: Plan, targets: ir.Value) -> ir.Value:
     if ranking is None:
         return targets
     if count is not None:
-        depth = b.ints([min(_TOP, count)])
+        depth = b.ints([min(format.MOST_RANKS, count)])
     else:
-        depth = b.op("Min", b.ints([_TOP]), b.op("Shape", ranking, start=1))
+        depth = b.op("Min", b.ints([format.MOST_RANKS]), b.op("Shape", ranking, start=1))
     _, order = b.op_multi("TopK", [ranking, depth], 2, axis=1)
     order.dtype = ir.DataType.INT64
     rank = b.op("Max", b.op("Sub", b.op("Neg", targets), 1), 0)
@@ -112,7 +111,8 @@ def _per_target(plan: Plan, index: ir.Value, further: Mapping[str, ir.Value]) ->
     plain = [*sources, *plan.tokens.values(), *([plan.image] if "standard" in rules else [])]
     scale = loss_scale(graph, score, [*plain, *([plan.image] if rules else [])])
     if scale is not None and any(axes.several for axes in plan.axes):
-        raise OptionError("a layer of several views of an image has no gradient in float16: add precision='float32'")
+        needed = option("precision", "float32")
+        raise OptionError(f"a layer of several views of an image has no gradient in float16: add {needed}")
     seed = scaled_seed(b, score, scale)
     if plan.target.shared(plan.scores):  # every image has the score of all of them
         seed = b.op("Div", seed, b.op("Cast", b.op("Squeeze", b.dim(plan.image, 0)), to=int(dtype_of(seed))))

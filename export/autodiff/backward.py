@@ -34,6 +34,7 @@ from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.refusals import refusal
 from portable_cam.export.graph.subgraph import captures
 from portable_cam.export.graph.values import reads
+from portable_cam.spelling import command, option
 
 ReluRule: TypeAlias = Literal["standard", "guided", "deconvnet"]
 Saturation: TypeAlias = Literal["mask", "pass"]
@@ -229,8 +230,8 @@ def _without_rule(node: ir.Node, nodes: Sequence[ir.Node], wrt: Sequence[ir.Valu
     on = f" on quantised integers ({node.outputs[0].dtype})" if rule_for(node) is not None else ""
     return (
         f"no gradient rule for operator {domain}::{node.op_type} (opset {opset}){on}, node '{node.name}', on the path "
-        f"{' -> '.join(path_to(node, nodes, wrt))}. Explain a layer behind this node, choose as `output` a tensor "
-        "before it, or export the model without it; `portable-cam doctor MODEL` lists every such node"
+        f"{' -> '.join(path_to(node, nodes, wrt))}. Explain a layer behind this node, choose a tensor before it with "
+        f"{option('output')}, or export the model without it; `{command('doctor')}` lists every such node"
     )
 
 
@@ -268,5 +269,5 @@ def _not_reached(value: ir.Value, seeds: Mapping[ir.Value, ir.Value]) -> str:
     return (
         f"the score {scores} does not depend on '{value.name}' in a differentiable way: no path leads from one to the "
         "other, or every path passes an operator whose gradient is zero by definition (ArgMax, Round, Cast to an "
-        "integer, ...). Choose another layer, or as `output` a tensor before that operator"
+        f"integer, ...). Choose another layer, or a tensor before that operator with {option('output')}"
     )

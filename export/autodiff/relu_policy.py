@@ -23,6 +23,7 @@ from portable_cam.errors import OptionError
 from portable_cam.export.autodiff.quantized_ranges import clip_bounds, dropped_activations
 from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.graph.values import constant_of
+from portable_cam.spelling import option
 
 ReluPolicy: TypeAlias = Literal["relu", "relu+clip", "all"]
 _SMOOTH = frozenset({"LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Celu", "Selu", "Gelu", "HardSwish", "Mish"})
@@ -33,7 +34,7 @@ _ELEMENTWISE = _GATES | {"Add", "Mul", "Div", "Pow", "Softplus", "Exp", "Log", "
 def guided_nodes(graph: ir.Graph, policy: ReluPolicy) -> list[ir.Node]:
     """The ReLU-like nodes of the graph and of its subgraphs, in its order."""
     if policy not in get_args(ReluPolicy):
-        raise OptionError(f"relu_policy is one of {', '.join(get_args(ReluPolicy))}, not {policy!r}")
+        raise OptionError(f"{option('relu_policy')} is one of {', '.join(get_args(ReluPolicy))}, not {policy!r}")
     dropped = dropped_activations(graph)
     nodes = ir.traversal.RecursiveGraphIterator(graph)
     return [node for node in nodes if _counts(node, dropped.get(node, node.op_type), policy)]

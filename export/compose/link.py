@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 import onnx
 import onnx_ir as ir
 
+from portable_cam.checked import checked
 from portable_cam.errors import ModelError
 from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import described
@@ -16,6 +17,7 @@ from portable_cam.export.passes.normalized import AnyModel, normalized
 _PREFIX = "decoder/"
 
 
+@checked
 def link(
     encoder: AnyModel, decoder: AnyModel, mapping: Mapping[str, str] | None = None, *, keep: Collection[str] = ()
 ) -> onnx.ModelProto:

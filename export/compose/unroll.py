@@ -8,13 +8,17 @@ from collections.abc import Mapping
 import onnx
 import onnx_ir as ir
 
+from portable_cam.checked import checked
 from portable_cam.errors import ModelError
 from portable_cam.export.compose.link import take_over
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.passes.normalized import AnyModel, normalized
 
+_MOST_STEPS = 1000  # each is a copy of the decoder
 
+
+@checked
 def unroll(decoder: AnyModel, steps: int, *, tokens: str, logits: str, state: Mapping[str, str]) -> onnx.ModelProto:
     """The decoder applied ``steps`` times, each step with the state of the one before.
 
@@ -33,8 +37,8 @@ def unroll(decoder: AnyModel, steps: int, *, tokens: str, logits: str, state: Ma
     Raises:
         ModelError: A name does not exist, or a shape does not fit.
     """
-    if steps < 1:
-        raise ModelError(f"a decoder cannot be unrolled to {steps} steps")
+    if not 1 <= steps <= _MOST_STEPS:
+        raise ModelError(f"a decoder cannot be unrolled to {steps} steps, but to 1 to {_MOST_STEPS}")
     step = normalized(decoder).copy()
     inputs, outputs = ({str(v.name): v for v in side} for side in (step.graph.inputs, step.graph.outputs))
     for name in (tokens, *state.values()):

@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from portable_cam.checked import checked
 from portable_cam.errors import LayerError
 from portable_cam.export.diagnose.declared import declared_model
 from portable_cam.export.graph.values import known_dims, reads
@@ -117,6 +118,7 @@ class AxisTrace:
         return asdict(self)
 
 
+@checked
 def trace_axes(model: AnyModel, tensor: str, axes: Mapping[str, str] | None = None) -> AxisTrace:
     """How the axes of a tensor were derived, operator by operator from the image on.
 

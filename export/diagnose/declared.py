@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from portable_cam.export.layers.input_layout import declare_axes
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
@@ -21,4 +22,4 @@ def declared_model(model: AnyModel, axes: Mapping[str, str] | None) -> Normalize
     """
     source = normalized(model)
     declared = source.described({"axes": axes or None}).get("axes")
-    return source.changed(lambda graph: declare_axes(graph, declared)) if declared else source
+    return source.changed(partial(declare_axes, axes=declared)) if declared else source

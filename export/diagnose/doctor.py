@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 import onnx_ir as ir
 
+from portable_cam.checked import checked
 from portable_cam.errors import Error, LayerError, OptionError
 from portable_cam.export.assemble.at_size import at_size
 from portable_cam.export.assemble.explanation import explanation_model
@@ -19,7 +20,7 @@ from portable_cam.export.diagnose.cost import Cost, estimate
 from portable_cam.export.diagnose.declared import declared_model
 from portable_cam.export.diagnose.element_types import ElementTypes, element_types
 from portable_cam.export.diagnose.obstacles import Obstacle, find_obstacles, obstacles_with_ways_out
-from portable_cam.export.graph.operators import OPSET
+from portable_cam.export.graph.operators import ONNX_DOMAINS, OPSET
 from portable_cam.export.layers.branches import default_layers
 from portable_cam.export.layers.candidates import candidates, image_input
 from portable_cam.export.layers.input_layout import channel_axis
@@ -39,7 +40,8 @@ class DoctorReport:
     scores: layers behind the last of them can still be explained, and each has its ways out. ``methods`` says for each
     method ``"yes"`` or why not. ``precision`` is that of the file as it was exported. ``guided`` and ``guided_nodes``
     count and name the ReLU-like nodes that guided methods use under each policy. ``cost`` is an estimate
-    (:mod:`portable_cam.export.diagnose.cost`), None where sizes cannot be inferred.
+    (:mod:`portable_cam.export.diagnose.cost`), None where sizes cannot be inferred. ``custom`` names operators of the
+    file that neither the standard nor ONNX Runtime defines, each with a node: nothing runs them without their library.
     """
 
     producer: str
@@ -63,6 +65,7 @@ class DoctorReport:
     quantized: dict[str, int]
     problems: list[str]
     cost: Cost | None
+    custom: list[str] = field(default_factory=list)
 
     @property
     def explainable(self) -> bool:
@@ -74,6 +77,7 @@ class DoctorReport:
         return {**asdict(self), "explainable": self.explainable}
 
 
+@checked
 def doctor(
     model: AnyModel,
     output: str | None = None,
@@ -149,6 +153,7 @@ def doctor(
         obstacles=obstacles,
         methods=methods,
         problems=problems,
+        custom=_custom(original),
         cost=estimate(
             normal,
             None if image is None else str(image.name),
@@ -158,6 +163,17 @@ def doctor(
             (1, 2) if image is not None and channel_axis(image) == 3 else (2, 3),
         ),
     )
+
+
+def _custom(model: ir.Model) -> list[str]:
+    """Operators of domains that are neither the standard's, nor ONNX Runtime's, nor functions of the file."""
+    functions = {(key[0], key[1]) for key in model.functions}
+    found: dict[str, str] = {}
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        known = node.domain in ONNX_DOMAINS or node.domain.startswith(("com.microsoft", "ai.onnx"))
+        if not known and (node.domain, node.op_type) not in functions:
+            found.setdefault(f"{node.domain}::{node.op_type}", str(node.name))
+    return [f"{operator} (node '{name}')" for operator, name in found.items()]
 
 
 def _quantized(graph: ir.Graph) -> dict[str, int]:

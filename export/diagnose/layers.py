@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from portable_cam.checked import checked
 from portable_cam.export.assemble.at_size import at_size
 from portable_cam.export.diagnose.declared import declared_model
 from portable_cam.export.layers.candidates import Layer, candidates
@@ -12,6 +13,7 @@ from portable_cam.export.targets import Target
 from portable_cam.export.targets.scores import find_scores
 
 
+@checked
 def list_layers(
     model: AnyModel,
     output: str | None = None,

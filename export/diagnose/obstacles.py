@@ -13,6 +13,7 @@ from portable_cam.export.graph.operators import FLOATS, ONNX_DOMAINS
 from portable_cam.export.graph.refusals import refusal
 from portable_cam.export.graph.subgraph import captures
 from portable_cam.export.graph.values import reads, subgraphs
+from portable_cam.spelling import option
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,13 @@ def obstacles_with_ways_out(
 def _ways_out(one: _Found, free: str | None, affected: set[ir.Value]) -> list[str]:
     ways = []
     if free is not None:
-        ways.append(f"explain layer '{free}' behind it with a method that needs no gradient of the image, as gradcam")
+        ways.append(
+            f"explain a layer behind it, {option('layer', free)}, with a method that needs no gradient of the image, "
+            "as gradcam"
+        )
     before = next((v for v in reads(one.outermost) if v in affected and v.dtype in FLOATS), None)
     if before is not None:
-        ways.append(f"choose as output '{before.name}', the tensor before it")
+        ways.append(f"choose the tensor before it: {option('output', before.name)}")
     if one.node.domain.startswith("com.microsoft"):
         ways.append("export the model again without optimisation or fusion: this operator is an optimiser's")
     elif one.node.domain not in ONNX_DOMAINS:

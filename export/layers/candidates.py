@@ -18,11 +18,13 @@ from portable_cam.export.autodiff.dequantized import as_run, moves, quantizer_of
 from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import known_dims, reads
 from portable_cam.export.layers.attention import without_features
+from portable_cam.export.layers.axes import holds
 from portable_cam.export.layers.axis_rules import AxesOf
 from portable_cam.export.layers.class_tokens import only_prefix
 from portable_cam.export.layers.derive import declared_axes, derive, spatial_axes, why_not
 from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.layers.spatial import KnownAxes, SpatialAxes, is_feature_map
+from portable_cam.spelling import command, option
 
 #: Why a candidate stands where it stands.
 EVERY, SOME = "every path to the scores passes it", "on some of the paths to the scores"
@@ -110,11 +112,21 @@ def _axes_of_layer(value: ir.Value, known: KnownAxes, derived: AxesOf) -> Spatia
     spatial = known.get(value)
     if spatial is None or not is_feature_map(value, replace(spatial, size=(None, None))):
         dims = known_dims(value)
-        hint = f"; if it is a map, declare its axes: axes={{'{value.name}': 'NCHW'}}" if dims and len(dims) == 4 else ""
+        hint = (
+            f"; if it is a map, declare its axes: {option('axes', {value.name: 'NCHW'})}"
+            if dims and len(dims) == 4
+            else ""
+        )
         raise LayerError(
             f"layer '{value.name}' has shape {value.shape}: a map needs (N, C, height, width), (N, height, width, C) "
             f"or tokens (N, T, C) whose rows and columns the graph tells, but {_why_not(value, derived)}"
-            f"{hint}; `portable-cam layers MODEL` lists them"
+            f"{hint}; `{command('layers')}` lists them"
+        )
+    axes = derived[value].axes if value in derived else None
+    if axes is not None and not spatial.entries and holds(axes[spatial.batch], "view"):
+        raise LayerError(
+            f"layer '{value.name}' was declared to have the images along axis {spatial.batch}, which has several views "
+            "of each: leave the declaration out, or choose a layer before them"
         )
     return spatial
 
@@ -267,7 +279,7 @@ def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str]) ->
         if value is None:
             close = difflib.get_close_matches(name, [str(v.name) for v, _ in candidates(graph, score)], n=3, cutoff=0.3)
             raise LayerError(
-                f"layer '{name}' is neither a tensor nor a node of the model; `portable-cam layers MODEL` lists the "
+                f"layer '{name}' is neither a tensor nor a node of the model; `{command('layers')}` lists the "
                 f"candidates{', near it: ' + ', '.join(close) if close else ''}"
             )
         derived = derived_axes(graph)
@@ -279,13 +291,13 @@ def find_layers(graph: ir.Graph, score: ir.Value, layer: str | Sequence[str]) ->
         if score not in depends_on(list(graph), [value]):
             raise LayerError(
                 f"layer '{name}' does not lead to the scores '{score.name}' in a differentiable way: choose one that "
-                "does, `portable-cam layers MODEL` lists them"
+                f"does, `{command('layers')}` lists them"
             )
         if value in _last_use(_path(graph, image_input(graph), [score]), known, derived, [score])[1]:
             raise LayerError(
                 f"of the tokens of layer '{name}' the scores '{score.name}' read only those before the image's (the "
                 "class token): its map would be zero everywhere. Choose a layer before the last attention, as "
-                "`portable-cam layers MODEL` lists them"
+                f"`{command('layers')}` lists them"
             )
         chosen.append(value)
     if not chosen:

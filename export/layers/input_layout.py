@@ -13,6 +13,7 @@ from portable_cam.export.layers.axis_rules import At, AxesOf, follow
 from portable_cam.export.layers.axis_rules.at import spatial_of
 from portable_cam.export.layers.axis_rules.sizes import named_sizes
 from portable_cam.export.layers.derive import DECLARED, SCORE_AXES, image_axes
+from portable_cam.spelling import option
 
 #: Operators whose second axis is that of the channels by definition.
 _CHANNELS_SECOND = frozenset(
@@ -46,7 +47,7 @@ def channel_axis(image: ir.Value) -> int:
         return likely[0]
     raise InputError(
         f"which axis of the image '{image.name}' {image.shape} holds its channels cannot be told from the operators "
-        f"that read it: declare it with axes={{'{image.name}': 'NCHW'}} or 'NHWC'"
+        f"that read it: declare it with {option('axes', {image.name: 'NCHW'})}, or NHWC"
     )
 
 

@@ -45,7 +45,11 @@ def check_methods(names: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         OptionError: There is no method of that name.
     """
-    found = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
+    given = [names] if isinstance(names, str) else list(names)
+    wrong = [name for name in given if not isinstance(name, str)]
+    if wrong:
+        raise OptionError(f"a method is a name, not {wrong[0]!r}; the methods are {', '.join(METHODS)}")
+    found = tuple(dict.fromkeys(given))
     for name in found:
         if name not in METHODS:
             raise OptionError(f"method '{name}' does not exist; the methods are {', '.join(METHODS)}")

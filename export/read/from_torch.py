@@ -30,7 +30,7 @@ def from_torch(
     try:
         import torch
     except ImportError:
-        raise ModelError('exporting from torch needs torch: pip install "portable-cam[torch]"') from None
+        raise ModelError("exporting from torch needs torch: pip install torch onnxscript") from None
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     open_axes = [[0] * dynamic_batch + _size_axes(x) * dynamic_size for x in inputs]
     shapes = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in open_axes) if any(open_axes) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,13 @@ from portable_cam.errors import ExternalDataError, ModelError
 from portable_cam.export.graph.operators import ONNX_DOMAINS
 from portable_cam.export.read import weights
 from portable_cam.export.read.canonical import canonical
+from portable_cam.export.read.inside import model_inside
 from portable_cam.export.read.weights import Mapped, apart, fits
+from portable_cam.file_kinds import advice, why_missing
+
+# what these libraries log, tracebacks among it, goes to whoever has asked for it, and not to the terminal by itself
+for _library in ("onnx_ir", "onnxscript"):
+    logging.getLogger(_library).addHandler(logging.NullHandler())
 
 _TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 _COMPLEX = frozenset({onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128})
@@ -30,7 +37,8 @@ ModelLike: TypeAlias = str | Path | bytes | onnx.ModelProto | ir.Model
 
 def load(model: ModelLike) -> ir.Model:
     """Read a model. External tensor data is only read from the model's own folder and below; large
-    weights are mapped, not read: the file has to stay as it is while the model is used.
+    weights are mapped, not read: the file has to stay as it is while the model is used. Of an explanation file the
+    model inside it is read (:mod:`portable_cam.export.read.inside`).
 
     Args:
         model: A path, the file's bytes, an ``onnx.ModelProto`` or an ``onnx_ir.Model`` (which is cloned).
@@ -39,7 +47,7 @@ def load(model: ModelLike) -> ir.Model:
         ModelError: It is not an ONNX model, or it is damaged.
         ExternalDataError: Its external data is missing, too short, or lies outside its folder.
     """
-    return canonical(_read(model))
+    return model_inside(canonical(_read(model)))
 
 
 def _read(model: ModelLike) -> ir.Model:
@@ -66,11 +74,14 @@ def _read(model: ModelLike) -> ir.Model:
         )
     path = Path(model)
     if path.is_dir():
-        raise ModelError(f"{path} is a folder; give the .onnx file inside it")
+        raise ModelError(_folder(path))
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        known = why_missing(str(model), "model")
+        raise ModelError(
+            known or f"cannot read the model {path}: {getattr(error, 'strerror', None) or error}; check the path"
+        ) from None
     proto = _parse(data, str(path))
     _check_tensors(proto, str(path))
     _check_external(proto, path.parent)
@@ -113,11 +124,27 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     try:
         proto.ParseFromString(data)
     except Exception:  # protobuf's DecodeError is in a different module in each of its versions
+        known = advice(name, data, "model")
         raise ModelError(
-            f"{name} is not an ONNX model, or it is truncated ({len(data)} bytes could not be parsed): export or "
+            f"{name} {known}"
+            if known
+            else f"{name} is not an ONNX model, or it is truncated ({len(data)} bytes could not be parsed): export or "
             "download it again"
         ) from None
+    if not proto.graph.node and not proto.graph.output and (known := advice(name, data, "model")):
+        raise ModelError(f"{name} {known}")
     return proto
+
+
+def _folder(path: Path) -> str:
+    """What a folder is that was given for a model."""
+    if (path / "saved_model.pb").is_file():
+        return f"{path} {advice('saved_model.pb', None, 'model')}"
+    inside = sorted(file.name for file in path.glob("*.onnx"))
+    known = advice(str(path), None, "model")
+    if not inside and known:
+        return f"{path} {known}"
+    return f"{path} is a folder; give the .onnx file inside it" + (f": {', '.join(inside[:5])}" if inside else "")
 
 
 def _from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:

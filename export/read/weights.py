@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from portable_cam.errors import ModelError, OptionError
+from portable_cam.export.read.whole_files import scratch_folder, write_whole
+from portable_cam.spelling import command, either
 
 #: Bytes of weights up to which a model is one protobuf, whose own limit is 2 GiB; the rest is for the nodes.
 LIMIT = 2**31 - 2**26
@@ -63,8 +66,8 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     """
     if not fits(model):
         raise ModelError(
-            "the explanation is larger than the 2 GiB of one protobuf: write it to two files with "
-            "portable_cam.export.save_explanation or `portable-cam export`, or run it with portable_cam.Explainer"
+            "the model is larger than the 2 GiB of one protobuf: write it to two files with "
+            + either("portable_cam.export.save_explanation, or run it with portable_cam.Explainer", command("export"))
         )
     return ir.to_proto(model)
 
@@ -98,14 +101,16 @@ def apart(model: ir.Model) -> Parts:
 def save_model(model: ir.Model, path: Path) -> list[Path]:
     """Write the model to one file, or where it is larger than a protobuf can be to two, the weights to ``path`` with
     ``.data`` added. Returns the files."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     if fits(model):
-        path.write_bytes(ir.to_proto(model).SerializeToString())
+        write_whole(path, ir.to_proto(model).SerializeToString())
         return [path]
     data = path.with_name(f"{path.name}.data")
     for value in model.graph.initializers.values():  # writing over a mapped file would end the process
         tensor = value.const_value
         if isinstance(tensor, Mapped) and (tensor.folder / tensor.location).resolve() == data.resolve():
             raise OptionError(f"{data} holds the weights of the model itself: write the explanation to another name")
-    ir.save(model, path, external_data=data.name, size_threshold_bytes=EXTERNAL)
+    with scratch_folder(path) as folder:  # the model names its data by the name that it will have
+        ir.save(model, folder / path.name, external_data=data.name, size_threshold_bytes=EXTERNAL)
+        os.replace(folder / data.name, data)
+        os.replace(folder / path.name, path)
     return [path, data]

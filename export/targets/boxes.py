@@ -18,6 +18,7 @@ from portable_cam.export.targets.box_layout import AXES, RANKS, SIDES, BoxPart, 
 from portable_cam.export.targets.classes import pick
 from portable_cam.export.targets.protocol import Extra, Target
 from portable_cam.export.targets.scores import Scores, named_tensor
+from portable_cam.spelling import option
 
 _LEAST = 1e-6  # of a probability, and of what is missing to one: nearer, its logit is lost in rounding
 
@@ -49,7 +50,9 @@ class Boxes(Target):
 
     def tensors(self, graph: ir.Graph, output: str | Sequence[str] | None) -> list[Scores]:
         if output is not None:
-            raise TargetError("a detector's tensors are named in its head, not with output")
+            raise TargetError(
+                f"a detector's tensors are named in its head ({option('head')}), not with {option('output')}"
+            )
         names = dict.fromkeys(c.tensor for c in (*self.classes, *self.objectness, *self.sides))
         found = [named_tensor(graph, name) for name in names]
         if self.objectness and self.part != "class":

@@ -20,6 +20,7 @@ from portable_cam.export.targets.classes import pick
 from portable_cam.export.targets.protocol import Extra, Target, single_output
 from portable_cam.export.targets.score_axes import score_axes
 from portable_cam.export.targets.scores import PASS_THROUGH, Scores, cut_before, find_scores, own_threshold
+from portable_cam.spelling import option
 
 _LEAST = 1e-6  # of a probability, and of what is missing to one: nearer, its logit is lost in rounding
 #: Between a sigmoid per pixel and the output a model may resize: its logits are then smaller than its output.
@@ -61,7 +62,7 @@ class Dense(Target):
         what = "several outputs could hold" if maps else "none of the model's outputs holds"
         raise TargetError(
             f"{what} a score per class and pixel, (N, classes, height, width): {listing}. This target explains "
-            "segmentation; name the tensor with `output`"
+            f"segmentation; name the tensor with {option('output')}"
         )
 
     def layers(self, graph: ir.Graph, scores: Sequence[ir.Value]) -> list[ir.Value] | None:
@@ -112,8 +113,8 @@ class Dense(Target):
         if 1 in {dims[1], dims[3]}:
             return 1 if dims[1] == 1 else 3
         raise TargetError(
-            f"'{logits.name}' {described(logits)}: which axis holds the classes is not known. Say so with channels="
-            f"'first' or 'last' (--channels), or declare it: axes={{'{logits.name}': 'NCHW'}}"
+            f"'{logits.name}' {described(logits)}: which axis holds the classes is not known. Say so with "
+            f"{option('channels', 'first')} or 'last', or declare it: {option('axes', {logits.name: 'NCHW'})}"
         )
 
     def independent(self, logits: ir.Value) -> bool:

@@ -14,6 +14,7 @@ from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.targets.scores import Scores, find_scores, named_tensor
+from portable_cam.spelling import option
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ def single_output(output: str | Sequence[str] | None) -> str | None:
     if output is None or isinstance(output, str):
         return output
     if len(output) != 1:
-        raise TargetError(f"this target explains one tensor, but output names {len(output)}: {', '.join(output)}")
+        raise TargetError(
+            f"this target explains one tensor, but {option('output')} names {len(output)}: {', '.join(output)}"
+        )
     return output[0]
 
 
@@ -150,6 +153,6 @@ def vector_size(value: ir.Value, need: str) -> int | None:
     dims = known_dims(value)
     if dims is None or len(dims) < 2 or any(d not in {1, None} for d in dims[2:]):
         raise TargetError(
-            f"the scores '{value.name}' have shape {value.shape}: {need}. Name another tensor with `output`"
+            f"the scores '{value.name}' have shape {value.shape}: {need}. Name another tensor with {option('output')}"
         )
     return dims[1]

@@ -21,6 +21,7 @@ from portable_cam.export.autodiff.dequantized import as_run
 from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import constant_of, described
 from portable_cam.export.targets.score_axes import score_axes
+from portable_cam.spelling import either, option
 
 #: Operators that only rearrange or rename what they get: looked through when the end of a model is read.
 PASS_THROUGH = frozenset(
@@ -78,10 +79,11 @@ def find_scores(graph: ir.Graph, output: str | None = None, *, shared: bool = Fa
         because = f" ({'; '.join(reasons)})" if reasons else ""
         raise TargetError(
             f"none of the model's outputs is a vector of scores per image: {listing}{because}. Name the tensor that "
-            "holds the scores with `output`; a detector or a segmentation is explained by a target of its own (--task "
-            "detect, --task segment)"
+            f"holds the scores with {option('output')}; boxes, masks, captions and lines of text are explained "
+            + either("by portable_cam.explain, with task=", "with --task")
+            + " detect, segment, caption or ctc"
         )
-    raise TargetError(f"several outputs could hold the scores: {listing}. Choose one with `output`")
+    raise TargetError(f"several outputs could hold the scores: {listing}. Choose one with {option('output')}")
 
 
 def named_tensor(graph: ir.Graph, name: str) -> Scores:
@@ -95,10 +97,10 @@ def named_tensor(graph: ir.Graph, name: str) -> Scores:
     if value is None:
         close = difflib.get_close_matches(name, list(values), n=3)
         hint = f"near it: {', '.join(close)}" if close else f"outputs: {', '.join(str(o.name) for o in graph.outputs)}"
-        raise TargetError(f"output='{name}' is no tensor of the model; {hint}")
+        raise TargetError(f"{option('output', name)} is no tensor of the model; {hint}")
     value = as_run(value)
     if value.dtype not in FLOATS and not _decides(value):
-        raise TargetError(f"output='{name}' is of type {value.dtype}; scores are floating point")
+        raise TargetError(f"{option('output', name)} is of type {value.dtype}; scores are floating point")
     return Scores(value, name, None)
 
 

@@ -18,6 +18,7 @@ from portable_cam.export.graph.values import described, dtype_of, known_dims
 from portable_cam.export.targets.protocol import Extra, Target, single_output
 from portable_cam.export.targets.score_axes import score_axes
 from portable_cam.export.targets.scores import Scores, cut_before, cut_if_last, named_tensor
+from portable_cam.spelling import option
 
 Measure: TypeAlias = Literal["log_probability", "logit"]
 _SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
@@ -61,7 +62,9 @@ class Tokens(Target):
             return found
         listing = ", ".join(f"'{o.name}' {described(o)}" for o in graph.outputs)
         what = "several outputs could hold" if found else "no output holds"
-        raise TargetError(f"{what} scores (N, steps, tokens): {listing}. Name the tensor that does with `output`")
+        raise TargetError(
+            f"{what} scores (N, steps, tokens): {listing}. Name the tensor that does with {option('output')}"
+        )
 
     def axis_of_steps(self, value: ir.Value) -> int:
         """The axis of the steps, 1 or 0."""
@@ -88,7 +91,7 @@ class Tokens(Target):
         if not _is_sequence(value):
             raise TargetError(
                 f"the scores '{value.name}' have shape {value.shape}: a sequence needs (N, steps, tokens). Name "
-                "another tensor with `output`"
+                f"another tensor with {option('output')}"
             )
         return 1
 
@@ -158,7 +161,7 @@ class Tokens(Target):
             raise TargetError(
                 f"output '{value.name}' holds probabilities, and between them and the logits '{before.name}' "
                 f"{before.dtype}{before.shape} the layout changes: name the tensor of logits (N, steps, tokens) with "
-                "`output`, or choose the measure logit"
+                f"{option('output')}, or choose the measure logit"
             )
         return Scores(value, str(value.name), None)
 

@@ -18,8 +18,9 @@ from portable_cam.errors import OptionError
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel
 from portable_cam.export.read.load import fingerprint
 from portable_cam.image.preprocess import Preprocessing
+from portable_cam.labels import Labels
+from portable_cam.spelling import option
 from portable_cam.tasks.api import Made, explainer_for
-from portable_cam.tasks.labels import Labels
 
 #: Of the folder's form.
 VERSION = 1
@@ -97,7 +98,7 @@ class Job:
             content = json.loads(layout.job.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise OptionError(
-                f"{layout.root} is no folder of results ({error}): give the one named with --out"
+                f"{layout.root} is no folder of results ({error}): give the one named with {option('out')}"
             ) from None
         names = [f.name for f in fields(cls)]
         if content.get("version") != VERSION or not set(names) <= set(content):

@@ -13,6 +13,9 @@ from portable_cam.batch.progress import Progress
 from portable_cam.batch.shard import ShardRunner, Spent
 from portable_cam.batch.shard_files import TakenError
 
+#: A shard that one actor left to another may be left when that one dies: it is given again.
+_ROUNDS = 3
+
 
 class ShardActor:
     """Makes the shards that it is given; what Ray Data's ``map_batches`` takes.
@@ -64,19 +67,25 @@ def run_on_ray(
         ray.init(log_to_driver=False)
     actors = workers or int(ray.cluster_resources().get("CPU", 1))
     counts.workers = actors
-    results = data.from_items([{"shard": shard} for shard in shards]).map_batches(
-        ShardActor,
-        fn_constructor_args=(str(layout.root.absolute()),),
-        batch_size=1,
-        concurrency=actors,
-        num_cpus=1,
-        max_restarts=-1,
-        max_task_retries=-1,
-    )
-    for number, row in enumerate(results.iter_rows()):
-        if not number:
-            ready(json.loads(layout.facts.read_text(encoding="utf-8")))
-        counts.done += int(row["done"])
-        counts.failed += int(row["failed"])
-        counts.add(Spent(*(float(row[name]) for name in vars(Spent()))))
-        tell(counts)
+    for _ in range(_ROUNDS):
+        results = data.from_items([{"shard": shard} for shard in shards]).map_batches(
+            ShardActor,
+            fn_constructor_args=(str(layout.root.absolute()),),
+            batch_size=1,
+            concurrency=actors,
+            num_cpus=1,
+            max_restarts=-1,
+            max_task_retries=-1,
+        )
+        for number, row in enumerate(results.iter_rows()):
+            if not number:
+                ready(json.loads(layout.facts.read_text(encoding="utf-8")))
+            counts.done += int(row["done"])
+            counts.failed += int(row["failed"])
+            counts.add(Spent(*(float(row[name]) for name in vars(Spent()))))
+            tell(counts)
+        finished = layout.finished()
+        shards = [shard for shard in shards if shard not in finished]
+        if not shards:
+            return
+    counts.notes = (*counts.notes, f"{len(shards)} shards are not finished: give the command again")

@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-from portable_cam.cli.common import DeviceOption, JsonOption, ModelArgument, OutputOption, new_table, out, print_json
+from portable_cam.cli.common import (
+    AxesOption,
+    ChannelsOption,
+    DeviceOption,
+    HeadOption,
+    JsonOption,
+    ModelArgument,
+    OutputOption,
+    SizeOption,
+    TaskOption,
+    new_table,
+    out,
+    pairs,
+    print_json,
+)
+from portable_cam.cli.reading import read_model
 
 
 def run(
@@ -15,15 +30,23 @@ def run(
     seconds: Annotated[float, typer.Option(min=0.1, help="How long to measure.")] = 8.0,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     output: OutputOption = None,
+    task: TaskOption = None,
+    axes: AxesOption = None,
+    size: SizeOption = None,
+    head: HeadOption = None,
+    channels: ChannelsOption = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
     """What an explanation costs here, next to plain inference."""
     from dataclasses import asdict
 
+    from portable_cam.tasks.recognize import recognize
     from portable_cam.verify.bench import bench as measure
 
-    rows = measure(model, batch, device=device, threads=threads, seconds=seconds, output=output)
+    known = read_model(model, axes=pairs("--axes", axes), size=size, head=head, channels=channels)
+    target = recognize(known, task, output)[1]
+    rows = measure(known, batch, target=target, device=device, threads=threads, seconds=seconds, output=output)
     if as_json:
         print_json([asdict(row) for row in rows])
         return

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 err = Console(stderr=True, soft_wrap=True)
 out = Console(soft_wrap=True)
 
+TASKS = "Tasks"  # the heading in --help of what only some tasks take
+
 ModelArgument = Annotated[Path, typer.Argument(help="The .onnx file.", show_default=False)]
 OutputOption = Annotated[str | None, typer.Option("--output", help="Tensor that holds the scores.")]
 TaskOption = Annotated[
@@ -39,6 +42,12 @@ DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
 AxesOption = Annotated[
     list[str] | None,
     typer.Option("--axes", help="TENSOR=NCHW: what the axes of the image or of a layer are, several times."),
+]
+HeadOption = Annotated[
+    Path | None, typer.Option("--head", help="detect: JSON that says what the outputs mean.", rich_help_panel=TASKS)
+]
+ChannelsOption = Annotated[
+    str | None, typer.Option("--channels", help="segment: where the classes are, first or last.", rich_help_panel=TASKS)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable stdout.")]
 
@@ -74,6 +83,8 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
         chosen = {name: given.pop(name) for name in fields}
         if chosen.get("methods") is not None:
             chosen["methods"] = names(chosen["methods"])
+            if not chosen["methods"]:
+                raise typer.BadParameter("--methods names none: leave it out for those that do best")
         for name, known in fields.items():
             if known.metadata.get("pairs") and chosen[name]:
                 chosen[name] = pairs(f"--{name}", chosen[name])
@@ -108,9 +119,34 @@ def _pair(option: str, text: str) -> tuple[str, str]:
 _OPEN = frozenset({"methods", "layer", "output", "axes"})
 
 
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on the terminal while several things are done; call what it gives after each.
+
+    Lines that are printed meanwhile stand above it. There is none where stderr is no terminal, and none for one thing.
+    """
+    if total < 2 or not err.is_terminal:
+        yield lambda: None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=err, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("explaining", total=total)
+        _bars.append(bar)
+        try:
+            yield lambda: bar.advance(task)
+        finally:
+            _bars.remove(bar)
+
+
+#: The bar that is on the terminal, if there is one.
+_bars: list[Any] = []
+
+
 def say(text: str) -> None:
-    """Print a line of results on stdout."""
-    out.print(text, highlight=False, markup=False)
+    """Print a line of results on stdout; where that is the terminal of a bar, above the bar."""
+    console = err if _bars and out.is_terminal else out
+    console.print(text, highlight=False, markup=False)
 
 
 def note(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,13 +12,13 @@ from rich.markup import escape
 
 from portable_cam.cli.common import (
     AxesOption,
-    ForSizeArgument,
+    ChannelsOption,
+    HeadOption,
     JsonOption,
     ModelArgument,
     OutputOption,
     SizeOption,
     TaskOption,
-    at_given_size,
     new_table,
     note,
     out,
@@ -25,19 +26,31 @@ from portable_cam.cli.common import (
     print_json,
     say,
 )
+from portable_cam.cli.reading import read_model
+from portable_cam.cli.trying import answers_on, tried
 
 if TYPE_CHECKING:
     from portable_cam.export import DoctorReport
     from portable_cam.export.diagnose.cost import Cost
     from portable_cam.export.passes.normalized import NormalizedModel
+    from portable_cam.image.preprocess import Preprocessing
+    from portable_cam.tasks.presets import Answer
 
 
 def run(
     model: ModelArgument,
-    image: ForSizeArgument = None,
+    image: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A photo: what the model answers under each preset; and its size, where the model leaves it open.",
+            show_default=False,
+        ),
+    ] = None,
     output: OutputOption = None,
     task: TaskOption = None,
     size: SizeOption = None,
+    head: HeadOption = None,
+    channels: ChannelsOption = None,
     write: Annotated[
         bool, typer.Option("--write", help="Draft MODEL.explain.json: what was derived, to be read and corrected.")
     ] = False,
@@ -47,16 +60,15 @@ def run(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Can it be explained, what will it cost (an estimate), and if not, which nodes stand in the way and what to do.
-    Exit status 1 if no method works."""
+    """Can it be explained, what will it cost (an estimate), and if not, which nodes stand in the way and what to do;
+    with a photo, what the model answers under each preprocessing. Exit status 1 if no method works."""
     from portable_cam.errors import Error
     from portable_cam.export import doctor as examine
-    from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.export.read.description import description_path
     from portable_cam.tasks.draft import draft, write_description
     from portable_cam.tasks.recognize import recognize
 
-    known = at_given_size(declared_model(model, pairs("--axes", axes)), size, image)
+    known = read_model(model, axes=pairs("--axes", axes), size=size, image=image, head=head, channels=channels)
     if why is not None:
         _print_trace(known, why, as_json)
         return
@@ -70,19 +82,27 @@ def run(
     report = examine(known, output, target)
     if problem:
         report = replace(report, problems=list(dict.fromkeys([problem, *report.problems])))
+    report, explainer = tried(known, report, found, target, output)
+    prepared = None if explainer is None else explainer.preprocessing
+    answers = [] if image is None else answers_on(explainer, image)
     if as_json:
-        print_json({"task": found, **report.to_dict()})
+        about = {"task": found, "preprocessing": None if prepared is None else prepared.to_json()}
+        print_json({**about, **report.to_dict(), "answers": [answer.to_dict() for answer in answers]})
     else:
+        if known.inside_explanation:
+            note("note: this is an explanation file; what follows is about the model inside it")
         table = new_table("", "")
         table.show_header = False
         for key, value in (
             *_model(report),
             ("task", found or "not recognised"),
+            *_preprocessing(prepared),
             *_explanation(report),
             *_cost(report.cost),
         ):
             table.add_row(key, escape(value))
         out.print(table)
+        _print_answers(answers)
     if write:
         write_description(draft(known, found, output), path := description_path(model))
         note(f"written to {path}: read it, and correct what is wrong")
@@ -106,6 +126,25 @@ def _print_trace(model: NormalizedModel, tensor: str, as_json: bool) -> None:
         table.add_row(*map(escape, (step.tensor, step.operator + others, shape, "\n".join(lines))))
     out.print(table)
     say(f"{tensor}: {trace.verdict}")
+
+
+def _preprocessing(prepared: Preprocessing | None) -> Iterator[tuple[str, str]]:
+    if prepared is None:
+        return
+    guessed = f"\nguessed: {', '.join(prepared.guessed)}" if prepared.guessed else ""
+    yield "preprocessing", f"{prepared.describe()}{guessed}"
+
+
+def _print_answers(answers: list[Answer]) -> None:
+    """What the model answers under each preset, the preprocessing in use first."""
+    if not answers:
+        return
+    table = new_table("preset", "answer", "certainty", "what it does")
+    for answer in answers:
+        sure = "" if answer.certainty is None else f"{100 * answer.certainty:.1f} %"
+        table.add_row(*map(escape, (answer.preset or "in use", answer.text, sure, answer.preprocessing.describe())))
+    out.print(table)
+    say("A model is often surest under its own preprocessing, not always: see which answer is true; --preset takes it")
 
 
 def _model(report: DoctorReport) -> Iterator[tuple[str, str]]:
@@ -136,6 +175,9 @@ def _explanation(report: DoctorReport) -> Iterator[tuple[str, str]]:
     for obstacle in report.obstacles:
         lines = [f"{obstacle.operator} '{obstacle.node}' on {obstacle.path}", *([obstacle.why] if obstacle.why else [])]
         yield "in the way", "\n".join([*lines, *(f"way out: {way}" for way in obstacle.ways_out)])
+    if report.custom:
+        why = "neither ONNX nor ONNX Runtime defines them, and nothing runs them without the library that does"
+        yield "custom operators", "\n".join([*report.custom, why])
     for problem in report.problems:
         yield "problem", problem
 

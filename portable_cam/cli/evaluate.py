@@ -69,7 +69,7 @@ def run(
     options: dict[str, Any],
 ) -> None:
     """How far the explanations of a classifier can be trusted: measured on photos, beside maps that know nothing."""
-    from portable_cam.image.decode import expand_images
+    from portable_cam.image.find import find_images
     from portable_cam.metrics.evaluation import evaluate
     from portable_cam.metrics.metric import Settings
     from portable_cam.metrics.regions import read_regions
@@ -83,7 +83,7 @@ def run(
         "color": color,
         "size": size_of(size),
     }
-    paths = expand_images(images)
+    paths = [path for path, _ in find_images(images).photos]
     first, *others = names(baseline) or ("blur",)
     given = {"methods": options.pop("methods")} if "methods" in options else {}
     with Progress(console=err, transient=True, disable=len(paths) < 2) as bar:

@@ -6,35 +6,38 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import track
 
 from portable_cam.cli.common import (
+    TASKS,
+    ChannelsOption,
     DeviceOption,
+    HeadOption,
     JsonOption,
     ModelArgument,
     SizeOption,
     TaskOption,
-    err,
-    fail,
     names,
     note,
     numbers,
     print_json,
-    say,
     size_of,
     takes_options,
-    warn,
 )
-from portable_cam.errors import ImageError, InputError
-
-_TASKS = "Tasks"  # the heading in --help of what only some tasks take
+from portable_cam.cli.photos import Place, explain_photos
+from portable_cam.cli.pictures import ColormapOption, ContoursOption, MaxSizeOption, OpacityOption, look_as_asked
+from portable_cam.cli.policy import with_policy
 
 
 @takes_options
 def run(
     model: ModelArgument,
     images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)],
-    folder: Annotated[Path, typer.Option("-o", "--out", help="Where results go.")] = Path("explained"),
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="Where results go: a folder; for one photo a .png, .jpg, .pdf, .svg, .html or .json."
+        ),
+    ] = None,
     task: TaskOption = None,
     target: Annotated[
         str | None,
@@ -55,48 +58,57 @@ def run(
     device: DeviceOption = "cpu",
     class_set: Annotated[
         list[str] | None,
-        typer.Option("--set", help="classify: a set of classes, NAME=CLASS,CLASS …", rich_help_panel=_TASKS),
+        typer.Option("--set", help="classify: a set of classes, NAME=CLASS,CLASS …", rich_help_panel=TASKS),
     ] = None,
     region: Annotated[
-        str | None, typer.Option(help="detect, segment: left,top,right,bottom in the photo.", rich_help_panel=_TASKS)
+        str | None, typer.Option(help="detect, segment: left,top,right,bottom in the photo.", rich_help_panel=TASKS)
     ] = None,
-    pixel: Annotated[str | None, typer.Option(help="segment: column,row.", rich_help_panel=_TASKS)] = None,
+    pixel: Annotated[str | None, typer.Option(help="segment: column,row.", rich_help_panel=TASKS)] = None,
     mask: Annotated[
-        Path | None, typer.Option(help="segment: a picture, not black where it counts.", rich_help_panel=_TASKS)
+        Path | None, typer.Option(help="segment: a picture, not black where it counts.", rich_help_panel=TASKS)
     ] = None,
-    head: Annotated[
-        Path | None, typer.Option(help="detect: JSON that says what the outputs mean.", rich_help_panel=_TASKS)
-    ] = None,
+    head: HeadOption = None,
+    channels: ChannelsOption = None,
     part: Annotated[
         str | None,
-        typer.Option(help="detect: product, class, objectness, left, top, right or bottom.", rich_help_panel=_TASKS),
+        typer.Option(help="detect: product, class, objectness, left, top, right or bottom.", rich_help_panel=TASKS),
     ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(
             help="detect: the least score of a box; segment: the least probability, for classes with a sigmoid each.",
-            rich_help_panel=_TASKS,
+            rich_help_panel=TASKS,
         ),
     ] = None,
     decoder: Annotated[
-        Path | None, typer.Option(help="caption: the decoder, where MODEL is the encoder.", rich_help_panel=_TASKS)
+        Path | None, typer.Option(help="caption: the decoder, where MODEL is the encoder.", rich_help_panel=TASKS)
     ] = None,
     blank: Annotated[
         int | None,
-        typer.Option(help="ctc: the class of the blank, as 0 for the first, -1 for the last.", rich_help_panel=_TASKS),
+        typer.Option(help="ctc: the class of the blank, as 0 for the first, -1 for the last.", rich_help_panel=TASKS),
     ] = None,
     vocabulary: Annotated[
         Path | None,
-        typer.Option(help="caption, vqa, ctc: words or characters, one a line, or JSON.", rich_help_panel=_TASKS),
+        typer.Option(help="caption, vqa, ctc: words or characters, one a line, or JSON.", rich_help_panel=TASKS),
     ] = None,
-    question: Annotated[str | None, typer.Option(help="vqa: what is asked.", rich_help_panel=_TASKS)] = None,
+    question: Annotated[str | None, typer.Option(help="vqa: what is asked.", rich_help_panel=TASKS)] = None,
     caption: Annotated[
-        str | None, typer.Option(help="caption: the text to explain, not the model's own.", rich_help_panel=_TASKS)
+        str | None, typer.Option(help="caption: the text to explain, not the model's own.", rich_help_panel=TASKS)
     ] = None,
     budget: Annotated[
         str | None, typer.Option(help="For an image and a method of many passes: a time as 10s, or a number of passes.")
     ] = None,
-    formats: Annotated[str, typer.Option("--format", help="Comma-separated: png, npy, json.")] = "png",
+    formats: Annotated[
+        str | None, typer.Option("--format", help="Of a folder, comma-separated: png, npy, json.", show_default="png")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="An HTML page of all photos; no other file unless -o or --format asks.", show_default=False),
+    ] = None,
+    colormap: ColormapOption = None,
+    opacity: OpacityOption = None,
+    contours: ContoursOption = None,
+    max_size: MaxSizeOption = None,
     check: Annotated[
         bool, typer.Option(help="Check the first explanation, unless this model was checked before with these options.")
     ] = True,
@@ -107,12 +119,16 @@ def run(
     """Explain photos: writes maps, prints a line for each class, box or region explained."""
     from portable_cam.export.assemble.at_size import at_size
     from portable_cam.export.diagnose.declared import declared_model
-    from portable_cam.image.decode import expand_images
-    from portable_cam.report.write import check_formats, unique_stems, write_explanation
+    from portable_cam.file_kinds import listed
+    from portable_cam.image.decode import read_image
+    from portable_cam.image.find import find_images
     from portable_cam.tasks.recognize import implied_task, recognize
     from portable_cam.tasks.registry import own_options, task_named
 
-    wanted = check_formats(formats)
+    place = Place.of(folder, formats, report)
+    found = find_images(images, without=None if place.single else place.path)
+    if mask is not None:
+        read_image(mask)  # one that cannot be read is no fault of a photo
     preprocessing = {
         "preset": preset,
         "mean": numbers("--mean", mean),
@@ -128,6 +144,7 @@ def run(
         "rather_than": rather_than,
         "sets": _sets(class_set),
         "head": head,
+        "channels": channels,
         "part": part,
         "threshold": threshold,
         "region": numbers("--region", region, 4),
@@ -140,16 +157,20 @@ def run(
         "caption": caption,
     }
     known = declared_model(model, options.get("axes"))
+    if known.inside_explanation:
+        note("note: this is an explanation file: the model inside it is explained, by default as the file does")
     chosen = task
     if chosen is None:
         chosen = implied_task([name for name, value in own.items() if value is not None])
         chosen = chosen or recognize(at_size(known, size_of(size)), None, options.get("output"))[0]
         how = f"as {known.description.source} says" if chosen == known.description.task else "recognised"
         note(f"task: {chosen} ({how}; --task overrides)")
-    made, asked = own_options(chosen, own, _spelled, known.description.task_options)
-    explainer: Any = task_named(chosen).explainer()(  # type: ignore[call-arg]
+    methods = options.pop("methods", None) or known.description.methods
+    options = with_policy(known, chosen, methods, options)
+    made, asked = own_options(chosen, own, known.description.task_options)
+    explainer: Any = task_named(chosen).explainer()(
         known,
-        options.pop("methods", None) or known.description.methods,
+        methods,
         device=device,
         check=check,
         **({} if budget is None else {"budget": budget}),
@@ -157,74 +178,36 @@ def run(
         **made,
         **options,
     )
+    explainer.look = look_as_asked(explainer.look, colormap, opacity, contours, max_size)
     prepared = explainer.preprocessing
     note(f"preprocessing: {prepared.describe()}")
-    if prepared.guessed:
-        warn(f"guessed: {', '.join(prepared.guessed)}; say what the model expects with --preset, or a JSON beside it")
     for text in explainer.notes:
-        note(f"note: {text}")
-    paths = expand_images(images)
-    records: list[dict[str, Any]] = []
-    failed, stems = 0, unique_stems(paths)
-    for path, stem in track(
-        list(zip(paths, stems, strict=True)), "explaining", console=err, transient=True, disable=len(paths) < 2
-    ):
-        try:
-            written = write_explanation(explainer(path, target, **asked), folder, stem, wanted)
-        except (ImageError, InputError) as error:  # one bad image does not stop the others
-            failed += 1
-            fail(str(error) if str(path) in str(error) else f"{path}: {error}")
-            continue
-        record = {"image": str(path), **written}
-        for text in record["notes"]:
-            if text not in explainer.notes:  # of this image, as where a budget ended
-                note(f"{path.name}: {text}")
-        if not records and record["checks"]:
-            note(f"checked: {_verdicts(record['checks'])}")
-        for text in record["notes"]:
-            if text not in explainer.notes:
-                note(f"{path.name}: {text}")
-        records.append(record)
-        if not as_json:
-            if "said" in record:
-                say(f"{path.name}: {record['said']}")
-            for line in record["explained"]:
-                say(f"{path.name}: {_described(line)}")
+        if text != prepared.guess_note():  # which was a warning
+            note(f"note: {text}")
+    if found.skipped:
+        skipped = listed((str(path), why) for path, why in found.skipped)
+        note(f"skipped: {len(found.skipped)} in the folders: {skipped}")
+    outcome = explain_photos(explainer, found, target, asked, place, as_json)
     if as_json:
         print_json(
             {
                 "model": str(model),
+                "task": chosen,
                 "preprocessing": prepared.to_json(),
                 "layer": explainer.explainer.layer,
-                "images": records,
-                "failed": failed,
+                "images": outcome.records,
+                "errors": outcome.errors,
+                "skipped": [{"path": str(path), "why": why} for path, why in found.skipped],
+                "failed": outcome.failed,
+                "report": None if report is None else str(report),
             }
         )
-    elif records:
-        note(f"written to {folder}")
-    if failed:
+    else:
+        wrote = [str(place.path)] if any(record["files"] for record in outcome.records) else []
+        if wrote := [*wrote, *([str(report)] if report is not None else [])]:
+            note(f"written to {' and '.join(wrote)}")
+    if outcome.failed:
         raise typer.Exit(1)
-
-
-def _described(line: dict[str, Any]) -> str:
-    """One target in a line: its label and score, and where it is."""
-    from portable_cam.report.wording import how_much, number, part_explained
-
-    flags = f" [{', '.join(line['flags'])}]" if line["flags"] else ""
-    class_number = line.get("class", line.get("target"))
-    label = line["label"] if class_number is None else f"{line['label']} ({class_number})"
-    if "box" in line:
-        box = ", ".join(f"{edge:.0f}" for edge in line["box"])
-        return f"{label} {number(line['detection'])} at {box}{part_explained(line)}{flags}"
-    score = how_much(line) if {"share", "probability"} & set(line) else number(line["score"])
-    return f"{label} {score}{flags}"
-
-
-def _verdicts(checks: list[dict[str, Any]]) -> str:
-    """The checks of a record in a line."""
-    from portable_cam.verify.checks import Check, describe
-
-    return describe([Check.from_dict(check) for check in checks])
 
 
 def _sets(given: list[str] | None) -> dict[str, list[str]] | None:
@@ -238,8 +221,3 @@ def _sets(given: list[str] | None) -> dict[str, list[str]] | None:
             raise typer.BadParameter(f"--set is NAME=CLASS,CLASS …, not {text!r}")
         found[name.strip()] = list(names(members))
     return found
-
-
-def _spelled(option: str) -> str:
-    """How an option is called on the command line."""
-    return "--set" if option == "sets" else f"--{option.replace('_', '-')}"

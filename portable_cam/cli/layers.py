@@ -10,18 +10,20 @@ from rich.markup import escape
 
 from portable_cam.cli.common import (
     AxesOption,
+    ChannelsOption,
     ForSizeArgument,
+    HeadOption,
     JsonOption,
     ModelArgument,
     OutputOption,
     SizeOption,
     TaskOption,
-    at_given_size,
     new_table,
     pairs,
     print_json,
     say,
 )
+from portable_cam.cli.reading import read_model
 
 
 def run(
@@ -31,6 +33,8 @@ def run(
     task: TaskOption = None,
     axes: AxesOption = None,
     size: SizeOption = None,
+    head: HeadOption = None,
+    channels: ChannelsOption = None,
     every: Annotated[bool, typer.Option("--all", help="All of them, not the first ten.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,10 +42,9 @@ def run(
     from dataclasses import asdict
 
     from portable_cam.export import list_layers
-    from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.tasks.recognize import recognize
 
-    known = at_given_size(declared_model(model, pairs("--axes", axes)), size, image)
+    known = read_model(model, axes=pairs("--axes", axes), size=size, image=image, head=head, channels=channels)
     found = list_layers(known, output, recognize(known, task, output)[1])
     if as_json:
         print_json([asdict(layer) for layer in found])

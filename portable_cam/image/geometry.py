@@ -68,6 +68,24 @@ class Geometry:
         canvas.paste(image, (-left, -top))
         return np.asarray(canvas)
 
+    @property
+    def seen(self) -> Box:
+        """The part of the photo that the input shows, in photo pixels, clipped to the photo."""
+        (left, top, right, bottom), (height, width) = self.box, self.photo
+        return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+
+    def share_of_photo(self, counts: NDArray[np.bool_]) -> float:
+        """Which share of the photo counts.
+
+        Args:
+            counts: Bool (h, w) over the whole input, padding included, at any resolution.
+        """
+        (H, W), (left, top, right, bottom) = self.size, self.inner
+        full = Image.fromarray(np.ascontiguousarray(counts, np.float32)).resize((W, H), Image.Resampling.BOX)
+        x0, y0, x1, y1 = self.seen
+        part = (x1 - x0) * (y1 - y0) / (self.photo[0] * self.photo[1])
+        return float(np.asarray(full)[top:bottom, left:right].mean()) * part
+
     def to_photo(self, box: Box) -> Box:
         """From a box in pixels of the input to one in pixels of the photo, clipped to the photo."""
         left, top, right, bottom = self.box

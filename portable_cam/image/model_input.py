@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 
 from portable_cam.errors import PreprocessError
 from portable_cam.image.geometry import Size
+from portable_cam.spelling import by_arrays
 
 ChannelOrder = Literal["rgb", "bgr", "gray"]
 Layout = Literal["nchw", "nhwc"]
@@ -39,7 +40,7 @@ def read_shape(
         raise PreprocessError(f"layout {layout!r} is unknown: choose nchw or nhwc")
     if len(dims) != 4:
         raise PreprocessError(
-            f"the model's input {shown} is not a batch of images (N, C, H, W) or (N, H, W, C): give its arrays yourself"
+            f"the model's input {shown} is not a batch of images (N, C, H, W) or (N, H, W, C): {by_arrays()}"
         )
     wanted = {"gray": (1,), "rgb": (3,), "bgr": (3,)}.get(color or "", (3, 1))
     both: tuple[tuple[int, Layout], ...] = ((1, "nchw"), (3, "nhwc"))
@@ -52,7 +53,7 @@ def read_shape(
         raise PreprocessError(
             f"the model's input {shown} has no axis of {what} to go with {said}: correct or leave out what does not fit"
             if said
-            else f"the model's input {shown} has no axis of {what}: give its arrays yourself"
+            else f"the model's input {shown} has no axis of {what}: {by_arrays()}"
         )
     channels, name = (certain or open_)[0]
     height, width = (dims[2], dims[3]) if name == "nchw" else (dims[1], dims[2])
@@ -88,7 +89,7 @@ def parse_size(size: Any) -> Size:
 def per_channel(field: str, value: Any, channels: int) -> tuple[float, ...]:
     """One finite number per channel, from as many or from one for all."""
     numbers = tuple(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else (value,)
-    if not all(isinstance(n, int | float | np.number) and np.isfinite(n) for n in numbers):
+    if not all(isinstance(n, int | float | np.number) and abs(float(n)) < np.inf for n in numbers):
         raise PreprocessError(f"{field} {value!r} is not a finite number or a list of such")
     if len(numbers) not in (1, channels):
         raise PreprocessError(
@@ -109,8 +110,8 @@ def dtype_name(dtype: DTypeLike) -> str:
         dtype = {"float": "float32", "double": "float64"}.get(dtype[7:-1], dtype[7:-1])
     try:
         kind = np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         kind = np.dtype(object)
     if kind.kind not in "fiu":
-        raise PreprocessError(f"the model's input is of type {dtype}, which holds no picture: give its arrays yourself")
+        raise PreprocessError(f"the model's input is of type {dtype}, which holds no picture: {by_arrays()}")
     return kind.name

@@ -7,14 +7,15 @@ BGR: blue first). :func:`~portable_cam.image.resolve.resolve` finds out what a m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from portable_cam.checked import check, checked
 from portable_cam.errors import InputError, PreprocessError
 from portable_cam.image.geometry import (
     INTERPOLATIONS,
@@ -30,6 +31,7 @@ from portable_cam.image.geometry import (
 )
 from portable_cam.image.model_input import ChannelOrder, Layout, dtype_name, parse_size, per_channel
 from portable_cam.image.sidecar import parse_json, read_sidecar
+from portable_cam.spelling import either, option
 
 #: An integer input with fewer steps of brightness than this was given the values of a float model.
 LEAST_LEVELS = 16
@@ -75,6 +77,9 @@ class Preprocessing:
     guessed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("resize", "interpolation", "pad_position", "color", "layout"):
+            check(name, getattr(self, name), str)
+        check("guessed", self.guessed, Sequence[str])
         channels = 1 if self.color == "gray" else 3
         normal: dict[str, Any] = {
             "size": parse_size(self.size),
@@ -91,11 +96,12 @@ class Preprocessing:
             object.__setattr__(self, name, value)
         _check(self)
 
-    def __call__(self, image: ImageArray) -> NDArray[Any]:
+    def __call__(self, image: ImageArray, photo: Size | None = None) -> NDArray[Any]:
         """The model's input for one photo.
 
         Args:
             image: uint8 (H, W, 3), RGB.
+            photo: The photo's own size (H, W), where it was decoded at a smaller one.
 
         Returns:
             (1, C, H, W) or (1, H, W, C) of ``dtype``.
@@ -103,7 +109,11 @@ class Preprocessing:
         Raises:
             InputError: The image is not uint8 (H, W, 3).
         """
-        return self.values(self.view(image))
+        return self.values(self.view(image, photo))
+
+    def prepared(self, image: ImageArray, view: ImageArray) -> NDArray[Any]:
+        """As a call, where :meth:`view` was made of the photo already."""
+        return self.values(view)
 
     def values(self, view: ImageArray) -> NDArray[Any]:
         """The model's input for what it sees of a photo.
@@ -140,15 +150,34 @@ class Preprocessing:
         """Where the input lies in a photo of ``image_size`` (H, W)."""
         return fit(image_size, self.size, self.resize, self.resize_to, self.pad_position)
 
-    def view(self, image: ImageArray) -> ImageArray:
-        """What the model sees of a photo: uint8 (H, W, 3) RGB at the input's size.
+    def notes(self, image_size: Size) -> tuple[str, ...]:
+        """What a reader of the maps of a photo of this size (H, W) should know."""
+        return ()
+
+    def recorded(self) -> Preprocessing:
+        """What an explanation keeps of it."""
+        return self
+
+    def following(self, photo: Size, longest: int, step: int) -> Preprocessing:
+        """The same for a model that takes images of any size, at a photo's own: its longer side at most ``longest``
+        pixels, both multiples of ``step``, so that strides divide them."""
+        height, width = photo
+        if self.resize == "shortest+crop":
+            return self
+        ratio = min(1.0, longest / max(height, width))
+        height, width = (max(step, min(longest, round(side * ratio / step) * step)) for side in (height, width))
+        return replace(self, size=(height, width))
+
+    def view(self, image: ImageArray, photo: Size | None = None) -> ImageArray:
+        """What the model sees of a photo: uint8 (H, W, 3) RGB at the input's size. The arguments are those of a call.
 
         Raises:
             InputError: The image is not uint8 (H, W, 3).
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise InputError(f"a photo is uint8 of shape (H, W, 3), not {image.dtype} {image.shape}: see read_image")
-        return self.geometry((image.shape[0], image.shape[1])).apply(image, self.interpolation, self.pad_value)
+        size = photo or (image.shape[0], image.shape[1])
+        return self.geometry(size).apply(image, self.interpolation, self.pad_value)
 
     def describe(self) -> str:
         """One line for people."""
@@ -171,11 +200,23 @@ class Preprocessing:
         steps = "" if self.quantization is None else " by scale {:g} and zero point {}".format(*self.quantization)
         return ", ".join([*parts, f"{self.layout.upper()} {self.dtype}{steps}"])
 
+    def guess_note(self) -> str | None:
+        """What a reader of the maps must know where something is guessed; None where nothing is."""
+        if not self.guessed:
+            return None
+        tries = either("portable_cam.tasks.presets.answers_by_preset(model, image)", "portable-cam doctor MODEL PHOTO")
+        return (
+            f"preprocessing guessed ({', '.join(self.guessed)}): if the model expects another, its answer and the maps "
+            f"are wrong. A JSON file beside the model says it, or {option('preprocessing')}; "
+            f"{tries} shows the answers under each preset"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """As a dict that ``json`` can write; :meth:`from_json` and :mod:`portable_cam.image.resolve` read it."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
+    @checked
     def from_json(cls, content: str | Mapping[str, Any]) -> Preprocessing:
         """From :meth:`to_json`, as a dict or as text.
 

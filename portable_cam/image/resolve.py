@@ -14,7 +14,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
+from portable_cam.checked import checked
 from portable_cam.errors import PreprocessError
+from portable_cam.image.geometry import Resize
 from portable_cam.image.model_input import Dim, dtype_name, input_size, per_channel, read_shape
 from portable_cam.image.preprocess import LEAST_LEVELS, Preprocessing
 from portable_cam.image.presets import PRESET_FIELDS, PRESETS
@@ -28,6 +30,7 @@ METADATA_KEY = "portable_cam.preprocessing"
 _VALUES = frozenset({"scale", "mean", "std"})
 
 
+@checked
 def resolve(
     input_shape: Sequence[Dim],
     input_dtype: DTypeLike,
@@ -44,6 +47,7 @@ def resolve(
     own_quantization: tuple[float, int] | None = None,
     sidecar: str | Path | Mapping[str, Any] | None = None,
     metadata: Mapping[str, str] | None = None,
+    whole: Resize | None = None,
 ) -> Preprocessing:
     """How a photo becomes the model's input.
 
@@ -63,6 +67,8 @@ def resolve(
         own_quantization: The same as the model itself declares it. Used where the values as integers would have next to
             no steps of brightness, as those of ``imagenet`` have.
         metadata: The model's ``metadata_props``.
+        whole: How a photo is resized where only a preset or a guess says so and would crop it: for tasks that explain
+            places anywhere in it.
 
     Raises:
         PreprocessError: The input is not one of images, or sources contradict each other or themselves.
@@ -103,9 +109,13 @@ def resolve(
         raise PreprocessError(
             f"the preprocessing says {known['dtype']}, but the model takes {dtype}: correct the former"
         )
+    said = "resize" in known and "resize" not in guessed
     if name is not None:
         known = _preset(name, known.get("color"), channels) | known
     _guess(known, channels, guessed, own_quantization)
+    if whole is not None and known["resize"] == "shortest+crop" and not said:
+        known["resize"] = whole
+        known.pop("resize_to", None)
     if own_quantization is not None and known.get("quantization") is None and _too_few_levels(known):
         known["quantization"] = own_quantization
     known |= {field: per_channel(field, known[field], channels) for field in ("mean", "std")}

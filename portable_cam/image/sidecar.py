@@ -145,7 +145,7 @@ def _load(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _MAX_BYTES:
             raise PreprocessError(f"{path} is too large for a preprocessing file ({path.stat().st_size} bytes)")
         return parse_json(path.read_text(encoding="utf-8-sig"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise PreprocessError(f"cannot read the preprocessing {path}: {error}") from None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from portable_cam.checked import checked
 from portable_cam.errors import OptionError
 from portable_cam.explainer import Explainer as GraphExplainer
 from portable_cam.export.format import RANGE, RAW, SCORES
@@ -24,6 +25,7 @@ from portable_cam.methods.registry import PASS_METHODS
 from portable_cam.methods.run import Passes, Run
 from portable_cam.result import Result
 from portable_cam.runtime.flags import find_flags
+from portable_cam.runtime.native import native_of
 
 
 class Explainer(GraphExplainer):
@@ -47,6 +49,7 @@ class Explainer(GraphExplainer):
         OptionError: There is no such method or parameter.
     """
 
+    @checked
     def __init__(
         self,
         model: AnyModel,
@@ -63,7 +66,7 @@ class Explainer(GraphExplainer):
     ) -> None:
         asked = check_all_methods(methods)
         self._passing = [PASS_METHODS[name] for name in asked if name in PASS_METHODS]
-        self._asked = asked
+        self._every_method = asked
         self._parameters = _parameters(self._passing, parameters or {})
         self._budget, self._seed = Budget.of(budget), seed
         unsigned = [method.name for method in self._passing if not method.signed]
@@ -73,7 +76,10 @@ class Explainer(GraphExplainer):
         in_graph = tuple(name for name in asked if name not in PASS_METHODS)
         super().__init__(model, in_graph, layer, target, **options)
         if self._passing:
-            of_session = {n: options[n] for n in ("device", "providers", "threads", "time_limit") if n in options}
+            of_session: dict[str, Any] = {
+                n: options[n] for n in ("device", "providers", "threads", "time_limit") if n in options
+            }
+            of_session |= native_of(options)
             given = {name: v for name, v in options.items() if name in Options.names()}
             chosen = Options(**model.described({**given, "methods": None, "layer": layer, "target": target}))
             self._passes = Passes(
@@ -87,7 +93,7 @@ class Explainer(GraphExplainer):
 
     @property
     def methods(self) -> tuple[str, ...]:
-        return self._asked
+        return self._every_method
 
     def _run(self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]) -> Result:
         result = super()._run(feeds, asked)
@@ -97,7 +103,7 @@ class Explainer(GraphExplainer):
         for method in self._passing:
             for n in range(len(result.scores)):
                 self._explain_one(method, n, feeds, result, found)
-        return found.joined(result, self._asked)
+        return found.joined(result, self._every_method)
 
     def _explain_one(
         self, method: PassMethod, n: int, feeds: Mapping[str, NDArray[Any]], result: Result, found: _Found

@@ -99,9 +99,8 @@ class Passes:
 
     @property
     def _of_session(self) -> dict[str, Any]:
-        return {
-            name: v for name, v in self.settings.items() if name in {"device", "providers", "threads", "time_limit"}
-        }
+        taken = {"device", "providers", "threads", "time_limit", "session_options", "custom_op_libraries"}
+        return {name: value for name, value in self.settings.items() if name in taken}
 
     @property
     def confidence(self) -> Scale:

@@ -17,6 +17,7 @@ from portable_cam.export.options import Options
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.image.baselines import MEANING, check_baseline
 from portable_cam.image.geometry import Size
+from portable_cam.labels import AnyLabels
 from portable_cam.metrics.metric import Array, Case, Map, Measured, Settings
 from portable_cam.metrics.outcome import Evaluation, describe_ties
 from portable_cam.metrics.pictures import Picture, Region, as_map, mask_of, pictures_of, scaled
@@ -24,8 +25,9 @@ from portable_cam.metrics.randomize import randomized
 from portable_cam.metrics.ranking import tied
 from portable_cam.metrics.references import REFERENCES, check_references
 from portable_cam.metrics.registry import DEFAULT, METRICS, OF_REGIONS, check_metrics
+from portable_cam.runtime.native import native_of
 from portable_cam.runtime.scorer import Scale, Scorer
-from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, class_numbers
+from portable_cam.tasks.base import AnyPreprocessing, class_numbers
 from portable_cam.tasks.classify import PhotoExplainer
 
 
@@ -117,6 +119,7 @@ def _scorer(model: NormalizedModel, options: Mapping[str, Any], score: Scale, ba
     """Scores what the explainer with these options explains."""
     of_model = {name: options[name] for name in ("target", "output", "precision", "axes", "as_is") if name in options}
     of_session = {name: options[name] for name in ("device", "providers", "threads") if name in options}
+    of_session |= native_of(options)
     return Scorer(model, Options(**model.described(of_model)), scale=score, batch=batch, **of_session)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portable_cam.errors import InputError, OptionError
-from portable_cam.image.decode import expand_images, read_image
+from portable_cam.image.decode import read_image
+from portable_cam.image.find import find_images
 from portable_cam.image.geometry import Box, Geometry, Size
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.unit_range import to_unit_range
@@ -44,7 +45,7 @@ def pictures_of(images: Any, prepare: Preprocessing) -> list[Picture]:
     if isinstance(images, np.ndarray) and images.ndim == 4:
         return [Picture(str(i), images[i : i + 1], None) for i in range(len(images))]
     if isinstance(images, str | os.PathLike):
-        images = expand_images([images])
+        images = [path for path, _ in find_images([images]).photos]
     elif not isinstance(images, Iterable) or isinstance(images, bytes | np.ndarray):
         images = [images]
     found = []

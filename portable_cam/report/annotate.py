@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from portable_cam.image.geometry import Box, ImageArray
 from portable_cam.image.marks import Mark
+from portable_cam.report.letters import extent, wrap, write
+from portable_cam.report.style import MARKS, RGB
 
-RGB: TypeAlias = tuple[int, int, int]
-Font: TypeAlias = ImageFont.ImageFont | ImageFont.FreeTypeFont
-
-#: Apart from everything in the colour map, and from each other in lightness too.
-COLORS = ((0, 200, 255), (120, 255, 90), (255, 255, 255), (255, 120, 220), (255, 220, 60), (150, 160, 255))
+_PAD = 2  # pixels between a label and the rim of its ground
 
 
 def draw(pixels: ImageArray, marks: Sequence[Mark | None], labels: Sequence[str] = ()) -> ImageArray:
@@ -30,12 +27,12 @@ def draw(pixels: ImageArray, marks: Sequence[Mark | None], labels: Sequence[str]
     image = Image.fromarray(np.ascontiguousarray(pixels))
     pen = ImageDraw.Draw(image)
     thick = max(1, round(min(image.size) / 160))
-    font = ImageFont.load_default(size=max(10, round(min(image.size) / 22)))
-    texts: list[tuple[str, RGB]] = []
+    letter = max(10, round(min(image.size) / 18))
+    texts: list[tuple[list[str], RGB]] = []
     anchors: list[Box] = []
     rings: list[Box] = []
     for i, mark in enumerate(marks):
-        color = COLORS[i % len(COLORS)]
+        color = MARKS[i % len(MARKS)]
         if mark is None:
             continue
         at = None
@@ -50,17 +47,15 @@ def draw(pixels: ImageArray, marks: Sequence[Mark | None], labels: Sequence[str]
             (x, y), at = mark.point, (mark.point[0] + radius, mark.point[1] + radius + 2)
             rings.append((x - radius, y - radius, x + radius, y + radius))
         if labels and at is not None:
-            texts.append((text := _shortened(pen, labels[i], image.width, font), color))
-            wanted = pen.textbbox(at, text, font=font)
-            if mark.box is not None and (wanted[2] > mark.box[2] or wanted[3] > mark.box[3]):
-                wanted = pen.textbbox(
-                    (mark.box[0], mark.box[3] + 2), text, font=font
-                )  # below a box that it would cover
-            anchors.append(wanted)
-    for (text, color), (x0, y0, x1, y1) in zip(texts, place_labels(anchors, image.size, rings), strict=True):
-        left, top, *_ = pen.textbbox((0, 0), text, font=font)
+            lines = wrap(labels[i], image.width - 2 * _PAD - 2, letter)
+            texts.append((lines, color))
+            wide, tall = (side + 2 * _PAD for side in extent(lines, letter))
+            if mark.box is not None and (at[0] + wide > mark.box[2] or at[1] + tall > mark.box[3]):
+                at = mark.box[0], mark.box[3] + 2  # below a box that it would cover
+            anchors.append((*at, at[0] + wide, at[1] + tall))
+    for (lines, color), (x0, y0, x1, y1) in zip(texts, place_labels(anchors, image.size, rings), strict=True):
         pen.rectangle((x0, y0, x1, y1), fill=(0, 0, 0))
-        pen.text((x0 - left, y0 - top), text, fill=color, font=font)
+        write(pen, (x0 + _PAD, y0 + _PAD), lines, letter, color)
     return np.asarray(image)
 
 
@@ -98,16 +93,6 @@ def _ring(pen: ImageDraw.ImageDraw, at: tuple[float, float], size: int, color: R
         reach = radius + grow
         pen.ellipse((x - reach, y - reach, x + reach, y + reach), outline=ink, width=thick + 2 * grow)
     return radius
-
-
-def _shortened(pen: ImageDraw.ImageDraw, text: str, width: int, font: Font) -> str:
-    """As much of a text as fits the width."""
-    if pen.textlength(text, font=font) < width:
-        return text
-    keep = len(text)
-    while keep > 1 and pen.textlength(f"{text[:keep]}…", font=font) >= width:
-        keep -= 1
-    return f"{text[:keep]}…"
 
 
 def _edge(mask: NDArray[np.bool_], thick: int) -> NDArray[np.uint8]:

@@ -1,94 +1,81 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An explanation's figures: one sheet of everything, or for words a strip or the answers, by method."""
+"""An explanation's sheet: everything of it in one figure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from portable_cam.explanation import Explanation
-from portable_cam.report.maps import ShownMaps, map_image, marked_view, shown_maps
+from portable_cam.report.key import keys_of
+from portable_cam.report.maps import map_image, marked_photo, shown_maps
 from portable_cam.report.record import lines_of
+from portable_cam.report.scene import scene_of
 from portable_cam.report.sheet import Panel, Section, sheet_figure
-from portable_cam.report.strips import Cell, answers_figure, stacked, strip_figure
-from portable_cam.report.wording import how_much, part_explained
+from portable_cam.report.wording import how_much, number, part_explained, top_is
 
-
-def figures_of(explanation: Explanation) -> dict[str, Figure]:
-    """Every figure, by what its file's name ends with: ``sheet``; ``strip`` or ``answers``, behind the method's name
-    where there are several."""
-    if explanation.drawing == "sheet":
-        return {"sheet": sheet_of(explanation)}
-    shown = shown_maps(explanation)
-    kind = explanation.drawing
-    return {kind if len(shown) == 1 else f"{maps.name}.{kind}": _words_figure(explanation, maps) for maps in shown}
-
-
-def whole_figure(explanation: Explanation) -> Figure:
-    """Everything in one figure."""
-    if explanation.drawing == "sheet":
-        return sheet_of(explanation)
-    shown = shown_maps(explanation)
-    if len(shown) < 2:
-        return _words_figure(explanation, shown[0] if shown else None)
-    heading = heading_of(explanation)
-    return stacked([_words_figure(explanation, maps, f"{heading}: {maps.title}") for maps in shown])
+#: The longer side of a photo on a sheet, in pixels: twice what is seen of it, for who looks closer in a PDF.
+_LONGEST = 800
 
 
 def sheet_of(explanation: Explanation, heading: str | None = None) -> Figure:
     """The sheet of an explanation, by default headed by the photo's name."""
+    scene = scene_of(explanation, _LONGEST)
+    shown = shown_maps(explanation)
+    lines = lines_of(explanation)
+    sections = [
+        Section(
+            title=title_of_target(explanation, line),
+            note=note_of(line),
+            panels=[Panel(maps.title, map_image(explanation, maps, k, scene), maps.remark(k)) for maps in shown],
+            words=[(word, value) for word, value in line.get("words", ())],
+        )
+        for k, line in enumerate(lines)
+    ]
+    if not explanation.found:
+        shown, sections = [], [Section("nothing found", explanation.nothing_found, [])]
     return sheet_figure(
-        marked_view(explanation),
-        sections_of(explanation),
+        marked_photo(explanation, scene),
+        sections,
         heading_of(explanation) if heading is None else heading,
         explanation.top,
-        scale=explanation.top_scale,
-        explained={line.get("name", line["label"]) for line in lines_of(explanation)},
+        scale=top_is(explanation.top_scale),
+        explained={line.get("name", line["label"]) for line in lines},
+        keys=keys_of(shown, explanation.look, unseen=bool(shown) and scene.frame is not None),
+        facts=facts_of(explanation),
+        small=of_words(explanation),
     )
 
 
 def heading_of(explanation: Explanation) -> str:
-    """What is above a figure: the text, the question, or the photo's name."""
-    text = explanation.text.strip()
-    return _signed(explanation, text) if text else explanation.question or Path(explanation.source).name
+    """What is above a figure: the photo's name, and the text or the question."""
+    name, text = Path(explanation.source).name, explanation.text.strip()
+    said = f"“{text}”{' (given)' if explanation.text_given else ''}" if text else explanation.question
+    return ": ".join(part for part in (name, said) if part)
 
 
-def sections_of(explanation: Explanation) -> list[Section]:
-    """A section of the sheet for each target."""
-    shown = shown_maps(explanation)
-    return [
-        Section(
-            title=_signed(explanation, line["label"]),
-            note=how_much(line) + part_explained(line),
-            panels=[Panel(maps.title, map_image(explanation, maps, k), maps.remark(k)) for maps in shown],
-        )
-        for k, line in enumerate(lines_of(explanation))
-    ]
+def title_of_target(explanation: Explanation, line: dict[str, Any]) -> str:
+    """What a target is called, and which sign the maps have."""
+    return f"against: {line['label']}" if explanation.sign == "negative" else str(line["label"])
 
 
-def _words_figure(explanation: Explanation, maps: ShownMaps | None, heading: str | None = None) -> Figure:
-    """A strip or the answers of one method; of none, where only words are explained."""
-    heading = heading_of(explanation) if heading is None else heading
-    cells = _cells(explanation, maps)
-    if explanation.drawing == "strip":
-        return strip_figure(explanation.view, cells, heading)
-    return answers_figure(explanation.view, cells, heading, explanation.words, explanation.token_attribution)
+def note_of(line: dict[str, Any]) -> str:
+    """The numbers of a target."""
+    found = how_much(line) + part_explained(line)
+    if "probability" in line and "span" not in line:
+        found += f", score {number(line['score'], 2)}"
+    return found
 
 
-def _cells(explanation: Explanation, maps: ShownMaps | None) -> Sequence[Cell]:
-    """A cell for each target: its probability or score below it, or why its map is empty."""
-    cells = []
-    for k, line in enumerate(lines_of(explanation)):
-        word = _signed(explanation, line["label"]) if explanation.drawing == "answers" else line["label"]
-        if maps is None:
-            cells.append(Cell(word, how_much(line), None))
-        else:
-            cells.append(Cell(word, maps.remark(k) or how_much(line), map_image(explanation, maps, k)))
-    return cells
+def facts_of(explanation: Explanation) -> str:
+    """How the maps were made."""
+    layers = [explanation.layer] if isinstance(explanation.layer, str) else explanation.layer
+    made = [f"layer {', '.join(layers)}" if any(layers) else "", explanation.preprocessing.describe()]
+    return "; ".join(part for part in made if part)
 
 
-def _signed(explanation: Explanation, text: str) -> str:
-    """A title that tells which sign the maps have."""
-    return f"against: {text}" if explanation.sign == "negative" else text
+def of_words(explanation: Explanation) -> bool:
+    """Whether the targets are words or characters, of which there are many."""
+    return any(detail.span is not None for detail in explanation.details)

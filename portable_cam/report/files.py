@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from portable_cam.errors import OptionError
+from portable_cam.export.read.whole_files import whole_file, write_whole
 from portable_cam.image.geometry import ImageArray
 
 #: What can be written of one image's explanation.
@@ -38,7 +40,7 @@ def save(
 
     Args:
         folder: Created if it does not exist.
-        stem: What all file names begin with, as the photo's name without suffix.
+        stem: What all file names begin with; see :mod:`portable_cam.report.naming`, as for the other names.
         images: uint8 (H, W, 3), by name.
         arrays: By name, saved as they are.
         document: Everything else; numpy numbers and arrays in it are written as lists, NaN as null.
@@ -53,23 +55,26 @@ def save(
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown:
         raise OptionError(f"format {unknown[0]!r} is unknown: choose from {', '.join(FORMATS)}")
-    folder, written = Path(folder), []
+    written: list[Path] = []
 
-    def file(name: str, suffix: str) -> Path:
-        # names come from classes and tensors, which may hold separators
-        parts = [re.sub(r"[^\w.+-]+", "_", part).strip(".") for part in (stem, name) if part]
-        written.append(folder / (".".join(parts) + suffix))
-        return written[-1]
+    @contextlib.contextmanager
+    def file(*parts: str) -> Iterator[Path]:
+        # what a name is made of is encoded already; a separator that is left must not lead out of the folder
+        path = Path(folder) / ".".join((stem, *(re.sub(r"[/\\]", _percent, part) for part in parts)))
+        with whole_file(path) as place:
+            yield place
+        written.append(path)
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, pixels in (images or {}).items() if "png" in formats else ():
-            Image.fromarray(pixels).save(file(name, ".png"), compress_level=PNG_LEVEL)
+            with file(name, "png") as place:
+                Image.fromarray(pixels).save(place, compress_level=PNG_LEVEL)
         for name, array in (arrays or {}).items() if "npy" in formats else ():
-            np.save(file(name, ".npy"), array, allow_pickle=False)
+            with file(name, "npy") as place:
+                np.save(place, array, allow_pickle=False)
         if document is not None and "json" in formats:
-            text = json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
-            file("", ".json").write_text(text + "\n", encoding="utf-8")
+            with file("json") as place:
+                place.write_text(_json(document), encoding="utf-8")
     except OSError as error:
         raise OptionError(f"cannot write to {folder}: {error}; choose another folder") from None
     return written
@@ -84,8 +89,8 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     options: dict[str, Any] = {"pil_kwargs": {"compress_level": PNG_LEVEL}} if path.suffix.lower() == ".png" else {}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, **options)
+        with whole_file(path) as place:
+            figure.savefig(place, **options)
     except (OSError, ValueError) as error:
         raise OptionError(f"cannot write the picture {path}: {error}; choose another place or format") from None
     return path
@@ -99,11 +104,36 @@ def save_text(text: str, path: str | Path) -> Path:
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     except OSError as error:
         raise OptionError(f"cannot write {path}: {error}; choose another place") from None
     return path
+
+
+def save_document(document: Mapping[str, Any], path: str | Path) -> Path:
+    """Write a document as JSON; see :func:`save`.
+
+    Raises:
+        OptionError: The file cannot be written.
+    """
+    return save_text(_json(document), path)
+
+
+def _percent(character: re.Match[str]) -> str:
+    return f"%{ord(character[0]):02X}"
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    text = json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # names of files need not be UTF-8: Python has their other bytes as surrogates, and JSON escapes those
+    return text if text.isascii() or not _SURROGATE.search(text) else _SURROGATE.sub(_escaped, text)
+
+
+def _escaped(surrogate: re.Match[str]) -> str:
+    return f"\\u{ord(surrogate[0]):04x}"
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ from portable_cam.image.geometry import ImageArray, Size
 from portable_cam.image.marks import Mark
 from portable_cam.image.unit_range import to_unit_range
 from portable_cam.report.annotate import draw
+from portable_cam.report.contours import draw_contours
+from portable_cam.report.scene import Scene
+from portable_cam.report.unseen import hatch
 from portable_cam.report.wording import title_of
 from portable_cam.result import Result
 
@@ -40,6 +43,16 @@ class ShownMaps:
     result: Result
     sign: str
 
+    @property
+    def signed(self) -> bool:
+        """Whether these are signed values for each channel of the image."""
+        return self.result[self.method].ndim > 4
+
+    @property
+    def holds_nan(self) -> bool:
+        """Whether something in them is not a number."""
+        return bool(np.isnan(self.result[self.method]).any())
+
     def remark(self, k: int) -> str:
         """What a reader must know of the map of target ``k``; empty where the map is sound.
 
@@ -59,16 +72,17 @@ class ShownMaps:
 
 def shown_maps(explanation: Explanation) -> list[ShownMaps]:
     """All maps of an explanation, method after method, then those of its counterpart."""
-    shown = [ShownMaps(m, title_of(m), m, explanation.result, explanation.sign) for m in explanation.result]
+    guided = bool(explanation.guided_nodes)
+    shown = [ShownMaps(m, title_of(m, guided), m, explanation.result, explanation.sign) for m in explanation.result]
     other = explanation.counterpart
     if other is not None:
         sign, word = ("negative", "against") if explanation.sign == "positive" else ("positive", "for")
-        shown += [ShownMaps(f"{word}.{m}", f"{title_of(m)}, {word}", m, other, sign) for m in other]
+        shown += [ShownMaps(f"{word}.{m}", f"{title_of(m, guided)}, {word}", m, other, sign) for m in other]
     return shown
 
 
-def maps_named(explanation: Explanation, name: str, k: int) -> ShownMaps:
-    """The maps of that name.
+def maps_named(explanation: Explanation, name: str, k: int) -> tuple[ShownMaps, int]:
+    """The maps of that name, and the target counted from the first.
 
     Raises:
         OptionError: There are none, or there is no target ``k``.
@@ -79,25 +93,54 @@ def maps_named(explanation: Explanation, name: str, k: int) -> ShownMaps:
     count = explanation.scores.shape[1]
     if not -count <= k < count:
         raise OptionError(f"there is no target {k}: this explanation has {count}, counted from 0")
-    return shown[name]
+    return shown[name], k % count
 
 
-def map_image(explanation: Explanation, maps: ShownMaps, k: int, *, whole_photo: bool = False) -> ImageArray:
-    """The map of target ``k`` over what the model sees (or over the whole photo), with the target's mark; or the signed
-    input gradient, grey where it is zero."""
+def heat_map(explanation: Explanation, maps: ShownMaps, k: int) -> NDArray[np.float32]:
+    """float32 (H, W) at the size of ``explanation.image``, 0 to 1; NaN where the model saw nothing.
+
+    Raises:
+        OptionError: These are signed values for each channel.
+    """
+    if maps.signed:
+        raise OptionError(
+            f"'{maps.name}' has a signed value for each channel and is no heat map: take explanation['{maps.method}'], "
+            "or overlay() for a picture"
+        )
+    values = at_input_size(explanation, maps, maps.result[maps.method][0, k])
+    height, width = explanation.image.shape[:2]
+    return replace(explanation.geometry, photo=(height, width)).on_photo(values, np.nan)
+
+
+def map_image(explanation: Explanation, maps: ShownMaps, k: int, scene: Scene) -> ImageArray:
+    """The map of target ``k`` over the photo, with the target's mark; or the signed input gradient, grey where it is
+    zero. What the model did not see is hatched."""
     values = maps.result[maps.method][0, k]
-    if values.ndim == 3:
+    look = explanation.look
+    if maps.signed:
         layout = "nchw" if maps.result.channel_axis == 1 else "nhwc"
-        return signed_image(values, layout, explanation.color)  # type: ignore[arg-type]
+        shades = signed_image(values, layout, explanation.color)  # type: ignore[arg-type]
+        laid = [scene.geometry.on_photo(shades[:, :, c].astype(np.float32), 127.5) for c in range(3)]
+        pixels = np.rint(np.stack(laid, axis=2)).astype(np.uint8)
+    else:
+        laid01 = scene.geometry.on_photo(at_input_size(explanation, maps, values))
+        pixels = draw_contours(overlay(scene.pixels, laid01, look), laid01, look.contours)
+    if scene.hatched and scene.frame is not None:
+        pixels = hatch(pixels, scene.frame)
+    mark = explanation.marks[k] if explanation.marks and not maps.signed else None
+    if mark is None:
+        return pixels
+    before: list[Mark | None] = [None] * k  # a mark's colour is that of its index, as in the photo
+    return draw(pixels, [*before, mark.on_photo(scene.geometry)])
+
+
+def at_input_size(explanation: Explanation, maps: ShownMaps, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A map (H, W) of 0 to 1 at the size of the model's input."""
     size = explanation.view.shape[0], explanation.view.shape[1]
-    if values.shape != size:  # a profile that leaves the map at the layer's size
-        values = to_unit_range(_on_image(np.maximum(values, 0), size, maps)).astype(np.float32)
-    mark = explanation.marks[k] if explanation.marks else None
-    before: list[Mark | None] = [None] * k  # a mark's colour is that of its index, as in the sheet's photo
-    if not whole_photo:
-        return draw(overlay(explanation.view, values), [*before, mark])
-    laid = overlay(explanation.image, explanation.geometry.on_photo(values))
-    return laid if mark is None else draw(laid, [*before, mark.on_photo(explanation.geometry)])
+    if values.shape == size:
+        return values
+    # a profile that leaves the map at the layer's size
+    return to_unit_range(_on_image(np.maximum(values, 0), size, maps)).astype(np.float32)
 
 
 def _on_image(values: NDArray[Any], size: Size, maps: ShownMaps) -> NDArray[np.float64]:
@@ -112,8 +155,8 @@ def _on_image(values: NDArray[Any], size: Size, maps: ShownMaps) -> NDArray[np.f
     return wide
 
 
-def marked_view(explanation: Explanation) -> ImageArray:
-    """What the model sees, with the marks of all targets and their labels."""
+def marked_photo(explanation: Explanation, scene: Scene) -> ImageArray:
+    """The photo with the marks of all targets and their labels."""
     if not explanation.marks:
-        return explanation.view
-    return draw(explanation.view, explanation.marks, explanation.labels[0])
+        return scene.pixels
+    return draw(scene.pixels, [mark.on_photo(scene.geometry) for mark in explanation.marks], explanation.labels[0])

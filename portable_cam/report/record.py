@@ -16,6 +16,8 @@ def record_of(explanation: Explanation) -> dict[str, Any]:
     asked = {"question": explanation.question} if explanation.question else {}
     return {
         "task": explanation.task,
+        "found": explanation.found,
+        **({} if explanation.found else {"nothing_found": explanation.nothing_found}),
         **said,
         **asked,
         "layer": explanation.layer,

@@ -1,34 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Side-by-side sheets: the photo, the top classes, and for each target a block with an image per method.
+"""Sheets: the photo, the top classes and the keys, and for each target a block with an image for each method.
 
-Drawing uses matplotlib's objects on an Agg canvas, never ``pyplot``: no global state, no display, safe in threads.
-Lengths are inches, and (x, y) is counted from the sheet's top-left corner.
+Where everything lies is settled before anything is drawn; lengths are inches.
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from portable_cam.errors import OptionError
-from portable_cam.image.colormap import overlay
 from portable_cam.image.geometry import ImageArray
-from portable_cam.report.wording import number
+from portable_cam.report.bars import class_bars, class_bars_height, word_bars, word_bars_height, words_reach
+from portable_cam.report.canvas import Canvas, keys_height, wrap
+from portable_cam.report.key import Key
+from portable_cam.report.style import BODY, FAINT, GAP, GUTTER, HEADING, MARGIN, TINY, TITLE
 
-_INK, _FAINT, _BAR, _BAR_HERE = "#1a1a1a", "#6b6b6b", "#c3c9d4", "#b5367a"
-_TITLE: Mapping[str, Any] = {"fontsize": 11, "fontweight": "bold"}
-_SIDE, _MARGIN, _GAP, _GUTTER = 2.3, 0.22, 0.1, 0.35  # of an image; around; between images; between blocks
-_LEFT = 1.18 * _SIDE
-_MOST_LINES = 4  # of a title
-_MOST_COLUMNS = 4  # of images beside each other, unless one block has more
+_HEADING: Mapping[str, Any] = {"fontsize": HEADING, "fontweight": "bold"}
+_TITLE: Mapping[str, Any] = {"fontsize": TITLE, "fontweight": "bold"}
+_SIDE = 2.3  # the width of an image; of many small targets, and of lines of text
+_SMALL_SIDE, _WIDE_SIDE = 1.5, 3.2
+_WIDE = 2.2  # images more than so many times as wide as high are lines of text
+_LEFT = 2.7  # the column of the photo
+_BODY = 10.5  # the width that blocks beside each other may take, unless one has more
+_WORDS = 2.6  # bars of words
+_ROW, _NOTE, _METHOD = 0.2, 0.2, 0.2  # a line of a title, the note, the name of a method
 
 
 class Panel(NamedTuple):
@@ -41,31 +41,38 @@ class Panel(NamedTuple):
 
 @dataclass(frozen=True)
 class Section:
-    """One target: what is explained, how much of it there is (a score with its name), and an image per method."""
+    """One target: what is explained, how much of it there is (a score with its name), an image per method, and what
+    each word adds to its score."""
 
     title: str
     note: str
     panels: Sequence[Panel]
+    words: Sequence[tuple[str, float]] = ()
 
 
 @dataclass(frozen=True)
 class Block:
-    """The position of a section: its corner, its title in lines, and how far below the corner its images begin."""
+    """The position of a section: its corner, its title and notes in lines, and how far below the corner its images
+    begin."""
 
     section: Section
     x: float
     y: float
     lines: tuple[str, ...]
+    notes: tuple[str, ...]
     strip: float
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """A whole sheet: its size, where the body begins, the images' heights, and the blocks."""
+    """A whole sheet: its size, its heading in lines, where the body begins, the images' size, the photo's height, and
+    the blocks."""
 
     width: float
     height: float
+    heading: tuple[str, ...]
     head: float
+    side: float
     tall: float
     photo_tall: float
     blocks: tuple[Block, ...]
@@ -79,6 +86,9 @@ def sheet_figure(
     *,
     scale: str = "score",
     explained: Collection[str] = (),
+    keys: Sequence[Key] = (),
+    facts: str = "",
+    small: bool = False,
 ) -> Figure:
     """Draw a sheet.
 
@@ -87,169 +97,143 @@ def sheet_figure(
         sections: One per target.
         heading: A line above everything.
         top: The top classes and their scores, best first.
-        scale: What those scores are, ``probability`` or ``score``.
+        scale: What those scores are, as ``probability`` or ``score``.
         explained: The classes of ``top`` that are set off; those that are the title of a section always are.
+        keys: What the colours mean.
+        facts: How it was made, in small letters below the keys.
+        small: Many targets, of a word each: their images are smaller.
 
     Raises:
         OptionError: There is nothing to show.
     """
-    layout = arrange(image, sections, bool(heading), len(top))
-    width, height = layout.width, layout.height
-    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
-    FigureCanvasAgg(figure)
-
-    def place(x: float, y: float, w: float, h: float) -> Axes:
-        return figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
-
-    def write(x: float, y: float, text: str, room: float, **style: Any) -> None:
-        style = {"color": _INK, **style}
-        artist = figure.text(x / width, 1 - y / height, text, parse_math=False, va="baseline", **style)
-        _fit(artist, room * figure.dpi)
-
-    if heading:
-        write(_MARGIN, 0.4, heading, width - 2 * _MARGIN, fontsize=13, fontweight="bold")
-    y = layout.head + layout.blocks[0].strip
-    write(_MARGIN, y - 0.1, "photo", _LEFT, fontsize=9)
-    _show(place(_MARGIN, y, _LEFT, layout.photo_tall), image)
-    y += layout.photo_tall
-    if top:
-        write(_MARGIN, y + 0.26, f"the model's top classes: {scale}", _LEFT, fontsize=9)
-        named = {*explained, *(section.title for section in sections)}
-        _bars(place(_MARGIN, y + 0.34, _LEFT, 0.24 * len(top)), top, named)
-        y += _bars_room(len(top))
-    write(_MARGIN, y + 0.26, "evidence, none to most, laid over mid-grey", _LEFT, fontsize=7.5)
-    _key(place(_MARGIN, y + 0.34, _LEFT, 0.12))
+    layout = arrange(image, sections, heading, top, keys=keys, facts=facts, small=small)
+    canvas = Canvas(layout.width, layout.height)
+    for i, line in enumerate(layout.heading):
+        canvas.write(MARGIN, 0.4 + 0.25 * i, line, **_HEADING)
+    _draw_left(canvas, layout, image, top, scale, {*explained, *(s.title for s in sections)}, keys, facts)
+    reach = words_reach([section.words for section in sections])
     for block in layout.blocks:
-        room = _block_width(len(block.section.panels))
-        for i, line in enumerate(block.lines):
-            write(block.x, block.y + 0.24 + 0.2 * i, line, room, **_TITLE)
-        if block.section.note:
-            write(block.x, block.y + block.strip - 0.28, block.section.note, room, fontsize=9.5)
-        for c, panel in enumerate(block.section.panels):
-            x, y = block.x + c * (_SIDE + _GAP), block.y + block.strip
-            write(x, y - 0.08, panel.title, _SIDE, fontsize=9, color=_FAINT)
-            _show(place(x, y, _SIDE, layout.tall), panel.image)
-            if panel.remark:
-                write(x, y + layout.tall + 0.16, panel.remark, _SIDE, fontsize=9, fontstyle="italic")
-    return figure
+        _draw_block(canvas, layout, block, reach)
+    return canvas.figure
 
 
-def arrange(image: ImageArray, sections: Sequence[Section], heading: bool, top: int) -> Arrangement:
-    """The position of everything: blocks beside each other as long as that makes the sheet smaller.
+def _draw_left(
+    canvas: Canvas,
+    layout: Arrangement,
+    image: ImageArray,
+    top: Sequence[tuple[str, float]],
+    scale: str,
+    named: set[str],
+    keys: Sequence[Key],
+    facts: str,
+) -> None:
+    y = layout.head + layout.blocks[0].strip
+    canvas.write(MARGIN, y - 0.08, "photo", fontsize=BODY, color=FAINT)
+    canvas.show(MARGIN, y, _LEFT, layout.photo_tall, image)
+    y += layout.photo_tall + 0.12
+    if top:
+        for line in _top_title(scale):
+            canvas.write(MARGIN, y + 0.14, line, fontsize=BODY)
+            y += 0.17
+        y += 0.06
+        class_bars(canvas, MARGIN, y, _LEFT, top, named)
+        y += class_bars_height(top, _LEFT) + 0.08
+    canvas.keys(MARGIN, y, _LEFT, keys)
+    y += keys_height(keys, _LEFT)
+    for i, line in enumerate(_facts_lines(facts)):
+        canvas.write(MARGIN, y + 0.13 * (i + 1), line, fontsize=TINY, color=FAINT)
+
+
+def _draw_block(canvas: Canvas, layout: Arrangement, block: Block, reach: float) -> None:
+    for i, line in enumerate(block.lines):
+        canvas.write(block.x, block.y + 0.22 + _ROW * i, line, **_TITLE)
+    y = block.y + block.strip
+    above = y - (_METHOD if block.section.panels else 0.0) - _NOTE * len(block.notes)
+    for i, line in enumerate(block.notes):
+        canvas.write(block.x, above + _NOTE * i + 0.12, line, fontsize=BODY)
+    for c, panel in enumerate(block.section.panels):
+        x = block.x + c * (layout.side + GAP)
+        canvas.write(x, y - 0.08, panel.title, fontsize=BODY, color=FAINT)
+        canvas.show(x, y, layout.side, layout.tall, panel.image)
+        for i, line in enumerate(wrap(panel.remark, layout.side, fontsize=BODY) if panel.remark else ()):
+            canvas.write(x, y + layout.tall + 0.16 + 0.16 * i, line, fontsize=BODY, fontstyle="italic")
+    if block.section.words:
+        count = len(block.section.panels)
+        x = block.x + _width_of(count, layout.side) + (GAP if count else 0.0)
+        word_bars(canvas, x, y, _WORDS, block.section.words, reach)
+
+
+def arrange(
+    image: ImageArray,
+    sections: Sequence[Section],
+    heading: str = "",
+    top: Sequence[tuple[str, float]] = (),
+    *,
+    keys: Sequence[Key] = (),
+    facts: str = "",
+    small: bool = False,
+) -> Arrangement:
+    """The position of everything: blocks beside each other as long as that makes the sheet smaller, and no block alone
+    on the last line where others stand beside each other.
 
     Args:
-        image: The photo, uint8 (H, W, 3).
-        sections: One per target.
-        heading: Whether the sheet has a heading.
-        top: The number of top classes.
+        image: The photo, uint8 (H, W, 3); the others are those of :func:`sheet_figure`.
 
     Raises:
         OptionError: There is nothing to show.
     """
-    if not sections or not all(section.panels for section in sections):
-        raise OptionError("a sheet needs at least one target with at least one method")
+    if not sections:
+        raise OptionError("a sheet needs at least one target")
+    aspect = image.shape[1] / image.shape[0]
+    side = _WIDE_SIDE if aspect > _WIDE else _SMALL_SIDE if small else _SIDE
     columns = max(len(section.panels) for section in sections)
-    first = sections[0].panels[0].image
-    tall = min(1.5, max(0.45, first.shape[0] / first.shape[1])) * _SIDE
-    photo_tall = min(1.5, max(0.3, image.shape[0] / image.shape[1])) * _LEFT
-    below = 0.24 if any(panel.remark for section in sections for panel in section.panels) else 0.0
-    titles = [wrap(section.title, _block_width(len(section.panels)), **_TITLE) for section in sections]
-    head, block = (0.62 if heading else 0.16), _block_width(columns)
-    found: list[Arrangement] = []
-    for beside in range(1, min(len(sections), max(1, _MOST_COLUMNS // columns)) + 1):
+    bars = max(word_bars_height(section.words) for section in sections)
+    block = _width_of(columns, side) + (_WORDS + (GAP if columns else 0.0) if bars else 0.0) or _SIDE
+    tall = min(1.5, 1 / aspect) * side if columns else 0.0
+    remarks = [len(wrap(p.remark, side, fontsize=BODY)) for s in sections for p in s.panels if p.remark]
+    body = max(tall + (0.08 + 0.16 * max(remarks) if remarks else 0.0), bars)
+    left = min(1.5, 1 / aspect) * _LEFT + 0.12 + keys_height(keys, _LEFT) + 0.13 * len(_facts_lines(facts))
+    left += class_bars_height(top, _LEFT) + 0.48 if top else 0.0
+    titles = [wrap(section.title, block, **_TITLE) for section in sections]
+    notes = [wrap(section.note, block, fontsize=BODY) if section.note else () for section in sections]
+    found = []
+    for lines in _rows(len(sections), max(1, int((_BODY + 2 * GAP) // (block + 2 * GAP)))):
+        width = 2 * MARGIN + _LEFT + GUTTER + max(map(len, lines)) * (block + 2 * GAP) - 2 * GAP
+        head_lines = wrap(heading, width - 2 * MARGIN, **_HEADING) if heading else ()
+        head = 0.37 + 0.25 * len(head_lines) if heading else 0.16
         y, blocks = head, []
-        for start in range(0, len(sections), beside):
-            line = range(start, min(start + beside, len(sections)))
-            note = 0.22 if any(sections[i].note for i in line) else 0.0
-            strip = 0.29 + 0.2 * max(len(titles[i]) for i in line) + note
-            for i in line:
-                x = _MARGIN + _LEFT + _GUTTER + (i - start) * (block + 2 * _GAP)
-                blocks.append(Block(sections[i], x, y, titles[i], strip))
-            y += strip + tall + below + _GAP
-        width = blocks[beside - 1].x + block + _MARGIN
-        left = head + blocks[0].strip + photo_tall + _bars_room(top) + 0.46
-        found.append(Arrangement(width, max(y - _GAP, left) + _MARGIN, head, tall, photo_tall, tuple(blocks)))
+        for line in lines:
+            strip = 0.09 + _ROW * max(len(titles[i]) for i in line) + _NOTE * max(len(notes[i]) for i in line)
+            strip += _METHOD if columns else 0.08
+            for c, i in enumerate(line):
+                x = MARGIN + _LEFT + GUTTER + c * (block + 2 * GAP)
+                blocks.append(Block(sections[i], x, y, titles[i], notes[i], strip))
+            y += strip + body + GAP
+        height = max(y - GAP, head + blocks[0].strip + left) + MARGIN
+        photo_tall = min(1.5, 1 / aspect) * _LEFT
+        found.append(Arrangement(width, height, head_lines, head, side, tall, photo_tall, tuple(blocks)))
     return min(found, key=lambda layout: layout.width * layout.height)
 
 
-def wrap(text: str, room: float, **style: Any) -> tuple[str, ...]:
-    """A text in lines no wider than ``room`` inches, at most :data:`_MOST_LINES`; more of it ends in an ellipsis."""
-    figure = Figure(dpi=150)
-    FigureCanvasAgg(figure)
-    artist = figure.text(0, 0, "", parse_math=False, **style)
-
-    def fits(line: str) -> bool:
-        artist.set_text(line)
-        return float(artist.get_window_extent().width) <= room * figure.dpi
-
-    characters = max(len(text), 1)
-    lines = [text]
-    while characters > 1 and not all(map(fits, lines)):
-        characters = min(characters, max(map(len, lines))) - 1
-        lines = textwrap.wrap(text, characters, max_lines=_MOST_LINES, placeholder="…", break_on_hyphens=False) or [
-            text
-        ]
-    return tuple(lines)
+def _rows(count: int, most: int) -> list[list[range]]:
+    """The ways to divide blocks into lines of at most ``most``, of nearly the same length each."""
+    found = []
+    for beside in range(1, min(count, most) + 1):
+        lines = -(-count // beside)
+        edges = [-(-count * i // lines) for i in range(lines + 1)]  # the longer lines first
+        rows = [range(a, b) for a, b in pairwise(edges)]
+        if min(map(len, rows)) > 1 or max(map(len, rows)) == 1 or lines == 1:
+            found.append(rows)
+    return found
 
 
-def color_key() -> ImageArray:
-    """(1, 256, 3): the colours from none to most evidence as they look over a photo, here over mid-grey."""
-    return overlay(np.full((1, 256, 3), 128, np.uint8), np.linspace(0, 1, 256)[None])
+def _width_of(columns: int, side: float) -> float:
+    return columns * side + max(columns - 1, 0) * GAP
 
 
-def _block_width(columns: int) -> float:
-    return columns * _SIDE + (columns - 1) * _GAP
+def _top_title(scale: str) -> tuple[str, ...]:
+    return wrap(f"the model's top classes: {scale}", _LEFT, fontsize=BODY)
 
 
-def _bars_room(top: int) -> float:
-    return 0.24 * top + 0.4 if top else 0.0
-
-
-def _show(axes: Axes, image: ImageArray) -> None:
-    axes.imshow(image, interpolation="antialiased")
-    axes.set_axis_off()
-    axes.set_anchor("NW")
-
-
-def _key(axes: Axes) -> None:
-    axes.imshow(color_key(), aspect="auto", interpolation="nearest")
-    axes.set_axis_off()
-
-
-def _fit(artist: Text, pixels: float) -> None:
-    """Cut a text's end off until it is no wider than this."""
-    text = artist.get_text()
-    keep = len(text)
-    while keep > 1 and (wide := artist.get_window_extent().width) > pixels:
-        keep = min(keep - 1, int(keep * pixels / wide))
-        artist.set_text(f"{text[:keep].rstrip()}…")
-
-
-def bar_lengths(scores: Sequence[float]) -> list[float]:
-    """How far each bar reaches, 0 to 1: the score itself where all lie between 0 and 1, else relative to the best; none
-    where a score is negative or not a number."""
-    real = [score if np.isfinite(score) else 0.0 for score in scores]
-    longest = 1.0 if all(0 <= score <= 1 for score in scores) else max(real)
-    return [score / longest if score > 0 else 0.0 for score in real]
-
-
-def _bars(axes: Axes, top: Sequence[tuple[str, float]], explained: set[str]) -> None:
-    """The top classes as bars, the name on the bar's line, the score at the right."""
-    for i, ((name, score), length) in enumerate(zip(top, bar_lengths([score for _, score in top]), strict=True)):
-        here = name in explained
-        axes.barh(i, length, height=0.82, color=_BAR_HERE if here else _BAR, alpha=0.38 if here else 0.6)
-        label = axes.text(
-            0.015,
-            i,
-            name,
-            va="center",
-            fontsize=8.5,
-            color=_INK,
-            fontweight="bold" if here else "normal",
-            parse_math=False,
-        )
-        _fit(label, 0.78 * axes.get_window_extent().width)
-        axes.text(1.0, i, number(score, 2), va="center", ha="right", fontsize=8.5, color=_INK if here else _FAINT)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(len(top) - 0.5, -0.5)
-    axes.set_axis_off()
+def _facts_lines(facts: str) -> tuple[str, ...]:
+    return wrap(facts, _LEFT, fontsize=TINY) if facts else ()

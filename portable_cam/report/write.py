@@ -8,16 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from portable_cam.errors import OptionError
 from portable_cam.explanation import Explanation
-from portable_cam.report import html
-from portable_cam.report.figures import figures_of, whole_figure
+from portable_cam.report import page
+from portable_cam.report.figures import of_words, sheet_of
 from portable_cam.report.files import FORMATS, save, save_figure, save_text
-from portable_cam.report.maps import map_image, maps_named, shown_maps
+from portable_cam.report.keyed import keyed_image
+from portable_cam.report.maps import heat_map, map_image, maps_named, shown_maps
+from portable_cam.report.naming import parts_of, stem_of
 from portable_cam.report.record import record_of
+from portable_cam.report.scene import scene_of
 
 
 class ReportWriter:
@@ -27,32 +32,38 @@ class ReportWriter:
         """See :func:`~portable_cam.report.record.record_of`."""
         return record_of(explanation)
 
-    def overlay(self, explanation: Explanation, method: str, k: int) -> Image.Image:
-        """One method's map over the whole photo."""
-        maps = maps_named(explanation, method, k)
-        return Image.fromarray(map_image(explanation, maps, k % explanation.scores.shape[1], whole_photo=True))
+    def overlay(self, explanation: Explanation, method: str, k: int, *, key: bool = False) -> Image.Image:
+        """One method's map over the whole photo, with its key below if asked for."""
+        maps, k = maps_named(explanation, method, k)
+        if key:
+            return Image.fromarray(keyed_image(explanation, maps, k))
+        return Image.fromarray(map_image(explanation, maps, k, scene_of(explanation, explanation.look.max_size)))
+
+    def heatmap(self, explanation: Explanation, method: str, k: int) -> NDArray[np.float32]:
+        """One method's map at the size of the photo."""
+        return heat_map(explanation, *maps_named(explanation, method, k))
 
     def plot(self, explanation: Explanation) -> Figure:
         """Everything in one figure."""
-        return whole_figure(explanation)
+        return sheet_of(explanation)
 
     def save(self, explanation: Explanation, path: str | Path) -> list[Path]:
         """A page for ``.html``, a figure for another suffix, else the files of a folder."""
         path, folder = Path(path), str(path).endswith(("/", os.sep)) or Path(path).is_dir() or not Path(path).suffix
         if folder:
-            stem = Path(explanation.source).stem or "image"
+            stem = stem_of(Path(explanation.source or "image"))
             return [Path(file) for file in write_explanation(explanation, path, stem)["files"]]
         if path.suffix.lower() in {".html", ".htm"}:
-            return [save_text(html.page(explanation), path)]
-        return [save_figure(whole_figure(explanation), path)]
+            return [save_text(page.page(explanation), path)]
+        return [save_figure(sheet_of(explanation), path)]
 
     def fragment(self, explanation: Explanation) -> str:
         """HTML to be shown in a notebook."""
-        return html.fragment(explanation)
+        return page.fragment(explanation)
 
     def page(self, explanation: Explanation) -> str:
         """A self-contained page."""
-        return html.page(explanation)
+        return page.page(explanation)
 
 
 def write_explanation(
@@ -60,22 +71,21 @@ def write_explanation(
 ) -> dict[str, Any]:
     """Write one image's files, and return the record with their paths under ``files``.
 
-    PNG: ``stem.sheet.png`` with everything side by side, and ``stem.<label>.<method>.png``, maps over the whole photo;
-    of words ``stem.strip.png`` or ``stem.answers.png``, one per method. NPY: ``stem.<method>.npy``, (K, ...). JSON: the
-    record. What speaks against the targets (``sign="negative"``) goes to ``stem.against.*``, so that it does not
-    replace what speaks for them.
+    PNG: ``stem.sheet.png`` with everything side by side, and ``stem.<label>.<method>.png``, maps over the whole photo
+    with their keys, but for words and characters. NPY: ``stem.<method>.npy``, (K, ...). JSON: the record.
+    :mod:`portable_cam.report.naming` has the names. What speaks against the targets (``sign="negative"``) goes to
+    ``stem.against.*``, so that it does not replace what speaks for them.
     """
     record = record_of(explanation)
     stem = f"{stem}.against" if explanation.sign == "negative" else stem
     shown = shown_maps(explanation)
     images, written = {}, []
     if "png" in formats:
-        if explanation.drawing == "sheet":
-            for k, label in enumerate(unique(explanation.labels[0])):
+        if not of_words(explanation):  # of a text there would be dozens
+            for k, label in enumerate(parts_of(explanation.labels[0])):
                 for maps in shown:
-                    images[f"{label}.{maps.name}"] = map_image(explanation, maps, k, whole_photo=True)
-        for name, figure in figures_of(explanation).items():
-            written.append(save_figure(figure, Path(folder) / f"{stem}.{name}.png"))
+                    images[f"{label}.{maps.name}"] = keyed_image(explanation, maps, k)
+        written.append(save_figure(sheet_of(explanation), Path(folder) / f"{stem}.sheet.png"))
     arrays = {maps.name: maps.result[maps.method][0] for maps in shown}
     written += save(folder, stem, images=images, arrays=arrays, document=record, formats=formats)
     return {**record, "files": [str(path) for path in written]}
@@ -94,20 +104,3 @@ def check_formats(text: str) -> tuple[str, ...]:
         if name not in FORMATS:
             raise OptionError(f"format '{name}' does not exist; the formats are {', '.join(FORMATS)}")
     return formats
-
-
-def unique_stems(paths: Sequence[Path]) -> list[str]:
-    """What each photo's files begin with: its name without suffix, and a number where that would repeat."""
-    return unique([path.stem for path in paths])
-
-
-def unique(names: Sequence[str]) -> list[str]:
-    """The names, with a number behind each that would repeat one before it."""
-    found: dict[str, None] = {}
-    for name in names:
-        tried, count = name, 1
-        while tried in found:
-            count += 1
-            tried = f"{name}-{count}"
-        found[tried] = None
-    return list(found)

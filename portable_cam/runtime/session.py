@@ -12,15 +12,17 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from portable_cam.errors import DeviceError, InputError, ModelError
+from portable_cam.errors import DeviceError, InputError, ModelError, OptionError
 from portable_cam.export.read.weights import Parts, apart, fits
+from portable_cam.runtime.native import Libraries, NativeOptions, SessionOptions
+from portable_cam.spelling import either, installing, option
 
 try:
     import onnxruntime as ort
 except ImportError as error:
     raise DeviceError(
-        'ONNX Runtime is not installed: pip install "portable-cam[cpu]", or on a machine with an NVIDIA GPU '
-        'pip install "portable-cam[gpu]" (never both: they overwrite each other\'s files)'
+        "ONNX Runtime is not installed: pip install onnxruntime, or on a machine with an NVIDIA GPU "
+        f"{installing('gpu')} (never both: they overwrite each other's files)"
     ) from error
 
 Provider: TypeAlias = str | tuple[str, dict[str, Any]]
@@ -28,6 +30,7 @@ _DEVICES: dict[str, list[Provider]] = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
 }
+_MOST_THREADS = 4096
 _DTYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(int64)": np.int64, "tensor(int32)": np.int32,
@@ -61,8 +64,11 @@ class Session:
         record_placement: Remember which node went to which provider, for :meth:`placement`.
         time_limit: Seconds after which a run is given up, for models that are not trusted: a loop in one need not
             end, and Python hears no Ctrl-C meanwhile. None for no limit.
+        session_options: ONNX Runtime's own, by name, or as its object (:mod:`portable_cam.runtime.native`).
+        custom_op_libraries: Files of custom operators that the model uses.
 
     Raises:
+        OptionError: ONNX Runtime has no such option, or a library cannot be loaded.
         DeviceError: The device or provider is not there, or the session did not get it.
         ModelError: ONNX Runtime refuses the model.
     """
@@ -79,29 +85,32 @@ class Session:
         as_written: bool = False,
         record_placement: bool = False,
         time_limit: float | None = None,
+        session_options: SessionOptions | None = None,
+        custom_op_libraries: Libraries = (),
     ) -> None:
         wanted = list(providers) if providers is not None else _providers_of(device)
         names = [p if isinstance(p, str) else p[0] for p in wanted]
         check_available(names)
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised
+        native = NativeOptions(ort.SessionOptions(), session_options, custom_op_libraries)
         if threads is not None:
-            options.intra_op_num_threads = threads
+            if not 0 < threads <= _MOST_THREADS:
+                raise OptionError(f"{option('threads')} is a number from 1 to {_MOST_THREADS}, not {threads}")
+            native.set("intra_op_num_threads", threads)
         if not spin:
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            native.value.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if record_placement:
-            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+            native.value.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if not optimize:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            native.set("graph_optimization_level", ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
         if as_written:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if isinstance(model, ir.Model):
-            model = ir.to_proto(model) if fits(model) else self._without_weights(apart(model), options)
-        data = model if isinstance(model, bytes) else _serialize(model)
+            native.set("graph_optimization_level", ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
         try:
-            self._session = ort.InferenceSession(data, options, providers=wanted)
-        except Exception as error:
-            raise ModelError(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
+            if isinstance(model, ir.Model):
+                model = ir.to_proto(model) if fits(model) else self._without_weights(apart(model), native)
+            data = model if isinstance(model, bytes) else _serialize(model)
+            self._session = _started(data, native.value, wanted)
+        finally:
+            native.restore()
         missing = [name for name in names if name not in self._session.get_providers()]
         if missing:
             raise DeviceError(
@@ -114,7 +123,13 @@ class Session:
         self.optional = {i.name: i for i in self._session.get_overridable_initializers()}
         self.outputs = [o.name for o in self._session.get_outputs()]
 
-    def _without_weights(self, parts: Parts, options: Any) -> onnx.ModelProto:
+    def _without_weights(self, parts: Parts, native: NativeOptions) -> onnx.ModelProto:
+        if native.is_users:
+            raise OptionError(
+                f"the model is larger than 2 GiB, so that its weights are handed over apart, in the session options: "
+                f"give {option('session_options')} as a mapping of settings"
+            )
+        options = native.value
         options.add_session_config_entry("session.disable_prepacking", "1")
         if parts.folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(parts.folder))
@@ -158,14 +173,15 @@ class Session:
             for node in part.get_nodes()
         ]
 
-    def _spec(self, name: str) -> Any:
+    def spec(self, name: str) -> Any:
+        """What ONNX Runtime says of an input: :class:`InputError` if there is none of that name."""
         if name not in self.inputs:
             raise InputError(f"the model has no input '{name}'; its inputs are {', '.join(self.inputs)}")
         return self.inputs[name]
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """The element type of an input."""
-        kind = self._spec(name).type
+        kind = self.spec(name).type
         if kind not in _DTYPES:
             raise InputError(f"input '{name}' is of type {kind}, which is not supported")
         return np.dtype(_DTYPES[kind])
@@ -190,7 +206,7 @@ class Session:
 
     def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
         """Whether the model takes an input of this shape: :class:`InputError` if not."""
-        expected = list(self._spec(name).shape)
+        expected = list(self.spec(name).shape)
         fits = len(shape) == len(expected) and all(
             not isinstance(e, int) or e == got for e, got in zip(expected, shape, strict=False)
         )
@@ -208,13 +224,23 @@ def check_available(providers: Sequence[str]) -> None:
         if name not in available:
             raise DeviceError(
                 f"execution provider {name} is not in this build of ONNX Runtime, which has {', '.join(available)}"
-                + ('; pip install "portable-cam[gpu]" brings CUDA' if name.startswith("CUDA") else "")
+                + (f"; {installing('gpu')} brings CUDA" if name.startswith("CUDA") else "")
             )
+
+
+def _started(data: bytes, options: Any, providers: list[Provider]) -> Any:
+    try:
+        return ort.InferenceSession(data, options, providers=providers)
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
 
 
 def _providers_of(device: str) -> list[Provider]:
     if device not in _DEVICES:
-        raise DeviceError(f"device is {' or '.join(map(repr, _DEVICES))}, not {device!r}; or name `providers`")
+        raise DeviceError(
+            f"{option('device')} is {' or '.join(map(repr, _DEVICES))}, not {device!r}"
+            + either(f"; or name {option('providers')}", "")
+        )
     return _DEVICES[device]
 
 

@@ -14,6 +14,7 @@ from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.options import Options
 from portable_cam.export.passes.normalized import NormalizedModel, normalized
 from portable_cam.runtime.gpu.options import Common, Cuda
+from portable_cam.runtime.native import native_of
 from portable_cam.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ class Sessions:
         model: The model.
         options: What to compute.
         **settings: As :class:`~portable_cam.runtime.session.Session` takes them: ``device``, which may also be one
-            with options, ``providers``, ``threads``, ``optimize``, ``time_limit``.
+            with options, ``providers``, ``threads``, ``optimize``, ``time_limit``, ``session_options``,
+            ``custom_op_libraries``.
 
     Attributes:
         model: The model; in half precision where the device wants it so.
         options: What is computed; in float32 where ONNX Runtime has no kernels for the model's float64.
+        native: Those of the settings that are handed through to ONNX Runtime, for every other session on this model.
         props: The metadata of the explanation graph.
 
     Raises:
@@ -45,6 +48,7 @@ class Sessions:
         self.model = model
         self.options = options
         self._settings = settings
+        self.native = native_of(settings)
         device = settings["device"]
         chosen = Cuda() if device == "cuda" and settings["providers"] is None else device
         self._device = chosen if isinstance(chosen, Common) else None
@@ -99,4 +103,4 @@ class Sessions:
             return Session(model, **self._settings)
         from portable_cam.runtime.gpu.pipeline import Pipeline
 
-        return Pipeline(model, self._opened, self._device, details=self.options.details)
+        return Pipeline(model, self._opened, self._device, details=self.options.details, **self.native)

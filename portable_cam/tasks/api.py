@@ -3,39 +3,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
+from portable_cam.checked import checked
 from portable_cam.explanation import Explanation
 from portable_cam.export.passes.normalized import AnyModel, normalized
-from portable_cam.tasks.base import AnyPreprocessing, Targets, TaskExplainer
+from portable_cam.tasks.base import AnyPreprocessing, TaskExplainer
 from portable_cam.tasks.recognize import implied_task, recognize
 from portable_cam.tasks.registry import TASKS, own_options, task_named
 
 
+@overload
+def explain(model: AnyModel, image: list[Any] | tuple[Any, ...], *args: Any, **options: Any) -> list[Explanation]: ...
+@overload
+def explain(model: AnyModel, image: Iterator[Any], *args: Any, **options: Any) -> Iterator[Explanation]: ...
+@overload
+def explain(model: AnyModel, image: Any, *args: Any, **options: Any) -> Explanation: ...
+@checked
 def explain(
     model: AnyModel,
     image: Any,
     methods: Sequence[str] | None = None,
-    targets: Targets = None,
+    targets: Any = None,
     *,
     task: str | None = None,
     preprocessing: AnyPreprocessing = None,
     **options: Any,
-) -> Explanation:
-    """Decode, preprocess and explain one image.
+) -> Any:
+    """Decode, preprocess and explain one image, or each of several.
 
     Args:
         model: The path of the model, or the model itself; a JSON file beside it may say how images are prepared.
-        image: A path, bytes, PIL image or uint8 array (H, W, 3).
+        image: A path, bytes, PIL image or uint8 array or tensor (H, W, 3); a list of them gives a list, an iterator an
+            iterator that explains each image when it is asked for.
         methods: As for :class:`~portable_cam.explainer.Explainer`; None for those that do best for the task.
         targets: What is explained, in the task's own terms: class numbers and labels, ``"top3"``, words of a caption;
             None for what the model finds.
         task: ``classify``, ``detect``, ``segment``, ``caption``, ``vqa`` or ``ctc``; None: what the model's description
             says, else recognised by its inputs and outputs, which ``notes`` then says.
-        preprocessing: A preset's name, a :class:`~portable_cam.image.preprocess.Preprocessing`, or options of
-            :func:`~portable_cam.image.resolve.resolve`.
+        preprocessing: A preset's name, a :class:`~portable_cam.image.preprocess.Preprocessing`, options of
+            :func:`~portable_cam.image.resolve.resolve`, or a function from a photo, uint8 (H, W, 3), to the input.
         **options: Those of the task (``labels``, ``region``, ``vocabulary``, ``question`` ...; see its explainer), and
             those of :class:`~portable_cam.explainer.Explainer`.
 
@@ -45,10 +54,14 @@ def explain(
         Error: Another subclass, for what else does not fit.
     """
     made = explainer_for(model, methods, task=task, preprocessing=preprocessing, **options)
-    explanation = made.explainer(image, targets, **made.asked)
+    found: Any = made.explainer(image, targets, **made.asked)
     if not made.recognized:
-        return explanation
-    return replace(explanation, notes=(*explanation.notes, f"task recognised: {explanation.task}"))
+        return found
+    note = f"task recognised: {made.explainer.task}"
+    if isinstance(found, Explanation):
+        return _noted(found, note)
+    each = (_noted(explanation, note) for explanation in found)
+    return list(each) if isinstance(found, list) else each
 
 
 @dataclass(frozen=True)
@@ -92,5 +105,9 @@ def explainer_for(
     )
     general = {name: value for name, value in options.items() if name not in of_tasks}
     methods = known.description.methods if methods is None else methods
-    explainer: Any = kind(known, methods, preprocessing=preprocessing, **own, **general)  # type: ignore[call-arg]
+    explainer: Any = kind(known, methods, preprocessing=preprocessing, **own, **general)
     return Made(explainer, asked, recognized=task is None and said is None)
+
+
+def _noted(explanation: Explanation, note: str) -> Explanation:
+    return replace(explanation, notes=(*explanation.notes, note))

@@ -15,10 +15,11 @@ from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.layers.spatial import SpatialAxes
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.export.read.description import Description
+from portable_cam.export.read.whole_files import write_whole
 from portable_cam.export.targets import Target
 from portable_cam.export.targets.protocol import scores_of
 from portable_cam.export.targets.score_axes import score_axes
-from portable_cam.tasks.labels import labels_in
+from portable_cam.labels import labels_in
 from portable_cam.tasks.preprocessing import expected_preprocessing
 from portable_cam.tasks.recognize import recognize
 from portable_cam.tasks.registry import task_named
@@ -52,7 +53,7 @@ def draft(model: AnyModel, task: str | None = None, output: str | None = None) -
         "input": {"name": str(image.name), "axes": "NCHW" if channel_axis(image) == 1 else "NHWC"},
         "methods": list(task_named(name).explainer().default_methods),
     }
-    prepared = expected_preprocessing(known)
+    prepared = expected_preprocessing(known, name)
     if not prepared.guessed or name not in _OF_FAMILIES:
         content["input"]["preprocessing"] = prepared.to_json()
     if name not in _UNNAMED and len(scores) == 1:
@@ -73,7 +74,7 @@ def draft(model: AnyModel, task: str | None = None, output: str | None = None) -
 def write_description(content: dict[str, Any], path: Path) -> None:
     """Write a description as JSON, a line for each thing that is said."""
     text = json.dumps(content, indent=2, ensure_ascii=False)
-    path.write_text(_SHORT_LIST.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n", encoding="utf-8")
+    write_whole(path, _SHORT_LIST.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")
 
 
 def _count(target: Target, scores: list[Any]) -> int | None:

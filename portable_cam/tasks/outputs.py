@@ -19,9 +19,10 @@ from portable_cam.export.passes.normalized import NormalizedModel
 from portable_cam.export.targets import Class, Dense, Target, Tokens
 from portable_cam.export.targets.score_axes import score_axes
 from portable_cam.export.targets.scores import PASS_THROUGH, cut_before
-from portable_cam.tasks.detect import find_head
+from portable_cam.spelling import option
+from portable_cam.tasks.detect.families import find_head, head_from
 from portable_cam.tasks.evidence import against_classes
-from portable_cam.tasks.ultralytics import read_ultralytics
+from portable_cam.ultralytics import read_ultralytics
 
 #: The metadata in which PaddleOCR's recognisers carry their characters, one a line.
 CHARACTERS = "character"
@@ -30,13 +31,15 @@ _SIDE = 640  # of a detector that takes images of any size
 
 
 def detector(model: NormalizedModel, output: str | None) -> Target:
-    """A detector by its head, of a family known here."""
+    """A detector by its head, as the model's description says or of a family known here."""
     if output is not None:
-        raise TargetError("a detector's tensors are named in its head, not with output")
+        raise TargetError(f"a detector's tensors are named in its head ({option('head')}), not with {option('output')}")
     file = read_ultralytics(model.metadata)
     usual = (_SIDE, _SIDE) if file is None or file.size is None else file.size
     height, width = (side or other for side, other in zip(_image_size(model.graph), usual, strict=True))
-    return _checked(find_head(model, (height, width), file).target, model, output)
+    said = model.description.task_options.get("head")
+    head = find_head(model, (height, width), file) if said is None else head_from(said, model, (height, width), file)
+    return _checked(head.target, model, output)
 
 
 def classifier(model: NormalizedModel, output: str | None) -> Target:
@@ -48,7 +51,7 @@ def classifier(model: NormalizedModel, output: str | None) -> Target:
 def segmenter(model: NormalizedModel, output: str | None) -> Target:
     """A segmentation by one score per class and pixel."""
     image_input(model.graph)
-    return _checked(Dense(), model, output)
+    return _checked(Dense(channels=model.description.task_options.get("channels")), model, output)
 
 
 def question_answerer(model: NormalizedModel, output: str | None) -> Target:

@@ -13,6 +13,7 @@ from portable_cam.export.deploy.ort_workarounds import apply_ort_workarounds
 from portable_cam.export.graph.values import dtype_of, known_dims, producer_of
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.runtime.gpu.options import Common, Cuda
+from portable_cam.runtime.native import native_of
 from portable_cam.runtime.session import Session
 
 _INT64 = ir.DataType.INT64
@@ -78,4 +79,4 @@ def session_options(options: Mapping[str, Any]) -> dict[str, Any]:
         del found["device"]
         if found.get("providers") is None:
             found["providers"] = [*([device.provider()] if isinstance(device, Cuda) else []), "CPUExecutionProvider"]
-    return found
+    return found | native_of(options)

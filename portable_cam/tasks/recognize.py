@@ -10,6 +10,7 @@ from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.export.targets import Class, Target
 from portable_cam.export.targets.scores import find_scores
+from portable_cam.spelling import option
 from portable_cam.tasks.evidence import against_classes
 from portable_cam.tasks.outputs import possible_tasks
 from portable_cam.tasks.registry import TASKS, task_named
@@ -53,7 +54,7 @@ def recognize(model: AnyModel, task: str | None = None, output: str | None = Non
     listing = "; ".join(map(possible_tasks, known.graph.outputs))
     raise TargetError(
         f"which task this model does is not recognised. By their shapes its outputs could be: {listing}. Name the task "
-        "with --task (task= in Python), and the tensor of scores with `output` where several could be meant"
+        f"with {option('task')}, and the tensor of scores with {option('output')} where several could be meant"
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from portable_cam.errors import OptionError
 from portable_cam.export.passes.normalized import NormalizedModel
 from portable_cam.export.targets import Target
+from portable_cam.spelling import option
 from portable_cam.tasks import outputs
 
 if TYPE_CHECKING:
@@ -66,14 +67,13 @@ def task_named(name: str) -> Task:
 
 
 def own_options(
-    task: str, given: Mapping[str, Any], spell: Callable[[str], str] = str, described: Mapping[str, Any] | None = None
+    task: str, given: Mapping[str, Any], described: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of single tasks, divided into those of the constructor and those of a call.
 
     Args:
         task: The task they are given to.
         given: By name; None where an option is not given.
-        spell: How an option is called in messages.
         described: What the model's description says, for those that the task takes and that are not given.
 
     Raises:
@@ -84,10 +84,10 @@ def own_options(
     chosen |= {name: value for name, value in given.items() if value is not None}
     for name in kind.needs:
         if name not in chosen:
-            raise OptionError(f"the task {task} needs {spell(name)}")
+            raise OptionError(f"the task {task} needs {option(name)}")
     for name in chosen:
         if name not in kind.takes | kind.asks:
-            raise OptionError(f"the task {task} takes no {spell(name)}")
+            raise OptionError(f"the task {task} takes no {option(name)}")
     return (
         {name: value for name, value in chosen.items() if name in kind.takes},
         {name: value for name, value in chosen.items() if name in kind.asks},

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from portable_cam.errors import InputError
+from portable_cam.checked import checked
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.layers.candidates import image_input
@@ -19,16 +19,18 @@ from portable_cam.export.targets import Contrast, Dense
 from portable_cam.export.targets.protocol import scores_of
 from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
+from portable_cam.image.preprocess import Preprocessing
+from portable_cam.labels import AnyLabels, parse_targets
 from portable_cam.methods.explainer import Explainer as MethodsExplainer
 from portable_cam.result import Result
-from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
+from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range, finite
 from portable_cam.tasks.counterfactual import Counterfactual
-from portable_cam.tasks.labels import parse_targets
-from portable_cam.tasks.preprocessing import at_photo_size, preprocessing_of
+from portable_cam.tasks.preprocessing import WHOLE, at_photo_size, preprocessing_of
 from portable_cam.tasks.raw_outputs import raw_session, session_options
-from portable_cam.tasks.regions import given_weights, resized
+from portable_cam.tasks.regions import given_weights, marked_share, resized
 
 _BACKGROUND = frozenset({"background", "__background__", "unlabeled", "void"})
+_LONGEST, _STEP = 1024, 32  # pixels of a photo that goes to a model which takes any size; what strides divide
 _LEAST = 0.005  # a class on less of the image is explained only when it is named
 
 
@@ -66,6 +68,7 @@ class SegmentExplainer(LabelledExplainer):
     takes = frozenset({"labels", "rather_than", "channels", "threshold", "most"})
     asks = frozenset({"mask", "region", "pixel"})
 
+    @checked
     def __init__(
         self,
         model: AnyModel,
@@ -79,7 +82,7 @@ class SegmentExplainer(LabelledExplainer):
         rather_than: int | str | None = None,
         **options: Any,
     ) -> None:
-        model = at_photo_size(normalized(model), preprocessing)
+        model = at_photo_size(normalized(model), preprocessing, guess=False)  # photos at their own
         options = model.described(options)
         methods = self.default_methods if methods is None else methods
         graph = model.graph
@@ -93,17 +96,32 @@ class SegmentExplainer(LabelledExplainer):
         options["target"] = dense if rather_than is None else Contrast(dense)
         self.explainer = MethodsExplainer(model, methods, **options)
         self._counterfactual = Counterfactual(model, methods, options)
-        self.preprocessing = preprocessing_of(self.explainer, model, preprocessing)
+        self.preprocessing = preprocessing_of(self.explainer, model, preprocessing, whole=WHOLE[self.task])
+        #: Whether each photo is explained at its own size.
+        self._follows = "size" in self.preprocessing.guessed and not any(_sides(self.explainer.input_shape()))
+        if self._follows:
+            guessed = tuple(name for name in self.preprocessing.guessed if name != "size")
+            self.preprocessing = replace(self.preprocessing, guessed=guessed)
         self.labels = self._known_labels(labels, self.explainer.classes)
         self._rival = None if rather_than is None else self.number(rather_than)
         self._raw = raw_session(model, [str(scores.value.name)], **session_options(options))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        if self.labels is not None or self.explainer.cut is not None:
-            return super().notes
-        unsaid = "that the maps put out are scores of classes is assumed: no softmax, sigmoid or labels say so"
-        return (*super().notes, unsaid)
+        notes = super().notes
+        if self.labels is None and self.explainer.cut is None:
+            unsaid = "that the maps put out are scores of classes is assumed: no softmax, sigmoid or labels say so"
+            notes = (*notes, unsaid)
+        if self._follows:
+            notes = (
+                *notes,
+                f"the model takes any size: each photo at its own, the longer side up to {_LONGEST} pixels",
+            )
+        return notes
+
+    def _preprocessing_for(self, size: Size) -> Preprocessing:
+        """At the photo's own size, where the model takes any and none is given."""
+        return self.preprocessing.following(size, _LONGEST, _STEP) if self._follows else self.preprocessing
 
     def logits(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """(C, h, w) for one prepared photo."""
@@ -113,9 +131,13 @@ class SegmentExplainer(LabelledExplainer):
 
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
         numbers = parse_targets(targets, self.labels)
-        logits = self.logits(photo.x)
+        logits = finite(self.logits(photo.x), "the scores")
         given = given_weights(photo.geometry, (logits.shape[1], logits.shape[2]), asked)
         parts = self._over(logits, given, numbers) if given is not None else self._predicted(logits, numbers)
+        if not parts:
+            seen = "no pixel there to a class" if given is not None else "nothing but background"
+            return self._nothing(photo, f"the model sees {seen}: name a class to see why it was missed")
+        marked = None if given is None else marked_share(photo.geometry, asked)
         extra: dict[str, Any] = {"mask": np.stack([part.weights for part in parts])[None]}
         if self._rival is not None:
             extra["rather_than"] = self._rival
@@ -128,7 +150,7 @@ class SegmentExplainer(LabelledExplainer):
             photo,
             explain(self.explainer),
             [self._label(part) for part in parts],
-            details=[self._detail(part, photo.geometry) for part in parts],
+            details=[self._detail(part, photo.geometry, marked) for part in parts],
             marks=[_mark_of(part.weights, photo.geometry.size) for part in parts],
             counterpart=self._counterfactual(explain) if missed else None,
         )
@@ -137,31 +159,27 @@ class SegmentExplainer(LabelledExplainer):
         than = "" if self._rival is None else f" rather than {self.name(self._rival)}"
         return f"{self.name(part.label)}{than}{'' if part.found else ' (not found)'}"
 
-    def _detail(self, part: _Part, geometry: Geometry) -> Detail:
-        """The share of the image, and where it is if that is a single pixel."""
+    def _detail(self, part: _Part, geometry: Geometry, marked: tuple[str, float | None] | None) -> Detail:
+        """The share of the photo, and where it is if that is a single pixel; ``marked`` is what the user did."""
         pixel = None
         if np.count_nonzero(part.weights) == 1:
             x, y = _centre(part.weights, geometry.size)
             column, row, *_ = geometry.to_photo((x, y, x, y))
             pixel = int(column), int(row)
         return Detail(
-            share=float((part.weights > 0).mean()),
+            share=marked[1] if marked is not None and marked[1] else geometry.share_of_photo(part.weights > 0),
+            given=None if marked is None else marked[0],
+            class_number=part.label,
             found=part.found,
             pixel=pixel,
             rather_than=None if self._rival is None else self.name(self._rival),
         )
 
-    def _over(
-        self, logits: NDArray[np.float32], weights: NDArray[np.float32], asked: list[int] | int | None
-    ) -> list[_Part]:
+    def _over(self, logits: NDArray[np.float32], weights: NDArray[np.float32], asked: list[int] | None) -> list[_Part]:
         """Classes over given pixels; if none is named, that which the model sees on most of them."""
-        if isinstance(asked, list):
-            return [_Part(class_in_range(label, len(logits)), weights) for label in asked]
         votes = (self._masks(logits) * weights).sum(axis=(1, 2))
-        most = 1 if asked is None else -asked
-        chosen = [int(label) for label in np.argsort(-votes, kind="stable")[:most] if votes[label] > 0]
-        if not chosen:
-            raise InputError("the model gives no pixel there to a class: name a class to see why it was missed")
+        order = [int(label) for label in np.argsort(-votes, kind="stable") if votes[label] > 0]
+        chosen = _labels(asked or [-1], order, len(logits))
         return [_Part(label, weights) for label in chosen]
 
     def _masks(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -172,18 +190,13 @@ class SegmentExplainer(LabelledExplainer):
         highest: NDArray[np.bool_] = logits.argmax(axis=0) == np.arange(len(logits))[:, None, None]
         return highest
 
-    def _predicted(self, logits: NDArray[np.float32], asked: list[int] | int | None) -> list[_Part]:
+    def _predicted(self, logits: NDArray[np.float32], asked: list[int] | None) -> list[_Part]:
         """Classes over the pixels that the model gives to them; one without any over its best pixel."""
         masks = self._masks(logits)
         area = masks.mean(axis=(1, 2))
-        if isinstance(asked, list):
-            labels = [class_in_range(label, len(logits)) for label in asked]
-        else:
-            order = [int(label) for label in np.argsort(-area, kind="stable") if area[label] >= _LEAST]
-            labels = [label for label in order if self.name(label).casefold() not in _BACKGROUND]
-            labels = labels[: self._most if asked is None else -asked]
-            if not labels:
-                raise InputError("the model sees nothing but background here: name a class to see why it was missed")
+        order = [int(label) for label in np.argsort(-area, kind="stable") if area[label] >= _LEAST]
+        order = [label for label in order if self.name(label).casefold() not in _BACKGROUND]
+        labels = order[: self._most] if asked is None else _labels(asked, order, len(logits))
         return [self._own(logits, masks[label], label) for label in labels]
 
     def _own(self, logits: NDArray[np.float32], mask: NDArray[np.bool_], label: int) -> _Part:
@@ -192,6 +205,23 @@ class SegmentExplainer(LabelledExplainer):
             mask = np.zeros_like(mask)
             mask.reshape(-1)[int(logits[label].argmax())] = True
         return _Part(label, mask.astype(np.float32), found)
+
+
+def _labels(asked: list[int], order: list[int], classes: int) -> list[int]:
+    """The classes asked for, negative numbers being ranks in an order of those that were found."""
+    found = []
+    for number in asked:
+        if number >= 0:
+            found.append(class_in_range(number, classes))
+        elif -number <= len(order):
+            found.append(order[-number - 1])
+    return list(dict.fromkeys(found))
+
+
+def _sides(shape: Sequence[Any]) -> tuple[bool, bool]:
+    """Which of height and width of the image a model fixes."""
+    first = 2 if shape[1] in {1, 3} or shape[3] not in {1, 3} else 1
+    return isinstance(shape[first], int), isinstance(shape[first + 1], int)
 
 
 def _mark_of(weights: NDArray[np.float32], size: Size) -> Mark:

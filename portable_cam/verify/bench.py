@@ -17,6 +17,7 @@ from portable_cam.export.assemble.explanation import explanation_model
 from portable_cam.export.options import Options
 from portable_cam.export.passes.dynamic_batch import make_batch_dynamic
 from portable_cam.export.passes.normalized import AnyModel, normalized
+from portable_cam.export.targets import Target
 from portable_cam.runtime.session import Session
 
 #: What is timed: the name of a row and the methods that one graph computes.
@@ -74,32 +75,46 @@ def bench(
     threads: int | None = None,
     seconds: float = 8.0,
     output: str | None = None,
+    target: Target | None = None,
 ) -> list[Row]:
     """Time the methods on random pixels.
 
     Args:
         model: The model.
         batch: Images per run; refused by a model with another fixed batch.
+        device: ``cpu`` or ``cuda``.
+        threads: CPU threads within an operator.
         seconds: How long the rounds go on, all cases together.
+        output: The tensor that holds the scores.
+        target: What is explained; None for a class.
     """
     model = normalized(model)
     plain = Session(plain_model(model), device=device, threads=threads, spin=False)
     sessions, built = {}, {}
     for name, methods in CASES.items():
         begin = time.perf_counter()
-        graph = explanation_model(model, Options(methods, output=output), targets_per_image=1)
+        graph = explanation_model(model, Options(methods, output=output, target=target), targets_per_image=1)
         built[name] = time.perf_counter() - begin
         sessions[name] = Session(graph, device=device, threads=threads, spin=False)
     feeds = random_feeds(plain, batch)
-    targets = np.zeros((batch, 1), np.int64)
     runs: dict[str, Callable[[], Any]] = {"plain inference": partial(plain.run, feeds)}
     for name, session in sessions.items():
-        runs[name] = partial(session.run, {**feeds, "targets": targets})
+        runs[name] = partial(session.run, {**_further_feeds(session, batch), **feeds})
     times = alternate(runs, seconds)
     base = times["plain inference"]
     return [
         Row(name, batch, statistics.median(t) * 1e3, ratio(t, base), built.get(name, 0.0)) for name, t in times.items()
     ]
+
+
+def _further_feeds(session: Session, batch: int) -> dict[str, NDArray[Any]]:
+    """What an explanation takes beside the model's inputs, for one target per image: its index and whatever else the
+    target reads, all of it 0, or 1 for weights, so that nothing is out of range."""
+    feeds = {}
+    for name, spec in session.inputs.items():
+        shape = [batch, 1, *(d if isinstance(d, int) else 1 for d in spec.shape[2:])]
+        feeds[name] = np.full(shape, float(session.dtype(name).kind == "f"), session.dtype(name))
+    return feeds
 
 
 def random_feeds(session: Session, batch: int, size: int = 224) -> dict[str, NDArray[Any]]:

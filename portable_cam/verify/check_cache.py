@@ -16,6 +16,8 @@ from pathlib import Path
 
 from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.options import Options
+from portable_cam.export.read.whole_files import write_whole
+from portable_cam.spelling import either
 from portable_cam.verify.checks import Check
 
 ENVIRONMENT = "PORTABLE_CAM_CACHE"
@@ -33,6 +35,7 @@ def key_of(metadata: ExplanationMetadata) -> str:
         metadata.scores,
         chosen,
         _code(),
+        either("Python", "command line"),  # what a check says may name options
     ]
     return hashlib.sha256(json.dumps(decided, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -61,9 +64,7 @@ def write(key: str, checks: tuple[Check, ...]) -> None:
     if folder is None:
         return
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps([check.to_dict() for check in checks])
-        (folder / f"{key}.json").write_text(text, encoding="utf-8")
+        write_whole(folder / f"{key}.json", json.dumps([check.to_dict() for check in checks]))
 
 
 def _folder() -> Path | None:

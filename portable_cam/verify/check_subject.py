@@ -38,7 +38,9 @@ class Subject:
         metadata: ExplanationMetadata,
         feeds: dict[str, NDArray[Any]],
         values: Arrays,
+        native: Mapping[str, Any] | None = None,
     ) -> None:
+        self._native = dict(native or {})
         self.model, self.options, self.metadata = model, options, metadata
         self.feeds, self.values = feeds, values
         self.targets: NDArray[np.int64] = feeds[TARGETS]
@@ -54,7 +56,8 @@ class Subject:
         if not self.half:
             return self
         feeds = {name: v.astype(np.float32) if v.dtype == np.float16 else v for name, v in self.feeds.items()}
-        return Subject(self.model, replace(self.options, precision="float32"), self.metadata, feeds, self.values)
+        options = replace(self.options, precision="float32")
+        return Subject(self.model, options, self.metadata, feeds, self.values, self._native)
 
     @property
     def image(self) -> NDArray[Any]:
@@ -67,7 +70,7 @@ class Subject:
 
     def session(self, name: str, build: Callable[[], ir.Model], *, as_written: bool = False) -> Session:
         if name not in self._sessions:
-            self._sessions[name] = Session(build(), as_written=as_written)
+            self._sessions[name] = Session(build(), as_written=as_written, **self._native)
         return self._sessions[name]
 
     def original(self, image: NDArray[Any] | None = None) -> dict[str, NDArray[Any]]:
@@ -76,7 +79,7 @@ class Subject:
         try:
             session = self.session("original", self.model.original)
         except ModelError:
-            session = self._sessions["original"] = Session(self.normal())
+            session = self._sessions["original"] = Session(self.normal(), **self._native)
         given = {name: self.feeds[name] for name in session.inputs}
         if image is not None:
             given[self.metadata.image] = image

@@ -83,7 +83,12 @@ def describe(checks: Sequence[Check]) -> str:
 
 
 def check_explanation(
-    model: NormalizedModel, options: Options, metadata: ExplanationMetadata, feeds: Arrays, values: Arrays
+    model: NormalizedModel,
+    options: Options,
+    metadata: ExplanationMetadata,
+    feeds: Arrays,
+    values: Arrays,
+    native: Mapping[str, Any] | None = None,
 ) -> list[Check]:
     """Check an explanation of one image.
 
@@ -94,11 +99,12 @@ def check_explanation(
         feeds: What it was run on, one image: the model's inputs, ``targets`` (1, K) as resolved, and what the target
             brings.
         values: What it gave.
+        native: What is handed through to ONNX Runtime, as :class:`~portable_cam.runtime.session.Session` takes it.
 
     Returns:
         A check for each line of the table above.
     """
-    subject = Subject(model, options, metadata, dict(feeds), values)
+    subject = Subject(model, options, metadata, dict(feeds), values, native)
     made = []
     for name, check in _CHECKS.items():
         try:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from portable_cam.errors import ModelError
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.read.weights import fits
+from portable_cam.spelling import option
 
 
 def to_float16(model: AnyModel) -> onnx.ModelProto:
@@ -29,7 +30,7 @@ def to_float16(model: AnyModel) -> onnx.ModelProto:
     if quantised is not None:
         raise ModelError(
             f"a quantised model is not converted to float16 (node '{quantised.name}', {quantised.op_type}): "
-            "its integers are computed as they are; leave `precision` out"
+            f"its integers are computed as they are; leave out {option('precision')}"
         )
     proto: Any = ir.to_proto(loaded)
     inputs = [value.name for value in proto.graph.input]

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from portable_cam.errors import DeviceError, InputError, ModelError
+from portable_cam.errors import DeviceError, InputError, ModelError, PortableCamWarning
 from portable_cam.export.format import ACTIVATIONS, EXTENT, GRADIENTS, ExplanationMetadata, is_internal
 from portable_cam.kernels.array import Array
 from portable_cam.runtime.gpu import placement
@@ -22,6 +22,7 @@ from portable_cam.runtime.gpu.heads import KernelHeads
 from portable_cam.runtime.gpu.options import Common, Cuda
 from portable_cam.runtime.gpu.protocol import PipelineDevice
 from portable_cam.runtime.session import Session
+from portable_cam.spelling import installing
 
 
 def wants_graph_heads(options: Common, device: PipelineDevice) -> bool:
@@ -36,7 +37,7 @@ def wants_graph_heads(options: Common, device: PipelineDevice) -> bool:
     if options.heads == "kernels" and not there:
         raise DeviceError(
             "kernels were asked for, but Triton is not installed and there is no file of compiled kernels: "
-            'pip install "portable-cam[gpu]", or python -m portable_cam.kernels.compile on a machine that has it'
+            f"{installing('gpu')}, or python -m portable_cam.kernels.compile on a machine that has it"
         )
     return not there
 
@@ -49,6 +50,7 @@ class Pipeline:
         device: The device.
         options: What the user chose.
         details: Also give the layers' activations and gradients.
+        **native: What is handed through to ONNX Runtime, as :class:`Session` takes it.
 
     Attributes:
         bound: The graph on its buffers.
@@ -59,11 +61,13 @@ class Pipeline:
         DeviceError: A node did not get the device, and the options make that an error.
     """
 
-    def __init__(self, model: ir.Model, device: PipelineDevice, options: Common, *, details: bool = False) -> None:
+    def __init__(
+        self, model: ir.Model, device: PipelineDevice, options: Common, *, details: bool = False, **native: Any
+    ) -> None:
         self.device = device
         # buffers are shared by all calls: whoever fills them in has them until the results are copied out
         self._lock = threading.Lock()
-        self.session, graphs = self._start(model, options)
+        self.session, graphs = self._start(model, options, native)
         self.inputs, self.outputs, self.optional = self.session.inputs, self.session.outputs, self.session.optional
         metadata = ExplanationMetadata.read(model.metadata_props)
         self._image, self._axis = metadata.image, metadata.channel_axis
@@ -74,19 +78,23 @@ class Pipeline:
         self.heads = _kernel_heads(metadata, device, details)
         self._check_placement(model, options)
 
-    def _start(self, model: ir.Model, options: Common) -> tuple[Session, bool]:
+    def spec(self, name: str) -> Any:
+        """As :meth:`~portable_cam.runtime.session.Session.spec`."""
+        return self.session.spec(name)
+
+    def _start(self, model: ir.Model, options: Common, native: dict[str, Any]) -> tuple[Session, bool]:
         """The session, and whether it records CUDA graphs."""
         wanted = isinstance(options, Cuda) and options.cuda_graphs
         why = "it has control flow (several targets per image are a Scan)" if _has_subgraphs(model) else None
         if wanted and why is None:
             try:
                 providers = self.device.providers(cuda_graphs=True)
-                return Session(model, providers=providers, record_placement=True), True
+                return Session(model, providers=providers, record_placement=True, **native), True
             except ModelError as error:
                 why = str(error)
-        session = Session(model, providers=self.device.providers(), record_placement=True)
+        session = Session(model, providers=self.device.providers(), record_placement=True, **native)
         if wanted:  # told once it is known that the model runs without
-            warnings.warn(f"the explanation runs without CUDA graphs: {why}", stacklevel=6)
+            warnings.warn(f"the explanation runs without CUDA graphs: {why}", PortableCamWarning, stacklevel=6)
         return session, False
 
     def dtype(self, name: str) -> np.dtype[Any]:
@@ -162,7 +170,7 @@ class Pipeline:
             message = placement.describe(self.misplaced, name)
             if options.placement == "error":
                 raise DeviceError(message)
-            warnings.warn(message, stacklevel=4)
+            warnings.warn(message, PortableCamWarning, stacklevel=4)
 
 
 def _kernel_heads(metadata: ExplanationMetadata, device: PipelineDevice, details: bool) -> KernelHeads | None:

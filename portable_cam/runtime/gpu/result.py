@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from portable_cam.kernels.array import Array
 from portable_cam.result import ByMethod, Result
 from portable_cam.runtime.gpu.binding import from_dlpack
 from portable_cam.runtime.gpu.protocol import PipelineDevice
+
+if TYPE_CHECKING:
+    from portable_cam.image.look import Look
 
 
 class DeviceArray:
@@ -76,27 +79,31 @@ class DeviceArray:
         return self.numpy() if dtype is None else self.numpy().astype(dtype)
 
 
-def overlay(device: PipelineDevice, maps: Array, photos: Any, alpha: float) -> Array:
+def overlay(device: PipelineDevice, maps: Array, photos: Any, look: Look) -> Array:
     """See :meth:`DeviceResult.overlay`."""
-    from portable_cam.image.colormap import NOT_A_NUMBER, colorize
+    from portable_cam.image.colormap import opacities, palette
 
     if len(maps.shape) != 4:
         raise InputError(f"maps of shape {maps.shape} have no overlay: choose a method whose maps are (N, K, H, W)")
     device.enter()
-    palette = np.vstack([colorize(np.linspace(0, 1, 256)[None])[0], NOT_A_NUMBER]).astype(np.uint8)
     return kernels.overlay.overlay(
-        device, maps, _placed(device, "the palette", palette), _placed(device, "the photos", photos), alpha
+        device,
+        maps,
+        _placed(device, "the palette", palette(look.colormap)),
+        _placed(device, "the opacities", opacities(look), "float32"),
+        _placed(device, "the photos", photos),
+        gray=look.gray,
     )
 
 
-def _placed(device: PipelineDevice, name: str, values: Any) -> Array:
+def _placed(device: PipelineDevice, name: str, values: Any, dtype: str = "uint8") -> Array:
     """An array on the device, copied there if it is not."""
     if not isinstance(values, np.ndarray) and hasattr(values, "__dlpack_device__"):
         return from_dlpack(name, values, device)
     host = np.asarray(values)
-    if host.dtype != np.uint8:
-        raise InputError(f"{name} must be uint8, not {host.dtype}")
-    array = device.empty(host.shape, "uint8")
+    if host.dtype != np.dtype(dtype):
+        raise InputError(f"{name} must be {dtype}, not {host.dtype}")
+    array = device.empty(host.shape, dtype)
     device.upload(host, array)
     return array
 
@@ -138,13 +145,14 @@ class DeviceResult(ByMethod[DeviceArray]):
         maps._device.enter()
         return DeviceArray(self.statistics(maps._array), maps._device).numpy()[..., -2:]
 
-    def overlay(self, method: str, photos: Any, alpha: float = 0.5) -> DeviceArray:
+    def overlay(self, method: str, photos: Any, look: Look | None = None) -> DeviceArray:
         """The maps of a method over the photos, made on the device: only finished overlays need to cross to the host.
 
         Args:
             method: A method of maps at the size of the photos.
             photos: uint8 (N, H, W, 3), RGB, of the host or the device.
-            alpha: How opaque the map is, 0 to 1.
+            look: The colour map, the opacity, and whether the photo is grey; contour lines are drawn by the host alone.
+                None for the :class:`~portable_cam.image.look.Look` that everything has by default.
 
         Returns:
             uint8 (N, K, H, W, 3), as :func:`portable_cam.image.colormap.overlay` mixes them.
@@ -153,8 +161,10 @@ class DeviceResult(ByMethod[DeviceArray]):
             InputError: Method, photos and maps do not fit.
             DeviceError: There are no kernels.
         """
+        from portable_cam.image.look import Look
+
         maps = self[method]
-        return DeviceArray(overlay(maps._device, maps._array, photos, alpha), maps._device)
+        return DeviceArray(overlay(maps._device, maps._array, photos, look or Look()), maps._device)
 
     def numpy(self) -> Result:
         """All of it on the host."""

@@ -17,6 +17,7 @@ from portable_cam.errors import HeadError
 from portable_cam.export.layers.columns import is_linear, is_probability
 from portable_cam.export.targets import Boxes, Columns
 from portable_cam.image.geometry import Size
+from portable_cam.spelling import option
 from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, corners
 
 _BOX = 4
@@ -75,7 +76,8 @@ def _refusal(summary: OutputSummary, described: Mapping[str, Any], what: str) ->
     listing = ", ".join(f"'{name}' {list(dims)}" for name, dims in summary.outputs.items())
     return (
         f"the outputs {listing} look like those of a DETR, whose graph does not tell what the numbers of a box are nor "
-        f"what the scores are relative to: say it in a JSON file (--head), as {json.dumps(described)}. Here {what}; "
+        f"what the scores are relative to: say it in a JSON file ({option('head')}), as "
+        f"{json.dumps(described)}. Here {what}; "
         'add "preset" for how photos are prepared, docs/tasks.md shows more'
     )
 

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from portable_cam.errors import InputError, OptionError, TargetError
+from portable_cam.checked import checked
+from portable_cam.errors import OptionError, PortableCamWarning, RegionError, TargetError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.assemble.at_size import at_size
@@ -19,24 +22,28 @@ from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Contrast
+from portable_cam.image.by_function import ByFunction
 from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
 from portable_cam.image.preprocess import Preprocessing
+from portable_cam.labels import AnyLabels, Labels, as_labels, parse_targets
 from portable_cam.methods.explainer import Explainer as MethodsExplainer
 from portable_cam.result import Result
-from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range
+from portable_cam.spelling import option
+from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range, finite
 from portable_cam.tasks.counterfactual import Counterfactual
 from portable_cam.tasks.detect.families import find_head, head_from
 from portable_cam.tasks.detect.head import Floats, Head
 from portable_cam.tasks.detect.nms import Detection, best, iou, suppress
-from portable_cam.tasks.labels import Labels, as_labels, parse_targets
-from portable_cam.tasks.preprocessing import preprocessing_of
+from portable_cam.tasks.preprocessing import WHOLE, preprocessing_of
 from portable_cam.tasks.raw_outputs import raw_session, session_options
 from portable_cam.tasks.regions import check_region
-from portable_cam.tasks.ultralytics import read_ultralytics
+from portable_cam.ultralytics import read_ultralytics
 
 _ROUNDING = 1e-3  # of a score in half precision, or quantised
 _TINY = 16  # pixels
+_SIDE, _STEP = 640, 32  # pixels of a photo that goes to a model which takes any size; what strides divide
+_KEPT = 4  # sizes of photos at most, whose graphs are kept
 
 
 class DetectExplainer(LabelledExplainer):
@@ -71,6 +78,7 @@ class DetectExplainer(LabelledExplainer):
     takes = frozenset({"labels", "rather_than", "head", "part", "threshold", "overlap", "most"})
     asks = frozenset({"region"})
 
+    @checked
     def __init__(
         self,
         model: AnyModel,
@@ -91,7 +99,14 @@ class DetectExplainer(LabelledExplainer):
         self._image = image_input(model.graph)
         file = read_ultralytics(model.metadata)
         dims, axis = known_dims(self._image) or [], channel_axis(self._image)
-        size = _input_size(dims, axis, preprocessing, None if file is None else file.size)
+        own = _input_size(dims, axis, preprocessing, None if file is None else file.size)
+        size = own or (_SIDE, _SIDE)
+        self._siblings: dict[Size, DetectExplainer] = {}
+        #: Builds the same for another size, where the model takes any and each photo has its own.
+        chosen: dict[str, Any] = {"head": head, "part": part, "threshold": threshold, "overlap": overlap, "most": most}
+        chosen |= {"labels": labels, "rather_than": rather_than, **options}
+        self._at = None if own else partial(DetectExplainer, model, methods, **chosen)
+        self._wanted = preprocessing
         model = at_size(model, size)  # layers and heads are read at the size explained
         graph = model.graph
         said = model.description.task_options
@@ -106,7 +121,7 @@ class DetectExplainer(LabelledExplainer):
             self.head = find_head(model, size, file, named)
         for name, value in (("threshold", threshold), ("overlap", overlap)):
             if value is not None and not 0 < value < 1:
-                raise OptionError(f"{name} is between 0 and 1, not {value}")
+                raise OptionError(f"{option(name)} is between 0 and 1, not {value}")
         self._threshold = self.head.threshold if threshold is None else threshold
         self._overlap = self.head.overlap if overlap is None else overlap
         self._most = most
@@ -117,7 +132,7 @@ class DetectExplainer(LabelledExplainer):
         self.explainer = MethodsExplainer(model, methods, **options)
         self._counterfactual = Counterfactual(model, methods, options)
         self.preprocessing = preprocessing_of(
-            self.explainer, model, _at_size(preprocessing, size, None in dims[1:]), self.head.preset
+            self.explainer, model, _at_size(preprocessing, size, None in dims[1:]), self.head.preset, WHOLE[self.task]
         )
         if given is None and self.head.labels is not None:
             given = Labels(self.head.labels, "the model's metadata" if file is not None else self.head.family)
@@ -127,14 +142,30 @@ class DetectExplainer(LabelledExplainer):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return (f"detector head: {self.head.family}, boxes scoring {self._threshold:g} or more", *super().notes)
+        notes = (f"detector head: {self.head.family}, boxes scoring {self._threshold:g} or more", *super().notes)
+        if self._at is None:
+            return notes
+        return (*notes, f"the model takes any size: each photo at its own, the longer side up to {_SIDE} pixels")
+
+    def _for(self, photo: Size) -> DetectExplainer:
+        """At the photo's own size, where the model takes any and none is given."""
+        size = self.preprocessing.following(photo, _SIDE, _STEP).size
+        if self._at is None or size == self.preprocessing.size:
+            return self
+        if size not in self._siblings:
+            if len(self._siblings) == _KEPT:
+                self._siblings.pop(next(iter(self._siblings)))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", PortableCamWarning)  # of this explainer, where they are its own
+                self._siblings[size] = self._at(preprocessing=_at_size(self._wanted, size, True))
+        return self._siblings[size]
 
     def detect(self, x: NDArray[Any]) -> tuple[Floats, Floats]:
         """All raw boxes (A, 4) in pixels of the input and their scores (A, C), for one prepared photo.
 
         Raises:
             TargetError: The head does not fit the outputs: scores are not between 0 and 1, or boxes no pixels.
-            InputError: The model gives no boxes.
+            InputError: Scores are NaN or infinite.
         """
         outputs = self._raw.run({str(self._image.name): x})
         boxes, scores = self.head.decode(outputs, self.preprocessing.size)
@@ -144,30 +175,41 @@ class DetectExplainer(LabelledExplainer):
     def _check_decoded(self, boxes: Floats, scores: Floats) -> None:
         where = ", ".join(f"'{columns.tensor}'" for columns in self.head.explaining("product").classes)
         if not scores.size:
-            raise InputError(f"the model gives no boxes at all for this image: {where} is empty")
-        low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
+            return
+        finite(scores, f"the scores in {where}")
+        low, high = float(scores.min()), float(scores.max())
         if not -_ROUNDING <= low <= high <= 1 + _ROUNDING:
             raise TargetError(
                 f"the scores that head '{self.head.family}' reads from {where} lie between {low:.3g} and {high:.3g}, "
                 "but scores are 0 to 1: these numbers are no classes (key points, angles, coefficients of masks?), or "
-                "logits. Say in a JSON file which they are (--head); docs/tasks.md shows how"
+                f"logits. Say in a JSON file which they are ({option('head')}); docs/tasks.md shows how"
             )
         if float(np.nanmax(np.abs(boxes))) <= 2 and min(self.preprocessing.size) > _TINY:
             raise TargetError(
                 f"the boxes that head '{self.head.family}' decodes lie within 2 pixels of the input: they are "
-                'fractions of it. Say so in a JSON file (--head), with "unit": "fraction"; docs/tasks.md shows how'
+                f'fractions of it. Say so in a JSON file ({option("head")}), with "unit": "fraction"; docs/tasks.md '
+                "shows how"
             )
 
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
         numbers = parse_targets(targets, self.labels)
         boxes, scores = self.detect(photo.x)
         missed: list[Detection] = []
+        if not scores.size:
+            return self._nothing(photo, "the model gives no boxes at all")
         if "region" in asked:
             chosen = [self._nearest(boxes, scores, asked["region"], numbers, photo.geometry)]
         else:
             best_only, across = self.head.best_only, self.head.across_classes
             found = suppress(boxes, scores, self._threshold, self._overlap, best_only=best_only, across_classes=across)
             chosen, missed = self._choose(boxes, scores, found, numbers)
+        if not chosen:
+            label = int(scores.max(axis=0).argmax())
+            return self._nothing(
+                photo,
+                f"no box scores {self._threshold:g} or more (the best is {self.name(label)}, {scores.max():.2f}): "
+                "lower the threshold, check the preprocessing, or name a class to see why it was missed",
+            )
         rival = {} if self._rival is None else {"rather_than": [[d.raw * self._classes + self._rival for d in chosen]]}
 
         def explain(explainer: Explainer) -> Result:
@@ -198,35 +240,30 @@ class DetectExplainer(LabelledExplainer):
         )
 
     def _choose(
-        self, boxes: Floats, scores: Floats, found: list[Detection], asked: list[int] | int | None
+        self, boxes: Floats, scores: Floats, found: list[Detection], asked: list[int] | None
     ) -> tuple[list[Detection], list[Detection]]:
         """The detections to explain, and those of them that the model did not make."""
-        if isinstance(asked, list):
+        if asked is not None and (found or max(asked) >= 0):
             chosen, missed = [], []
-            for label in (class_in_range(number, self._classes) for number in asked):
-                own = [d for d in found if d.label == label]
-                if not own:
+            for number in asked:
+                label = class_in_range(number, self._classes) if number >= 0 else None
+                own = found[-number - 1 : -number] if label is None else [d for d in found if d.label == label]
+                if label is not None and not own:
                     own = [best(boxes, scores, label)]
                     missed += own
-                chosen += own
+                chosen += [d for d in own if d not in chosen]
             return chosen[: max(self._most, len(asked))], missed
-        if not found:
-            label = int(scores.max(axis=0).argmax())
-            raise InputError(
-                f"no box scores {self._threshold:g} or more (the best is {self.name(label)}, {scores.max():.2f}): "
-                "lower the threshold, check the preprocessing, or name a class to see why it was missed"
-            )
-        return found[: self._most if asked is None else -asked], []
+        return found[: self._most], []
 
     def _nearest(
-        self, boxes: Floats, scores: Floats, marked: Sequence[float], asked: list[int] | int | None, geometry: Geometry
+        self, boxes: Floats, scores: Floats, marked: Sequence[float], asked: list[int] | None, geometry: Geometry
     ) -> Detection:
         """The raw box that fits a region of the photo best, weighted with its score."""
         region = check_region(marked, geometry)
         shared = iou(np.array(geometry.to_input(region)), boxes.astype(np.float64))
         if shared.max() < 0.1:
-            raise TargetError(f"no box of the model overlaps the region {region}: name one around an object")
-        named = asked if isinstance(asked, list) else range(self._classes)
+            raise RegionError(f"no box of the model overlaps the region {region}: name one around an object")
+        named = [number for number in asked or () if number >= 0] or range(self._classes)
         labels = [class_in_range(label, self._classes) for label in named]
         fit = shared[:, None] * scores[:, labels]
         raw, column = np.unravel_index(int(fit.argmax()), fit.shape)
@@ -237,26 +274,25 @@ class DetectExplainer(LabelledExplainer):
 
 def _at_size(wanted: AnyPreprocessing, size: Size, open_size: bool) -> AnyPreprocessing:
     """The preprocessing at the size at which the boxes are read."""
-    if not open_size or isinstance(wanted, Preprocessing):
+    if not open_size or callable(wanted):
         return wanted
     options = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
     return {**options, "size": size}
 
 
-def _input_size(dims: list[int | None], axis: int, wanted: Any, usual: Size | None) -> Size:
-    """(H, W) of the model's input, whose pixels a detector's boxes are in; ``usual`` is what its file says."""
+def _input_size(dims: list[int | None], axis: int, wanted: Any, usual: Size | None) -> Size | None:
+    """(H, W) of the model's input, whose pixels a detector's boxes are in; ``usual`` is what its file says. None where
+    it takes any."""
     height, width = (dims[2], dims[3]) if axis == 1 else (dims[1], dims[2])
     if height is not None and width is not None:
         return height, width
-    size = (
-        wanted.size
-        if isinstance(wanted, Preprocessing)
-        else dict(wanted or {}).get("size")
-        if not isinstance(wanted, str)
-        else None
-    )
-    if size is None and usual is not None:
-        return usual
+    size = None
+    if isinstance(wanted, Preprocessing):
+        size = wanted.size
+    elif callable(wanted):
+        size = ByFunction.of(wanted, dims, "float32").size
+    elif not isinstance(wanted, str):
+        size = dict(wanted or {}).get("size")
     if size is None:
-        raise OptionError("the model takes pictures of any size: say with --size at which it is to detect, as 640x640")
+        return usual
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -10,10 +10,11 @@ from typing import Any
 from portable_cam.errors import TargetError
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.image.geometry import Size
+from portable_cam.spelling import either, option
 from portable_cam.tasks.detect import centernet, detr, fastestdet, inner_nms, nanodet, ssd, yolo, yolox, yunet
 from portable_cam.tasks.detect.described import check_form, content_of, read_head
 from portable_cam.tasks.detect.head import BoxForm, Head, OutputSummary, Unit, summarize_outputs
-from portable_cam.tasks.ultralytics import Ultralytics
+from portable_cam.ultralytics import Ultralytics
 
 # the surest first: each looks at the shapes of the outputs and at the operators behind them
 _FAMILIES: dict[str, Callable[[OutputSummary], Head | None]] = {
@@ -62,7 +63,8 @@ def find_head(
     known = ", ".join(_FAMILIES)
     raise TargetError(
         f"the outputs {listing} are not those of a detector known here ({known}): say in a JSON file what they mean "
-        "(--head), or give a Head with a decode function of your own; docs/tasks.md shows both"
+        f"({option('head')}){either(', or give a Head with a decode function of your own', '')}; docs/tasks.md shows "
+        "how"
     )
 
 

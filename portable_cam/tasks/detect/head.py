@@ -17,7 +17,7 @@ from portable_cam.export.layers.columns import Makers, makers_of
 from portable_cam.export.passes.normalized import NormalizedModel
 from portable_cam.export.targets import Boxes
 from portable_cam.image.geometry import Size
-from portable_cam.tasks.ultralytics import Ultralytics
+from portable_cam.ultralytics import Ultralytics
 
 _QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 

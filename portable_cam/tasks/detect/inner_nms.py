@@ -21,6 +21,7 @@ from portable_cam.export.graph.values import constant_of, known_dims
 from portable_cam.export.layers.columns import is_integer, is_probability
 from portable_cam.export.targets import Boxes, Columns
 from portable_cam.image.geometry import Size
+from portable_cam.spelling import option
 from portable_cam.tasks.detect.at_rest import box_form
 from portable_cam.tasks.detect.choices import (
     ClassScores,
@@ -54,7 +55,7 @@ def recognize_head(summary: OutputSummary) -> Head | None:
     if is_two_stage([boxes, scores]):
         raise HeadError(
             f"the boxes that node '{node.name}' chooses from are chosen before, by a first stage (proposals): a box is "
-            f"no row of a fixed head. Describe a tensor behind the last features in a JSON file (--head)"
+            f"no row of a fixed head. Describe a tensor behind the last features in a JSON file ({option('head')})"
         )
     raw = all_boxes(boxes)
     counts = box_counts(raw)
@@ -174,7 +175,7 @@ def _decoder(classes: Columns, name: str, form: BoxForm, unit: Unit) -> Any:
         if len(scores) != len(boxes):
             raise HeadError(
                 f"'{name}' holds {len(boxes)} boxes, but '{classes.tensor}' scores for {len(scores)}: the boxes that "
-                "the model chooses from are not found; describe its head in a JSON file (--head)"
+                f"the model chooses from are not found; describe its head in a JSON file ({option('head')})"
             )
         return boxes, scores
 
@@ -185,7 +186,7 @@ def _ask(summary: OutputSummary, family: str, boxes: str) -> str:
     outputs = ", ".join(f"'{name}' {list(dims)}" for name, dims in summary.outputs.items())
     return (
         f"the model chooses its boxes itself (outputs {outputs}), but what the four numbers of a box in '{boxes}' are "
-        f"is not told by where its boxes lie. Say it in a JSON file (--head): "
+        f"is not told by where its boxes lie. Say it in a JSON file ({option('head')}): "
         f'{{"family": "{family}", "form": "xyxy", "unit": "pixels"}}; form is one of xyxy, yxyx and cxcywh (centre and '
         "size), unit pixels of the input or fraction"
     )
@@ -201,8 +202,9 @@ def _describe(summary: OutputSummary, boxes: ir.Value | None, classes: ClassScor
     }
     outputs = ", ".join(f"'{name}' {list(dims)}" for name, dims in summary.outputs.items())
     return (
-        f"the model chooses its boxes itself (outputs {outputs}), but {why}. Say in a JSON file (--head) which tensors "
-        f"hold all boxes and their scores, with one row each: {json.dumps(known)}; docs/tasks.md shows how"
+        f"the model chooses its boxes itself (outputs {outputs}), but {why}. Say in a JSON file ({option('head')}) "
+        f"which tensors hold all boxes and their scores, with one row each: {json.dumps(known)}; docs/tasks.md shows "
+        "how"
     )
 
 

@@ -19,6 +19,7 @@ from portable_cam.export.graph.values import constant_of
 from portable_cam.export.layers.columns import is_integer, is_linear, is_probability
 from portable_cam.export.targets import AXES, Boxes, Columns
 from portable_cam.image.geometry import Size
+from portable_cam.spelling import option
 from portable_cam.tasks.detect.head import Floats, Head, OutputSummary, corners
 
 Layout = Literal["rows", "columns"]
@@ -118,7 +119,7 @@ def _ends(columns: Sequence[frozenset[ir.Value]], at: int) -> bool:
 def _unclear(name: str, columns: Sequence[frozenset[ir.Value]], why: str) -> str:
     return (
         f"'{name}' has boxes of {len(columns)} numbers, but which of them are classes cannot be told: {why}. Give the "
-        f"labels of the classes, or say it in a JSON file (--head), as "
+        f"labels of the classes, or say it in a JSON file ({option('head')}), as "
         f'{{"classes": {{"tensor": "{name}", "start": 4, "stop": 84}}, "boxes": {{"tensor": "{name}", "stop": 4}}, '
         f'"form": "cxcywh"}}; docs/tasks.md shows more'
     )

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portable_cam.errors import InputError, LabelError, TargetError
+from portable_cam.checked import check, checked
+from portable_cam.errors import InputError, LabelError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.passes.normalized import AnyModel
 from portable_cam.export.targets import Tokens
 from portable_cam.image.decode import read_image
 from portable_cam.result import Result
+from portable_cam.runtime.native import native_of
 from portable_cam.tasks.base import AnyPreprocessing, Photo, Targets, TaskExplainer
 from portable_cam.tasks.language.decoding import Pair
 from portable_cam.tasks.language.layer import image_layer
@@ -56,8 +58,8 @@ class CaptionExplainer(TaskExplainer):
     takes = frozenset({"vocabulary", "decoder", "mapping", "longest"})
     asks = frozenset({"caption"})
     needs = ("vocabulary",)
-    drawing = "strip"
 
+    @checked
     def __init__(
         self,
         model: AnyModel,
@@ -72,7 +74,7 @@ class CaptionExplainer(TaskExplainer):
         **options: Any,
     ) -> None:
         read = vocabulary if isinstance(vocabulary, Vocabulary) else read_vocabulary(vocabulary)
-        self.pair = Pair(model, decoder, mapping, threads=threads)
+        self.pair = Pair(model, decoder, mapping, threads=threads, **native_of(options))
         self.vocabulary = read.check(self.pair.roles.vocabulary)
         if self.vocabulary.start is None or self.vocabulary.end is None:
             raise LabelError(
@@ -96,9 +98,9 @@ class CaptionExplainer(TaskExplainer):
         if caption is None:
             ids = self.pair.greedy(photo.x, self.vocabulary, self._longest)
             if not ids:
-                raise TargetError("the model ends its caption at once: there is no word to explain")
+                return self._nothing(photo, "the model ends its caption at once")
         else:
-            ids = self.vocabulary.encode(caption)
+            ids = self.vocabulary.encode(check("caption", caption, str | Sequence[str]))
         words = [self.vocabulary[i] for i in ids]
         phrases = parse_phrases(targets)
         spans = find_spans(words, None if phrases is None else [self._phrase(text) for text in phrases])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +18,7 @@ from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.runtime.session import Session
+from portable_cam.tasks.base import finite
 from portable_cam.tasks.language.vocabulary import Vocabulary
 
 #: How many words a caption may have where neither the decoder nor the user says.
@@ -55,6 +57,7 @@ class Pair:
         mapping: From outputs of the encoder to inputs of the decoder; None to find them, see
             :func:`~portable_cam.export.compose.link.link`.
         threads: CPU threads within an operator.
+        **native: What is handed through to ONNX Runtime, as :class:`~portable_cam.runtime.session.Session` takes it.
 
     Raises:
         ModelError: The decoder does not fit the encoder, or has inputs whose role is not clear.
@@ -67,12 +70,13 @@ class Pair:
         mapping: Mapping[str, str] | None = None,
         *,
         threads: int | None = None,
+        **native: Any,
     ) -> None:
         self._encoder = normalized(model)
         self._decoder = normalized(decoder) if decoder is not None else None
         self.roles = _roles(self._encoder.graph, None if self._decoder is None else self._decoder.graph, mapping)
         models = [self._encoder] if self._decoder is None else [self._encoder, self._decoder]
-        self._sessions = [Session(model.copy(), threads=threads) for model in models]
+        self._sessions = [Session(model.copy(), threads=threads, **native) for model in models]
         self._linked: dict[int, NormalizedModel] = {}
 
     def linked(self, steps: int) -> NormalizedModel:
@@ -154,7 +158,7 @@ class Pair:
                 if len(found) == 1:
                     raise
                 break  # as long as the decoder's table of positions
-            scores = results[self.roles.logits][0]
+            scores = finite(results[self.roles.logits][0], "the scores of words")
             token = int((scores if scores.ndim == 1 else scores[step]).argmax())
             if token == vocabulary.end:
                 break

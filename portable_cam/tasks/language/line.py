@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from portable_cam.errors import LabelError, LayerError, ModelError, TargetError
+from portable_cam.checked import checked
+from portable_cam.errors import LabelError, LayerError, ModelError
 from portable_cam.explainer import Explainer
 from portable_cam.explanation import Character, Explanation
 from portable_cam.export.diagnose.layers import list_layers
@@ -24,16 +25,19 @@ from portable_cam.export.layers.input_layout import channel_axis
 from portable_cam.export.methods.registry import uses_layer
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.export.targets import Tokens
-from portable_cam.image.geometry import ImageArray
+from portable_cam.image.by_function import ByFunction
+from portable_cam.image.geometry import Size
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.image.resolve import resolve
+from portable_cam.runtime.native import native_of
 from portable_cam.runtime.session import Session
-from portable_cam.tasks.base import AnyPreprocessing, Photo, Targets, TaskExplainer
+from portable_cam.spelling import option
+from portable_cam.tasks.base import AnyPreprocessing, Photo, Targets, TaskExplainer, finite
 from portable_cam.tasks.language.caption import details_of
 from portable_cam.tasks.language.spans import WHOLE, find_spans, parse_phrases
 from portable_cam.tasks.language.vocabulary import read_vocabulary
 from portable_cam.tasks.outputs import CHARACTERS
-from portable_cam.tasks.preprocessing import beside
+from portable_cam.tasks.preprocessing import beside, told
 
 #: The preprocessing of PaddleOCR's models where nothing else is given: 48 pixels high, BGR, -1 to 1.
 PADDLE = {"color": "bgr", "scale": 1 / 127.5, "mean": 1.0, "std": 1.0, "resize": "stretch"}
@@ -71,8 +75,8 @@ class LineExplainer(TaskExplainer):
     task = "ctc"
     default_methods = ("layercam",)
     takes = frozenset({"vocabulary", "blank"})
-    drawing = "strip"
 
+    @checked
     def __init__(
         self,
         model: AnyModel,
@@ -102,7 +106,7 @@ class LineExplainer(TaskExplainer):
         self.preprocessing = self._prepare(normal, preprocessing, normal.metadata)
         chosen = layer if layer is not None or not uses_layer(methods) else self._layer(normal)
         self.explainer = Explainer(normal, methods, chosen, Tokens(), threads=threads, **options)
-        self._session = Session(normal.copy(), threads=threads)
+        self._session = Session(normal.copy(), threads=threads, **native_of(options))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -110,24 +114,23 @@ class LineExplainer(TaskExplainer):
 
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
         scores = self._session.run({str(self._image.name): photo.x}, [self._output])[self._output]
-        scores = scores.take(0, axis=self._images_axis)
+        scores = finite(scores.take(0, axis=self._images_axis), "the scores of characters")
         if self._blank_is_open:
             best = scores.argmax(axis=1)
             last = scores.shape[1] - 1
             self.blank, self.characters = self._with_blank(last if (best == last).sum() > (best == 0).sum() else 0)
             self._blank_is_open = False
-            self._own_notes = (
-                f"the blank is taken to be class {self.blank}, which most frames have; --blank says otherwise",
-            )
+            otherwise = f"{option('blank')} says otherwise"
+            self._own_notes = (f"the blank is taken to be class {self.blank}, which most frames have; {otherwise}",)
         read = self.read(scores)
         if not read:
-            raise TargetError("no character was read here: is this one line of text, upright and cut out?")
+            return self._nothing(photo, "no character was read: is this one line of text, upright and cut out?")
         texts = [character.text for character in read]
         phrases = parse_phrases(targets)
         pieces = None if phrases is None else [[WHOLE] if p == WHOLE else list(p) for p in phrases]
         spans = [s for s in find_spans(texts, pieces, "") if pieces is not None or not texts[s[0]].isspace()]
         if not spans:
-            raise TargetError("nothing but spaces was read here: there is no character to explain")
+            return self._nothing(photo, "nothing but spaces was read")
         tokens = np.full((1, len(spans), len(scores)), -1)
         for k, (start, end) in enumerate(spans):
             for character in read[start:end]:
@@ -160,6 +163,8 @@ class LineExplainer(TaskExplainer):
     def _prepare(self, model: NormalizedModel, wanted: AnyPreprocessing, metadata: Mapping[str, str]) -> Preprocessing:
         if isinstance(wanted, Preprocessing):
             return wanted
+        if callable(wanted):
+            return ByFunction.of(wanted, known_dims(self._image) or [], dtype_of(self._image).numpy().name)
         options: dict[str, Any] = {"preset": wanted} if isinstance(wanted, str) else dict(wanted or {})
         sidecar = beside(model)
         dims = known_dims(self._image) or []
@@ -167,15 +172,19 @@ class LineExplainer(TaskExplainer):
             sizes = dims[2:] if channel_axis(self._image) == 1 else dims[1:3]
             usual = {} if "preset" in options else PADDLE
             options = usual | {"size": [sizes[0] or _HEIGHT, sizes[1] or 8 * _HEIGHT]} | options
-        return resolve(dims, dtype_of(self._image).numpy(), sidecar=sidecar, metadata=metadata, **options)
+        return told(resolve(dims, dtype_of(self._image).numpy(), sidecar=sidecar, metadata=metadata, **options))
 
-    def _preprocessing_for(self, image: ImageArray) -> Preprocessing:
+    def _preprocessing_for(self, size: Size) -> Preprocessing:
         """With the line's own proportions, where the model leaves the width open."""
         dims = known_dims(self._image) or []
-        if dims[3 if channel_axis(self._image) == 1 else 2] is not None or self.preprocessing.resize != "stretch":
+        if (
+            isinstance(self.preprocessing, ByFunction)
+            or dims[3 if channel_axis(self._image) == 1 else 2] is not None
+            or self.preprocessing.resize != "stretch"
+        ):
             return self.preprocessing
         height = self.preprocessing.size[0]
-        width = image.shape[1] * height / image.shape[0]
+        width = size[1] * height / size[0]
         return replace(self.preprocessing, size=(height, max(1, round(width / _STEP)) * _STEP))
 
     def _layer(self, model: NormalizedModel) -> str:
@@ -187,7 +196,9 @@ class LineExplainer(TaskExplainer):
         found = list_layers(sized, self._output)
         fine = [layer for layer in found if layer.stride is not None and layer.stride * _CELLS_PER_LINE <= size[0]]
         if not fine:
-            raise LayerError(f"no layer has cells of at most {size[0] // _CELLS_PER_LINE} pixels: name a `layer`")
+            raise LayerError(
+                f"no layer has cells of at most {size[0] // _CELLS_PER_LINE} pixels: name one with {option('layer')}"
+            )
         return fine[0].name
 
 

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from portable_cam.checked import check, checked
 from portable_cam.errors import InputError, OptionError
 from portable_cam.explainer import Explainer
-from portable_cam.explanation import Explanation
+from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.graph.values import known_dims
 from portable_cam.export.methods.tokens import embeddings
 from portable_cam.export.passes.normalized import AnyModel, normalized
-from portable_cam.tasks.base import AnyLabels, AnyPreprocessing, LabelledExplainer, Photo, Targets
-from portable_cam.tasks.labels import parse_targets
+from portable_cam.labels import AnyLabels, parse_targets
+from portable_cam.spelling import by_arrays
+from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, each_once, finite
 from portable_cam.tasks.language.layer import image_layer
 from portable_cam.tasks.language.vocabulary import Vocabulary, read_vocabulary
 from portable_cam.tasks.preprocessing import preprocessing_of
@@ -51,8 +53,8 @@ class QuestionExplainer(LabelledExplainer):
     takes = frozenset({"vocabulary", "labels", "explain"})
     asks = frozenset({"question"})
     needs = ("vocabulary", "question")
-    drawing = "answers"
 
+    @checked
     def __init__(
         self,
         model: AnyModel,
@@ -70,7 +72,7 @@ class QuestionExplainer(LabelledExplainer):
         model = normalized(model)
         found = embeddings(model.graph)
         if len(found) > 1:
-            raise OptionError(f"several inputs hold token ids: {', '.join(found)}; use Explainer with a dict of inputs")
+            raise OptionError(f"several inputs hold token ids: {', '.join(found)}; {by_arrays()}")
         ((self.question_name, embedded),) = found.items()
         table = known_dims(embedded.producer().inputs[0])  # type: ignore[union-attr]
         self.vocabulary.check(table[0] if table is not None else None)
@@ -90,18 +92,16 @@ class QuestionExplainer(LabelledExplainer):
 
     def _explain(self, photo: Photo, targets: Targets, asked: Mapping[str, Any]) -> Explanation:
         numbers = parse_targets(targets, self.labels)
-        ids = self.vocabulary.encode(asked["question"])
+        ids = self.vocabulary.encode(check("question", asked["question"], str | Sequence[str]))
         feeds = {self.explainer.image_name: photo.x, self.question_name: self._fill(ids)}
         try:
-            result = (
-                self.explainer.top(feeds, -numbers)
-                if isinstance(numbers, int)
-                else self.explainer(feeds, None if numbers is None else [numbers])
-            )
+            result = each_once(self.explainer.ranked(feeds, None if numbers is None else [numbers]))
         except InputError as error:
             if self._length is not None:
                 raise
             raise InputError(f"a question of {len(ids)} words may be longer than the model takes: {error}") from None
+        if numbers is None or min(numbers) < 0:
+            finite(result.scores, "the scores of answers")
         scores = result.words.get(self.question_name)
         return self._explanation(
             photo,
@@ -109,6 +109,7 @@ class QuestionExplainer(LabelledExplainer):
             [self.name(int(target)) for target in result.targets[0]],
             question=asked["question"],
             words=tuple(self.vocabulary[i] for i in ids),
+            details=[Detail(class_number=int(target)) for target in result.targets[0]],
             token_attribution=None if scores is None else scores[0, :, : len(ids)],
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from portable_cam.checked import check
 from portable_cam.errors import TargetError
 from portable_cam.tasks.base import Targets
 
@@ -13,7 +14,12 @@ WHOLE = "*"
 
 
 def parse_phrases(targets: Targets) -> list[str] | None:
-    """What a user wrote as phrases: text with commas between them, a list of them, or None."""
+    """What a user wrote as phrases: text with commas between them, a list of them, or None.
+
+    Raises:
+        TargetError: It is something else.
+    """
+    check("targets", targets, Targets)
     if targets is None:
         return None
     if isinstance(targets, str):

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from portable_cam.errors import LabelError
-from portable_cam.tasks.labels import text_of
+from portable_cam.labels import text_of
 
 _STARTS = ("<start>", "<s>", "<bos>", "<sos>", "[CLS]", "[BOS]", "startseq")
 _ENDS = ("<end>", "</s>", "<eos>", "[SEP]", "[EOS]", "endseq", "<|endoftext|>")

@@ -11,14 +11,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from portable_cam import assets
+from portable_cam.checked import checked
 from portable_cam.errors import LabelError, TargetError
-from portable_cam.tasks.ultralytics import read_ultralytics
+from portable_cam.spelling import option
+from portable_cam.targets import Target
+from portable_cam.ultralytics import read_ultralytics
 
 # far more classes than any model has; a stray number in a file must not become a list of gigabytes
 _MOST_CLASSES = 1_000_000
+
+_RANKS = re.compile(r"top\d+", re.ASCII)
 
 # a line of synset_words.txt, "n01440764 tench, Tinca tinca"
 _WORDNET = re.compile(r"n\d{8}\s+(?=\S)")
@@ -120,6 +125,7 @@ def text_of(path: Path, what: str, formats: str) -> str:
         raise LabelError(f"cannot read the {what} {path}: {reason}; give a UTF-8 {formats} file") from None
 
 
+@checked
 def read_labels(path: str | Path) -> Labels:
     """Read names from a file.
 
@@ -149,6 +155,8 @@ def as_labels(given: Labels | str | Path | Sequence[str] | None, source: str = "
         return given
     return read_labels(given) if isinstance(given, str | Path) else Labels(tuple(given), source)
 
+
+AnyLabels: TypeAlias = Labels | str | Path | Sequence[str] | None
 
 #: Keys under which exporters write the names of the classes into a file's metadata.
 _KEYS = ("labels", "classes", "class_names", "id2label", "categories", "character")
@@ -228,34 +236,82 @@ def _in_order(pairs: Sequence[tuple[str, str]], path: Path) -> list[str]:
     return [numbered.get(i, "") for i in range(max(numbered, default=-1) + 1)]
 
 
-def parse_targets(text: str | int | Sequence[int | str] | None, labels: Labels | None) -> list[int] | int | None:
-    """A target as a user writes it: class numbers or names, several joined by commas, ``top3``, or nothing.
+def parse_targets(given: Any, labels: Labels | None) -> list[int] | None:
+    """Targets as a user writes them: class numbers, names, ``top3``, several of them in a list or joined by commas.
 
     Returns:
-        The class numbers; or minus k for ``topk``; or None for the top class.
+        The class numbers, and -1 for the top class, -2 for the second, each once; None for None.
 
     Raises:
         LabelError: A name, but no labels, or no such name.
-        TargetError: ``topk`` among others.
+        TargetError: It is none of these.
     """
-    if text is None:
+    if given is None:
         return None
-    if isinstance(text, int):
-        return [text]
-    parts = text.split(",") if isinstance(text, str) else list(text)
-    if len(parts) == 1 and isinstance(parts[0], str) and parts[0].startswith("top") and parts[0][3:].isdigit():
-        return -int(parts[0][3:])
-    numbers = []
-    for part in parts:
-        if isinstance(part, str) and part.strip().startswith("top") and part.strip()[3:].isdigit():
-            raise TargetError(f"'{part.strip()}' stands alone: it cannot be one of several targets")
-        if isinstance(part, int) or part.strip().isdigit():
-            numbers.append(int(part))
-        elif labels is None:
-            raise LabelError(f"target '{part}' is a name, but the model's classes have no names: give a labels file")
-        else:
-            numbers.append(labels.find(part))
-    return numbers
+    found = [number for part in _parts(given) for number in _numbers(part, labels)]
+    if not found:
+        raise TargetError(f"no target is given: leave out {option('targets')} for what the model finds")
+    return list(dict.fromkeys(found))
+
+
+def holds_names(given: Any) -> bool:
+    """Whether targets are named, not numbered: text, or a list that holds some."""
+    if isinstance(given, list | tuple):
+        return any(map(holds_names, given))
+    return isinstance(given, str) or (getattr(getattr(given, "dtype", None), "kind", "") in {"U", "O"})
+
+
+def parse_rows(given: Any, labels: Labels | None, count: int) -> list[list[int]]:
+    """Targets of several images, as :func:`parse_targets` takes them: text for all images alike, or a list with what
+    is explained of each.
+
+    Raises:
+        LabelError, TargetError: As there, or the images have not equally many targets.
+    """
+    if isinstance(given, str):
+        return [parse_targets(given, labels) or []] * count
+    rows = [parse_targets(row, labels) or [] for row in given]
+    widths = {len(row) for row in rows}
+    if len(widths) > 1:
+        raise TargetError(f"the images have {' and '.join(map(str, sorted(widths)))} targets: give as many for each")
+    return rows
+
+
+def _parts(given: Any) -> list[Any]:
+    if isinstance(given, str):
+        return given.split(",")
+    if hasattr(given, "tolist"):  # of numpy or torch
+        given = given.tolist()
+    if isinstance(given, list | tuple):
+        return list(given)
+    return [given]
+
+
+def _numbers(part: Any, labels: Labels | None) -> list[int]:
+    """One number or name, or the ranks that ``top3`` is."""
+    if isinstance(part, Target):
+        raise TargetError(
+            f"{type(part).__name__} says what kind of thing is explained: that is {option('target')} of the explainer; "
+            f"{option('targets')} says which, as a class number or name"
+        )
+    if hasattr(part, "item") and getattr(part, "ndim", 1) == 0:
+        part = part.item()
+    if isinstance(part, int) and not isinstance(part, bool):
+        if part < 0:
+            raise TargetError(f"target {part} is negative: classes count from 0")
+        return [part]
+    if not isinstance(part, str):
+        raise TargetError(f"a target is a class number or name, not {part!r}")
+    text = part.strip()
+    if text.isdecimal():
+        return [int(text)]
+    if _RANKS.fullmatch(text):
+        if not 0 < int(text[3:]) <= _MOST_CLASSES:
+            raise TargetError(f"{text}: at least 1 top class can be explained")
+        return [-rank for rank in range(1, int(text[3:]) + 1)]
+    if labels is None:
+        raise LabelError(f"target '{part}' is a name, but the model's classes have no names: give {option('labels')}")
+    return [labels.find(part)]
 
 
 def _fold(text: str) -> str:
