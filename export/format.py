@@ -138,6 +138,14 @@ class ExplanationMetadata:
     """What the axes of tensors were declared to be."""
     shared: bool | None = None
     """True where the model gives one row of scores for all images together."""
+    probability: str | None = None
+    """What the score is, where it is a probability and not its logit."""
+    as_is: bool | None = None
+    """True where the tensor that was named is explained as it is."""
+    row: int | None = None
+    """Of several rows of scores the one that is explained."""
+    rows: str | None = None
+    """What these rows are, in words."""
     unseen: dict[str, float] | None = None
     """The share of the image that a layer did not see, where its map does not cover the image."""
     placed: dict[str, Any] | None = None

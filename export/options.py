@@ -42,6 +42,8 @@ class Options:
         target: What is explained; None for :class:`~portable_cam.export.targets.Class`.
         output: The tensor that holds the scores (for some targets, several): an output, where there are several, or
             any tensor inside. None: the model's scores. Both are cut before a final softmax or sigmoid.
+        row: Of several rows of scores, as of crops, regions or queries, the one that is explained, from 0; None where
+            each image has one (``docs/reading.md``).
         profile: ``paper``, ``pytorch_grad_cam`` or ``captum``: whose conventions the maps follow (``docs/methods.md``).
         relu_policy: ``relu``, ``relu+clip`` or ``all``: the nodes that guided methods treat as a ReLU.
         saturation: ``pass``: in a quantised model the gradient goes straight through where a range cuts a value off;
@@ -54,7 +56,8 @@ class Options:
             model, it is always ``field`` (``docs/reading.md``).
         axes: What the axes of the image or of layers are, where the operators do not tell: by the tensor's name the
             letters N (images), C (channels), H (rows) and W (columns) in order, as ``{"x": "NHWC"}``.
-        as_is: Explain what ``output`` names as it is: a probability instead of its logit.
+        as_is: Explain the scores as they come out, or what ``output`` names as it is: a probability instead of its
+            logit.
         details: Also give the activations (N, C, h, w) and gradients (N, K, C, h, w) of the layers.
         words: Also give a score for each token of an input of token ids (N, T) that a Gather embeds: gradient times
             embedding, (N, K, T).
@@ -70,6 +73,13 @@ class Options:
     target: Target | None = None
     output: str | Sequence[str] | None = field(
         default=None, metadata={"help": "Tensor that holds the scores; cut before a final softmax or sigmoid."}
+    )
+    row: int | None = field(
+        default=None,
+        metadata={
+            "help": "Of several rows of scores (crops, regions, queries) the one to explain, from 0.",
+            "number": True,
+        },
     )
     profile: Profile = field(
         default="paper", metadata=_choice(Profile, "paper, pytorch_grad_cam or captum: whose conventions to follow.")
@@ -102,7 +112,8 @@ class Options:
         metadata={"help": "TENSOR=NCHW: what the axes of the image or of a layer are, several times.", "pairs": True},
     )
     as_is: bool = field(
-        default=False, metadata={"help": "Explain the --output as it is: a probability, not its logit."}
+        default=False,
+        metadata={"help": "Explain the scores, or the --output, as they are: a probability, not its logit."},
     )
     details: bool = False
     words: bool = False
@@ -123,8 +134,8 @@ class Options:
             raise OptionError(
                 f"{', '.join(either)} is the same for every target: there is no map of what speaks against one"
             )
-        if self.as_is and self.output is None:
-            raise OptionError(f"{option('as_is')} explains the tensor that {option('output')} names: name one")
+        if self.row is not None:
+            self.explained  # noqa: B018 - a row that is none is refused here
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
@@ -162,8 +173,9 @@ class Options:
 
     @property
     def explained(self) -> Target:
-        """The target, a class where none was given."""
-        return self.target or Class()
+        """The target, a class where none was given, of the row that was chosen."""
+        target = self.target or Class()
+        return target if self.row is None else target.of_row(self.row)
 
     @property
     def computed(self) -> list[Method]:
@@ -181,6 +193,7 @@ class Keywords(TypedDict, total=False):
     first and may be given by position."""
 
     output: str | Sequence[str] | None
+    row: int | None
     profile: Profile
     relu_policy: ReluPolicy
     saturation: Saturation

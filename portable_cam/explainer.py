@@ -20,6 +20,7 @@ from portable_cam.export.targets import Target
 from portable_cam.labels import AnyLabels, as_labels, holds_names, labels_in, parse_rows
 from portable_cam.rebuilt import Rebuilt
 from portable_cam.result import Result
+from portable_cam.runtime.arithmetic import inexact_here
 from portable_cam.runtime.flags import find_flags
 from portable_cam.runtime.gpu.options import Common
 from portable_cam.runtime.inputs import Inputs
@@ -31,11 +32,17 @@ from portable_cam.runtime.session import Provider, Session
 from portable_cam.runtime.sessions import Sessions
 from portable_cam.spelling import option
 from portable_cam.verify import check_cache
-from portable_cam.verify.checks import Check, check_explanation
+from portable_cam.verify.check import Check
+from portable_cam.verify.checks import check_explanation
 
 if TYPE_CHECKING:
     from portable_cam.runtime.gpu.pipeline import Pipeline
     from portable_cam.runtime.gpu.result import DeviceResult
+
+
+_NO_SUCH_ROW = "out of data bounds"  # as ONNX Runtime says it
+#: Targets whose scores have a row for each image.
+_OF_CLASSES = frozenset({"class", "class_set"})
 
 
 class Explainer(Rebuilt):
@@ -59,9 +66,9 @@ class Explainer(Rebuilt):
         custom_op_libraries: Files of custom operators that the model uses.
         check: Check the first explanation, unless the same model and options were checked before: ``checks``
             (``docs/reliability.md``).
-        **options: ``output``, ``profile``, ``relu_policy``, ``saturation``, ``sign``, ``precision``, ``details``,
-            ``words``. A float64 model is computed in float32 where ONNX Runtime has no kernels for it; ``notes`` says
-            so.
+        **options: ``output``, ``row``, ``profile``, ``relu_policy``, ``saturation``, ``sign``, ``precision``,
+            ``details``, ``words``. A float64 model is computed in float32 where ONNX Runtime has no kernels for it;
+            ``notes`` says so.
 
     Raises:
         Error: A subclass that names what does not fit.
@@ -108,6 +115,7 @@ class Explainer(Rebuilt):
         self.labels = said.check(self.classes) if said is not None else labels_in(self.metadata, self.classes)
         batch, shared = self._metadata.batch, bool(self._metadata.shared)
         self._batches = Batches(self._metadata.image, freed=batch == "freed", shared=shared, ranged=batch == "ranged")
+        self._inexact = device == "cpu" and providers is None and inexact_here(known.graph)
         if nothing_guided(self._metadata, self._sessions.options):
             warnings.warn(warning_of_nothing_guided(self._sessions.options), PortableCamWarning, stacklevel=2)
 
@@ -151,9 +159,9 @@ class Explainer(Rebuilt):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        one_image = self.input_shape()[0] == 1
-        mixes = bool(self._batches.mixes)
-        return tuple(notes_of(self._metadata, self._sessions.options, one_image=one_image, mixes=mixes))
+        one_image, mixes = self.input_shape()[0] == 1, bool(self._batches.mixes)
+        known = self._sessions.options
+        return tuple(notes_of(self._metadata, known, one_image=one_image, mixes=mixes, inexact=self._inexact))
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -237,12 +245,18 @@ class Explainer(Rebuilt):
     def _explained(
         self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64], extra: Mapping[str, Any], *, given: bool = True
     ) -> Result:
-        if self._metadata.shared and (asked != asked[:1]).any():
+        count = len(feeds[self.image_name])
+        if self._metadata.shared and self.input_shape()[0] != 1 and (asked != asked[:1]).any():
             raise TargetError("all images have one score together here: ask for the same targets of each")
         feeds |= self._inputs.further(extra, asked.shape)
         try:
             return self._run(feeds, asked)
-        except InputError:
+        except InputError as error:
+            if self._metadata.row is not None and _NO_SUCH_ROW in str(error):
+                raise TargetError(
+                    f"row {self._metadata.row} is out of range: '{self._metadata.scores}' has fewer rows for {count} "
+                    "images"
+                ) from None
             if self.classes is not None or not given or extra or asked.max() < 0:
                 raise
             self._run(feeds, np.full((len(asked), 1), -1, np.int64))  # if this fails too, it was not the targets
@@ -311,11 +325,26 @@ class Explainer(Rebuilt):
     def _run(self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]) -> Result:
         session = self._session_for(asked)
         values = self._batches.run(session, {**feeds, TARGETS: asked})
+        self._check_rows(values, len(asked))
         if self._wants_check and not self.checks:
             key = check_cache.key_of(self._metadata)
             self.checks = check_cache.read(key) or self._checked(feeds, values)
             check_cache.write(key, self.checks)
         return self._result(values)
+
+    def _check_rows(self, values: dict[str, NDArray[Any]], count: int) -> None:
+        """Whether scores of classes have a row for each image, where the graph did not tell and none was chosen."""
+        known = self._metadata
+        renamed = {old: new for new, old in (known.renamed or {}).items()}
+        found = values.get(renamed.get(known.output, known.output))
+        if known.row is not None or known.shared or known.target["kind"] not in _OF_CLASSES or found is None:
+            return
+        if found.ndim > 1 and found.shape[0] != count and found.size != count * (known.classes or 0):
+            images = f"{count} image{'s' if count > 1 else ''}"
+            raise TargetError(
+                f"the scores '{known.output}' have {found.shape[0]} rows for {images}, and whose they are is not "
+                f"known: choose one with {option('row')}, 0 to {found.shape[0] - 1}"
+            )
 
     def check(
         self, x: ArrayLike | Mapping[str, ArrayLike], targets: ArrayLike | None = None, **extra: ArrayLike
@@ -343,9 +372,13 @@ class Explainer(Rebuilt):
         def of_first(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
             return {name: v[:1] if v.ndim and len(v) == count else v for name, v in arrays.items()}
 
-        given, found = of_first({**feeds, TARGETS: values[EXPLAINED]}), of_first(values)
-        if self._metadata.shared:  # what the first image has alone is not what it has among the others
-            found = self._session_for(given[TARGETS]).run(given)
+        given, found = {**feeds, TARGETS: values[EXPLAINED]}, values
+        fixed = self.input_shape()[0]
+        together = self._metadata.shared or (isinstance(fixed, int) and fixed > 1)
+        if not together:
+            given, found = of_first(given), of_first(values)
+            if self._metadata.row is not None:  # outputs with several rows for each image
+                found = self._session_for(given[TARGETS]).run(given)
         known = self._sessions
         return tuple(check_explanation(known.model, known.options, self._metadata, given, found, known.native))
 

@@ -79,6 +79,8 @@ class Result(ByMethod[NDArray[np.float32]]):
     words: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     """On request, for each input of token ids (N, T): (N, K, T), what each word adds to the score, gradient times
     embedding."""
+    row: int | None = None
+    """Of several rows of scores the one that was explained; None where there was one for each image."""
     channel_axis: int = 1
     """Of the input: 1 for (N, C, H, W), 3 for (N, H, W, C)."""
     placed: dict[str, Any] = field(default_factory=dict)
@@ -92,7 +94,7 @@ class Result(ByMethod[NDArray[np.float32]]):
     unseen: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     """(N,) of each layer: the share of the image that it does not see, if there is any."""
     checks: tuple[Any, ...] = ()
-    """The :class:`~portable_cam.verify.checks.Check` of the first explanation with this model and these options; empty
+    """The :class:`~portable_cam.verify.check.Check` of the first explanation with this model and these options; empty
     where none was asked for."""
 
     @overload

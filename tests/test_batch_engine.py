@@ -135,6 +135,21 @@ def test_maps_computed_from_stored_ones_are_those_of_the_graph(
     np.testing.assert_allclose(results["1.png"]["gradcam"], alone["gradcam"], atol=2e-3)
 
 
+def test_maps_that_do_not_follow_from_the_layers_are_stored_themselves(model: Path, photos: Path) -> None:
+    whole = pcam.explain(model, photos / "1.png", targets="top2", task="classify", preprocessing="unit")
+
+    def names(**changes: Any) -> list[str]:
+        changed = replace(whole, result=replace(whole.result, **changes))
+        return [stored.name for stored in maps_of(changed, "layer", "float16", "paper")]
+
+    assert names() == ["raw.gradcam"]
+    assert names(maps={"gradcam": whole["gradcam"][..., ::-1].copy()}) == ["gradcam"]  # laid where the raw one is not
+    assert names(views={"r2": np.zeros((1, 1, 2, 3), np.float32)}) == ["gradcam"]
+    assert names(placed={"gradcam": [[2, 0, [1, None]], None]}) == ["gradcam"]
+    assert names(raw={"gradcam": whole.raw["gradcam"][:, :, None]}) == ["gradcam"]
+    assert names(maps={"gradcam": np.zeros_like(whole["gradcam"])}) == ["raw.gradcam"]  # flat, as a flag says
+
+
 @pytest.mark.parametrize(("dtype", "maps"), [("float16", "image"), ("uint8", "layer"), ("uint8", "image")])
 def test_precision_of_what_is_stored(model: Path, photos: Path, tmp_path: Path, dtype: Any, maps: Any) -> None:
     methods, image = ("gradcam", "guided_backprop"), photos / "1.png"
@@ -185,7 +200,7 @@ def test_an_image_in_which_nothing_is_found_is_a_result(undisturbed: Path, model
     none = {"scores": whole.scores[:, :0], "targets": whole.targets[:, :0], "flags": [[]], "raw": {}}
     maps = {"gradcam": whole["gradcam"][:, :0]}
     nothing = replace(whole, result=replace(whole.result, maps=maps, **none), labels=[[]], details=[])
-    assert maps_of(nothing, "layer", "float16") == []
+    assert maps_of(nothing, "layer", "float16", "paper") == []
     row = done_row(Input("1.png", "1.png"), nothing, [], [])
     assert (row["status"], row["labels"], row["peaks"], row["boxes"]) == ("done", [], [], [])
     results = batch.open(undisturbed)

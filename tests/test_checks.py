@@ -8,51 +8,32 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from checking import X, run_checks
 from costs import slow_but
 from detectors import CELLS, IMAGE, dense
 
 import portable_cam as pcam
-from portable_cam.export.assemble.explanation import explanation_model
+from portable_cam.export import build_explanation
 from portable_cam.export.autodiff.registry import RULES
-from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.options import Options
-from portable_cam.export.passes.normalized import normalized
-from portable_cam.runtime.session import Session
-from portable_cam.targets import Boxes, ClassSet, Columns
-from portable_cam.verify.checks import Check, check_explanation, describe
+from portable_cam.targets import Boxes, Class, ClassSet, Columns, Contrast
+from portable_cam.verify.check import Check, describe
+from portable_cam.verify.selfcheck import self_check
 
 Run = Callable[..., dict[str, Check]]
-X = np.random.default_rng(5).standard_normal((1, 3, 8, 8)).astype(np.float32)
 
 
 @pytest.fixture
 def run() -> Run:
-    """The checks by name, of an explanation of one image; ``spoil`` changes what it gave."""
-
-    def call(
-        model: onnx.ModelProto,
-        targets: tuple[int, ...] = (1,),
-        spoil: Callable[[dict[str, Any]], None] | None = None,
-        x: np.ndarray = X,
-        **options: Any,
-    ) -> dict[str, Check]:
-        known, chosen = normalized(model), Options.of(options)
-        built = explanation_model(known, chosen, targets_per_image=None if len(targets) > 1 else 1)
-        metadata = ExplanationMetadata.read(built.metadata_props)
-        feeds = {metadata.image: x, "targets": np.array([targets], np.int64)}
-        values = Session(built).run(feeds)
-        if spoil is not None:
-            spoil(values)
-        return {check.name: check for check in check_explanation(known, chosen, metadata, feeds, values)}
-
-    return call
+    """The checks by name, of an explanation of one image."""
+    return run_checks
 
 
 def verdicts(checks: dict[str, Check]) -> dict[str, str]:
     return {name: check.verdict for name, check in checks.items() if name != "occlusion"}
 
 
-ALL = dict.fromkeys(("outputs", "score", "layer", "input", "images"), "passed")
+ALL = dict.fromkeys(("outputs", "score", "layer", "input", "maps", "images"), "passed")
 
 
 @pytest.mark.parametrize("methods", [("gradcam",), ("layercam", "guided_gradcam"), ("cam", "xgradcam")])
@@ -122,9 +103,20 @@ def test_the_score_of_a_box(
     assert run(dense_detector, (21,), x=x, methods=("gradcam",), target=target)["score"].verdict == "FAILED"
 
 
+@pytest.mark.parametrize("combine", ["sum", "mean", "logsumexp"])
+def test_the_score_of_a_set_of_classes(run: Run, small_cnn: onnx.ModelProto, combine: Any) -> None:
+    target = ClassSet(((0, 1), (2, 4)), combine)
+    assert run(small_cnn, methods=("gradcam",), target=target)["score"].verdict == "passed"
+    spoiled = run(small_cnn, methods=("gradcam",), target=target, spoil=lambda v: v.update(scores=v["scores"] + 0.5))
+    assert spoiled["score"].verdict == "FAILED"
+
+
 def test_a_score_that_says_nothing_of_itself(run: Run, small_cnn: onnx.ModelProto) -> None:
-    check = run(small_cnn, methods=("gradcam",), target=ClassSet(((0, 1), (2,))))["score"]
-    assert (check.verdict, "'class_set' does not say" in check.detail) == ("not tested", True)
+    model = onnx.ModelProto.FromString(small_cnn.SerializeToString())
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["y"], ["q"], "tail"))
+    model.graph.output[0].name = "q"
+    check = run(model, x=X / 20, methods=("gradcam",), target=ClassSet(((0, 1), (2,))))["score"]
+    assert (check.verdict, "no class's score is determined alone" in check.detail) == ("not tested", True)
 
 
 def test_a_wrong_forward_pass(run: Run, small_cnn: onnx.ModelProto) -> None:
@@ -219,7 +211,7 @@ def test_what_cannot_be_tested_is_said(run: Run, small_cnn: onnx.ModelProto) -> 
     assert checks["layer"].verdict == "not tested"
     assert checks["occlusion"].verdict == "not tested"
     line = describe(list(checks.values()))
-    assert line.startswith("outputs, score, input, images passed; layer, occlusion not tested")
+    assert line.startswith("outputs, score, input, maps, images passed; layer, occlusion not tested")
     assert checks["layer"].to_dict()["passed"] == "not tested"
     assert checks["input"].to_dict()["passed"] is True
 
@@ -346,3 +338,12 @@ def test_one_score_of_all_images_is_checked_of_one(make_model: Any, monkeypatch:
     checks = {c.name: c.verdict for c in pcam.Explainer(model).check(np.concatenate([X, -X]), [1, 1])}
     assert checks["outputs"] == checks["score"] == checks["layer"] == checks["input"] == "passed"
     assert checks["images"] == "not tested"
+
+
+def test_a_file_whose_target_takes_more_proves_itself(small_cnn: onnx.ModelProto) -> None:
+    """A rival class, of which random numbers know none."""
+    target = Contrast(Class())
+    built = build_explanation(small_cnn, ("gradcam",), target=target)
+    proof = self_check(small_cnn, built, Options(("gradcam",), target=target))
+    assert proof.passed, proof.describe()
+    assert proof["score"].passed

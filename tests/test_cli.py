@@ -312,7 +312,9 @@ def test_export_runs_in_bare_onnxruntime(run: Run, small: Path, tmp_path: Path) 
         names = ["scores", "heatmap.gradcam", "guided_gradcam", "y"]
         values = session.run(names, {"x": x, "targets": np.full((2, k), 1)})
         assert [v.shape for v in values] == [(2, k), (2, k, 8, 8), (2, k, 3, 8, 8), (2, 5)]
-    assert "portable_cam.self_check" in session.get_modelmeta().custom_metadata_map
+    proved = json.loads(session.get_modelmeta().custom_metadata_map["portable_cam.self_check"])
+    assert proved["passed"] is True
+    assert {check["name"] for check in proved["checks"]} == {"outputs", "score", "layer", "input", "maps", "images"}
     assert run("export", small, "-o", file, "--single-target", "--no-check").status == 0
     assert all(node.op_type != "Scan" for node in onnx.load(file).graph.node)
 
@@ -322,7 +324,7 @@ def test_export_of_a_file_that_fails_its_check(
 ) -> None:
     from portable_cam.verify import selfcheck
 
-    failed = selfcheck.Proof(0.0, 1.0, -1.0, False)
+    failed = selfcheck.Proof([selfcheck.Check("input", False, "derivative 1, by central differences -1")])
     monkeypatch.setattr(selfcheck, "self_check", lambda *_, **__: failed)
     outcome = run("export", small, "-o", tmp_path / "e.onnx")
     assert outcome.status == 1

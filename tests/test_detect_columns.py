@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from costs import slow_but
 from detectors import CELLS, IMAGE, SIZE, dense, joined
 from PIL import Image
 
@@ -272,3 +273,30 @@ def test_who_makes_each_column(make_model: Any, move: str, expected: str) -> Non
     assert probable == [letter == "s" for letter in expected]
     assert runs(columns)[0][0] == 0
     assert not any(is_integer(value) for column in columns for value in column)
+
+
+@pytest.mark.parametrize("layout", slow_but(["columns"], ["rows", "columns"]))
+@pytest.mark.parametrize("form", slow_but(["xyxy"], ["xyxy", "cxcywh"]))
+def test_boxes_and_scores_apart(make_model: Any, layout: str, form: str) -> None:
+    """As YOLO-NAS and PP-YOLOE put them out: which numbers of a box are what shows where the boxes lie."""
+    scores = "s = Identity(p)" if layout == "rows" else "s = Transpose<perm = [0, 2, 1]>(p)"
+    box = "b = Concat<axis = 2>(left, top, right, bottom)" if form == "xyxy" else "b = Concat<axis = 2>(xy, wh)"
+    body, weights = dense(3, f"{box} {scores}")
+    shape = f"{CELLS},3" if layout == "rows" else f"3,{CELLS}"
+    model = make_model(body, weights, IMAGE, f"float[1,{CELLS},4] b, float[1,{shape}] s")
+    head = find_head(normalize(model).graph, SIZE)
+    assert (head.family, head.target.form, head.target.classes[0].layout) == ("apart", form, layout)
+    explainer = DetectExplainer(model, threshold=0.01, check=True)
+    assert explainer.explainer.cut == "Sigmoid"
+    explained = explainer(PICTURE)
+    outputs = {name: value[0] for name, value in explained.outputs.items()}
+    probabilities = outputs["s"] if layout == "rows" else outputs["s"].T
+    raw, label = divmod(int(explained.targets[0, 0]), 3)
+    p = probabilities[raw, label]
+    np.testing.assert_allclose(explained.scores[0, 0], np.log(p / (1 - p)), rtol=1e-3)
+    x, y, w, h = outputs["b"][raw]
+    corners = (x, y, w, h) if form == "xyxy" else (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+    np.testing.assert_allclose(
+        explainer.detect(explainer.preprocessing(np.asarray(PICTURE)))[0][raw], corners, rtol=1e-4
+    )
+    assert {c["name"]: c["passed"] for c in explained.checks}["score"] is True

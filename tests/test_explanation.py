@@ -278,9 +278,9 @@ class Loudest(TaskExplainer):
 
 @pytest.mark.slow
 def test_a_new_task_is_one_file_and_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def recognize(model: Any, output: str | None) -> Class:
+    def recognize(model: Any, output: str | None) -> outputs.Recognized:
         assert model.graph.name
-        return Class()
+        return outputs.Recognized(Class(), [])
 
     row = Task("tests.of.the.task", "Loudest", recognize)
     monkeypatch.setitem(TASKS, "loudest", row)  # type: ignore[arg-type]

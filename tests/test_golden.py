@@ -83,7 +83,13 @@ def draws(
     target, index = case.target
     output = None if isinstance(target, targets.Boxes) else case.meta["output"]
     explainer = pcam.Explainer(
-        model or case.model, methods, layer=case.meta["layer_tensor"], target=target, output=output, profile=profile
+        model or case.model,
+        methods,
+        layer=case.meta["layer_tensor"],
+        target=target,
+        output=output,
+        profile=profile,
+        as_is=output is None,  # of a detector the peers explained the probability
     )
     x, random = case.arrays["input"], np.random.default_rng(0)
     for i in range(count):

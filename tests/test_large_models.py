@@ -102,8 +102,8 @@ def test_self_check(large: Path) -> None:
     assert not weights.fits(built)
     proof = self_check(large, built)
     assert proof.passed
-    assert proof.maps
-    assert proof.analytic is not None
+    assert proof["maps"].passed
+    assert proof["input"].passed
 
 
 def test_moved_data_is_named(large: Path) -> None:

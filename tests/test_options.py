@@ -33,7 +33,7 @@ def test_signatures_name_no_other_option(function: object) -> None:
     ("given", "message"),
     [
         ({"profil": "paper"}, "there is no option 'profil': is 'profile' meant?"),
-        ({"xyz": 1}, "there is no option 'xyz'; the options are methods, layer, target, output, profile"),
+        ({"xyz": 1}, "there is no option 'xyz'; the options are methods, layer, target, output, row, profile"),
         ({"saturation": "cut"}, "saturation= is one of mask, pass, not 'cut'"),
         ({"methods": ()}, "no method was given"),
         ({"methods": "scorecams"}, "method 'scorecams' does not exist; the methods are cam, gradcam"),

@@ -106,7 +106,11 @@ def test_a_class_axis_that_nothing_tells_is_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "why"),
-    [("rows of pixels", "has several rows for each image"), ("pixels in a row", None), ("steps first", None)],
+    [
+        ("rows of pixels", "has 64 rows of scores for each image .*choose one with row=, 0 to 63"),
+        ("pixels in a row", None),
+        ("steps first", None),
+    ],
 )
 def test_what_is_no_classifier(kind: str, why: str | None) -> None:
     body, y, _ = LAYOUTS[kind]
@@ -214,9 +218,13 @@ def test_a_probability_that_is_named() -> None:
         assert any(f"the score is '{logits}', before" in note for note in explainer.notes)
         as_is = pcam.Explainer(made, ("gradient",), output=name, as_is=True)
         np.testing.assert_allclose(as_is(X, 1).scores[:, 0], tensor(made, name)[:, 1], rtol=1e-4)
-        assert as_is.notes == ()
-    with pytest.raises(pcam.errors.OptionError, match="as_is= explains the tensor that output= names"):
-        pcam.Explainer(made, as_is=True)
+        assert as_is.notes == (
+            f"the score is a probability ('{name}'), not a logit: near 0 and 1 its gradient vanishes",
+        )
+    only = model(VECTOR + "y = Softmax(l)", "float[N,5] y")
+    np.testing.assert_allclose(
+        pcam.Explainer(only, ("gradient",), as_is=True)(X, 1).scores[:, 0], tensor(only, "y")[:, 1], rtol=1e-4
+    )
 
 
 def test_a_gate_that_is_named_is_no_answer() -> None:

@@ -4,6 +4,7 @@
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ import portable_cam as pcam
 from portable_cam import assets
 from portable_cam.cli import app
 from portable_cam.errors import InputError, OptionError, TargetError
+from portable_cam.targets import Class
 from portable_cam.tasks.recognize import implied_task, recognize
 
 MODELS = Path(__file__).parents[1] / "benchmarks" / "train" / "models"
@@ -199,3 +201,16 @@ def test_the_parts_of_a_caption_imply_the_task(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "task: caption" in done.stderr
     assert (tmp_path / "out" / "scene.sheet.png").is_file()
+
+
+def test_the_tensors_of_a_task_are_found_once(small_cnn: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    right = Class.tensors
+
+    def counted(self: Class, *given: Any) -> Any:
+        calls.append(1)
+        return right(self, *given)
+
+    monkeypatch.setattr(Class, "tensors", counted)
+    assert recognize(small_cnn) == ("classify", Class())
+    assert len(calls) == 1

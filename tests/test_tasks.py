@@ -143,9 +143,10 @@ def test_missed_object(zoo: Path) -> None:
 def test_parts_of_a_score(zoo: Path) -> None:
     path = zoo / "models" / f"{YOLOX}.onnx"
     whole = detector(zoo, YOLOX)(photo(zoo, BOTH), "dog").result.scores[0, 0]
-    parts = {p: DetectExplainer(path, part=p)(photo(zoo, BOTH), "dog") for p in ("class", "objectness", "left")}
-    np.testing.assert_allclose(parts["class"].result.scores * parts["objectness"].result.scores, whole, rtol=1e-5)
-    assert np.abs(parts["left"].result["layercam"] - parts["class"].result["layercam"]).max() > 0.3
+    logits = {p: DetectExplainer(path, part=p)(photo(zoo, BOTH), "dog") for p in ("class", "objectness", "left")}
+    odds = np.exp([logits[part].result.scores[0, 0] for part in ("class", "objectness")])
+    np.testing.assert_allclose(np.prod(odds / (1 + odds)), whole, rtol=1e-5)
+    assert np.abs(logits["left"].result["layercam"] - logits["class"].result["layercam"]).max() > 0.3
 
 
 @pytest.mark.slow
@@ -156,7 +157,8 @@ def test_contrast_in_a_box(zoo: Path) -> None:
     boxes, scores = explainer.detect(explainer.preprocessing(explained.image))
     raw = int(explained.result.targets[0, 0]) // 80
     outputs = next(iter(explained.result.outputs.values()))[0]
-    np.testing.assert_allclose(explained.result.scores[0, 0], outputs[raw, 5 + 15] - outputs[raw, 5 + 16], rtol=1e-4)
+    cat, dog = (np.log(p) - np.log1p(-p) for p in outputs[raw, 5 + 15 : 5 + 17].astype(np.float64))
+    np.testing.assert_allclose(explained.result.scores[0, 0], cat - dog, rtol=1e-3)
     assert boxes.shape == (3549, 4)
     assert scores.shape == (3549, 80)
 
@@ -370,7 +372,7 @@ def test_bad_input_for_a_detector(zoo: Path) -> None:
     grey = explainer(np.full((200, 200, 3), 114, np.uint8))
     assert (grey.found, grey.labels, grey["layercam"].shape) == (False, [[]], (1, 0, 416, 416))
     assert "no box scores 0.35 or more" in grey.nothing_found
-    with pytest.raises(OptionError, match="threshold is between 0 and 1, not 7"):
+    with pytest.raises(OptionError, match="threshold= is between 0 and 1, not 7"):
         DetectExplainer(zoo / "models" / f"{YOLOX}.onnx", threshold=7)
     with pytest.raises(TargetError, match="are not those of a detector known here"):
         DetectExplainer(assets.model())

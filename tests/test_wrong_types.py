@@ -206,7 +206,7 @@ def cases(model: onnx.ModelProto, make_model: Any) -> dict[str, tuple[Callable[.
             {"classes": (targets.Columns("y"),)},
         ),
         "overlay": (explained.overlay, {"method": "gradcam", "k": 0}),
-        "a method": (explained.__getitem__, {"method": "gradcam"}),
+        "a method": (explained.__getitem__, {"key": "gradcam"}),
         "read_image": (read_image, {"source": PHOTO}),
         "Preprocessing": (Preprocessing, {"size": (8, 8), **dict.fromkeys(FIELDS)}),
         "from_json": (Preprocessing.from_json, {"content": {"size": [8, 8]}}),

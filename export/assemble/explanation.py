@@ -39,6 +39,7 @@ from portable_cam.export.read.inside import name_model
 from portable_cam.export.read.weights import save_model, to_proto
 from portable_cam.export.targets import Target
 from portable_cam.export.targets.protocol import scores_of
+from portable_cam.export.targets.scores import scores_to_explain
 from portable_cam.spelling import option
 
 
@@ -162,12 +163,13 @@ def explanation_model(
     declare_axes(graph, options.axes)
     types = float_types(graph)
     found = scores_of(target, graph, options.output, as_is=options.as_is)
-    scores = [tensor.value for tensor in found]
+    scores = scores_to_explain(graph, found)
     image = image_input(graph)
     target.count(scores)
     layers = choose_layers(graph, scores, options)
     own_inputs, own_outputs = list(graph.inputs), list(graph.outputs)
-    layer_names, score_names = [str(value.name) for value in layers], ", ".join(str(value.name) for value in scores)
+    layer_names = [str(value.name) for value in layers]
+    score_names = ", ".join(str(tensor.value.name) for tensor in found)
     renamed = _free_our_names(graph, [extra.name for extra in target.inputs(scores)])
     plan = Plan(
         graph=graph,
@@ -217,6 +219,10 @@ def explanation_model(
         kernels=_for_kernels(plan) if plan.for_kernels else None,
         axes=dict(options.axes) if options.axes else None,
         shared=target.shared(scores) or None,
+        probability=target.probability(found),
+        as_is=options.as_is or None,
+        row=options.row,
+        rows=target.rows(scores),
         unseen=_unseen(layer_names, plan.places),
         placed=_placed(plan),
     ).write(normal)

@@ -136,6 +136,21 @@ def clipped_ends(node: ir.Node) -> ClippedEnds:
     return ClippedEnds(known.low if clips_low else None, known.high if clips_high else None)
 
 
+def gradient_ends(node: ir.Node, saturation: str, activation: str | None) -> tuple[float | None, float | None]:
+    """The ends of its range at which a QuantizeLinear node stops the gradient: always at 0 if that is a ReLU and at 6
+    if it is a ReLU6, at any other end by ``saturation``.
+
+    Args:
+        node: The node.
+        saturation: ``pass`` or ``mask``.
+        activation: What its range replaces, by :func:`dropped_activations`.
+    """
+    ends = clipped_ends(node)
+    if saturation == "mask":
+        return ends.low, ends.high
+    return (ends.low if ends.is_relu else None), (ends.high if activation == "Clip" else None)
+
+
 def dropped_activations(nodes: Iterable[ir.Node]) -> dict[ir.Node, str]:
     """The QuantizeLinear nodes whose range replaces an activation that a quantiser dropped, and which: ``Relu``, or
     ``Clip`` for a ReLU6.

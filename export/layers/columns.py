@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +23,7 @@ Numbers = NDArray[np.int32]
 _MOST = 2**25  # elements: larger outputs than any detector has
 _DEEP = 32  # products of products
 _COMPUTED = -1  # an element that the tensor's own operator computes
+_ELSEWHERE = -2  # one that another tensor makes than the one that is looked for
 _SAME = frozenset({"Identity", "Dropout", "Cast", "QuantizeLinear", "DequantizeLinear"})
 _RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _CHOOSE = frozenset({"Gather", "GatherElements", "GatherND", "Compress"})
@@ -61,9 +63,32 @@ def makers_of(value: ir.Value) -> Makers | None:
     Args:
         value: Of a normalised graph.
     """
-    found: dict[ir.Value, Numbers] = {}
     numbered: dict[ir.Value, int] = {}
-    for current in _in_order(value):
+    found = _followed(value, lambda maker, shape: np.full(shape, numbered.setdefault(maker, len(numbered))))
+    if found is None:
+        return None
+    present, numbers = np.unique(found, return_inverse=True)
+    values = tuple(numbered)
+    return Makers(numbers.reshape(found.shape).astype(np.int32), tuple(values[i] for i in present))
+
+
+def entries_of(value: ir.Value, maker: ir.Value, axis: int) -> Numbers | None:
+    """For each element of a tensor which entry along an axis of one of its makers it is, below zero where another
+    tensor makes it; None where sizes are not known."""
+
+    def entries(source: ir.Value, shape: list[int]) -> Numbers:
+        if source is not maker:
+            return np.full(shape, _ELSEWHERE, np.int32)
+        along = np.arange(shape[axis], dtype=np.int32).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        return np.broadcast_to(along, shape)
+
+    return _followed(value, entries)
+
+
+def _followed(value: ir.Value, made_by: Callable[[ir.Value, list[int]], NDArray[Any]]) -> Numbers | None:
+    """A number for each element of a tensor, given by those that compute elements and moved along with these."""
+    found: dict[ir.Value, Numbers] = {}
+    for current in moved_with(value):
         made = _moved(current, found)
         if made is None:
             sizes = known_dims(current)
@@ -72,14 +97,12 @@ def makers_of(value: ir.Value) -> Makers | None:
                 return None
             made = np.full(shape, _COMPUTED, np.int32)
         if (made == _COMPUTED).any():
-            made = np.where(made == _COMPUTED, numbered.setdefault(current, len(numbered)), made)
+            made = np.where(made == _COMPUTED, made_by(current, list(made.shape)), made).astype(np.int32)
         found[current] = made
     dims = known_dims(value)
     if dims is None or any(d not in {None, n} for d, n in zip(dims, found[value].shape, strict=True)):
         return None
-    present, numbers = np.unique(found[value], return_inverse=True)
-    values = tuple(numbered)
-    return Makers(numbers.reshape(found[value].shape).astype(np.int32), tuple(values[i] for i in present))
+    return found[value]
 
 
 def is_probability(value: ir.Value) -> bool:
@@ -106,7 +129,7 @@ def _makes_bounded(value: ir.Value, known: dict[ir.Value, bool], depth: int) -> 
     elif node.op_type == "Pow":
         power = constant_of(node.inputs[1])
         wanted = list(node.inputs[:1]) if power is not None and bool((power >= 0).all()) else []
-    elif node.op_type in _CHOOSE | {"Clip"} and not _sources(value):
+    elif node.op_type in _CHOOSE | {"Clip"} and not moved_from(value):
         wanted = list(node.inputs[:1])
     else:
         makers = makers_of(value)
@@ -140,7 +163,7 @@ def is_linear(value: ir.Value) -> bool:
 # -- moving -----------------------------------------------------------------------------------------------------------
 
 
-def _in_order(value: ir.Value) -> list[ir.Value]:
+def moved_with(value: ir.Value) -> list[ir.Value]:
     """A tensor behind all that it is moved from, makers first."""
     order: list[ir.Value] = []
     state: dict[ir.Value, bool] = {}
@@ -154,11 +177,11 @@ def _in_order(value: ir.Value) -> list[ir.Value]:
                 order.append(current)
             continue
         state[current] = False
-        pending.extend(v for v in _sources(current) if v not in state)
+        pending.extend(v for v in moved_from(current) if v not in state)
     return order
 
 
-def _sources(value: ir.Value) -> list[ir.Value]:
+def moved_from(value: ir.Value) -> list[ir.Value]:
     """What a tensor is moved from, as far as it is."""
     node = value.producer()
     if node is None or node.domain not in {"", "ai.onnx"}:
@@ -178,7 +201,7 @@ def _sources(value: ir.Value) -> list[ir.Value]:
 def _moved(value: ir.Value, found: Mapping[ir.Value, Numbers]) -> Numbers | None:
     """The numbers of a tensor that a node moves together from others; None where it computes."""
     node = value.producer()
-    sources = _sources(value)
+    sources = moved_from(value)
     if node is None or not sources or any(source not in found for source in sources):
         return None
     try:
@@ -206,12 +229,12 @@ def _constant(node: ir.Node, index: int) -> NDArray[np.int64]:
 
 
 def _transpose(node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Numbers]) -> Numbers:
-    numbers = found[_sources(value)[0]]
+    numbers = found[moved_from(value)[0]]
     return numbers.transpose(node.attributes.get_ints("perm", list(range(numbers.ndim))[::-1]))
 
 
 def _slice(node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Numbers]) -> Numbers:
-    numbers = found[_sources(value)[0]]
+    numbers = found[moved_from(value)[0]]
     starts, stops = _constant(node, 1), _constant(node, 2)
     axes = _constant(node, 3) if optional_input(node, 3) is not None else np.arange(len(starts))
     steps = _constant(node, 4) if optional_input(node, 4) is not None else np.ones_like(starts)
@@ -223,7 +246,7 @@ def _slice(node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Numbers]) ->
 
 
 def _split(node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Numbers]) -> Numbers:
-    numbers, axis = found[_sources(value)[0]], node.attributes.get_int("axis", 0)
+    numbers, axis = found[moved_from(value)[0]], node.attributes.get_int("axis", 0)
     size, count = numbers.shape[axis], len(node.outputs)
     part = -(-size // count)
     given = optional_input(node, 1) is not None
@@ -234,22 +257,22 @@ def _split(node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Numbers]) ->
 
 
 def _concat(node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Numbers]) -> Numbers:
-    return np.concatenate([found[source] for source in _sources(value)], node.attributes.get_int("axis", 0))
+    return np.concatenate([found[source] for source in moved_from(value)], node.attributes.get_int("axis", 0))
 
 
 def _gather(node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Numbers]) -> Numbers:
-    return np.take(found[_sources(value)[0]], _constant(node, 1), node.attributes.get_int("axis", 0))
+    return np.take(found[moved_from(value)[0]], _constant(node, 1), node.attributes.get_int("axis", 0))
 
 
 def _expand(node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Numbers]) -> Numbers:
-    numbers = found[_sources(value)[0]]
+    numbers = found[moved_from(value)[0]]
     return np.broadcast_to(numbers, np.broadcast_shapes(numbers.shape, tuple(_constant(node, 1))))
 
 
 def _scatter(node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Numbers]) -> Numbers:
     if node.attributes.get_string("reduction", "none") != "none":
         raise _ComputesError
-    data, updates = (found[source] for source in _sources(value))
+    data, updates = (found[source] for source in moved_from(value))
     numbers = data.copy()
     numbers[tuple(np.moveaxis(_constant(node, 1), -1, 0))] = updates
     return numbers
@@ -257,7 +280,7 @@ def _scatter(node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Numbers]) 
 
 def _neutral(node: ir.Node, value: ir.Value, found: Mapping[ir.Value, Numbers]) -> Numbers:
     """Passed on where the constant operand changes nothing, as a scale of 1 behind the scales of the boxes."""
-    (source,) = _sources(value)
+    (source,) = moved_from(value)
     other = next(constant_of(v) for v in node.inputs if v is not source)
     if other is None or (node.op_type in {"Div", "Sub"} and node.inputs[0] is not source):
         raise _ComputesError

@@ -204,6 +204,8 @@ def cam_end(target: Target, scores: Sequence[ir.Value]) -> CamEnd:
     """
     if target.name != Class.name:
         raise OptionError(f"the method cam explains the classes of a classifier, not the target '{target.name}'")
+    if target.rows(scores) is not None:
+        raise OptionError("the method cam explains the only row of scores of an image, not one of several: use gradcam")
     return find_cam_end(scores[0])
 
 

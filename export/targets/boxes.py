@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import dtype_of, element_count, known_dims
+from portable_cam.export.layers.columns import is_probability, makers_of
 from portable_cam.export.layers.pyramid import pyramid
 from portable_cam.export.targets.box_layout import AXES, RANKS, SIDES, BoxPart, Columns, Form, numbers_of, side_of
 from portable_cam.export.targets.classes import pick
 from portable_cam.export.targets.protocol import Extra, Target
-from portable_cam.export.targets.scores import Scores, named_tensor
+from portable_cam.export.targets.scores import Scores, cut_inside, named_tensor
 from portable_cam.spelling import option
 
 _LEAST = 1e-6  # of a probability, and of what is missing to one: nearer, its logit is lost in rounding
@@ -55,10 +56,33 @@ class Boxes(Target):
             )
         names = dict.fromkeys(c.tensor for c in (*self.classes, *self.objectness, *self.sides))
         found = [named_tensor(graph, name) for name in names]
-        if self.objectness and self.part != "class":
+        if self.is_product or self.part in SIDES:
             return found
-        cut = {columns.tensor for columns in self.classes}
-        return [_before_softmax(scores) if scores.output in cut else scores for scores in found]
+        where = self.objectness if self.part == "objectness" else self.classes
+        cut = {c.tensor: _cut(scores, c) for c in where for scores in found if scores.output == c.tensor}
+        if len({scores.cut for scores in cut.values()}) > 1:  # a scale of logits beside one of probabilities
+            return found
+        return [cut.get(scores.output, scores) for scores in found]
+
+    @property
+    def is_product(self) -> bool:
+        """Whether two scores are multiplied."""
+        return bool(self.objectness) and self.part == "product"
+
+    def probability(self, found: Sequence[Scores]) -> str | None:
+        if self.part in SIDES:
+            return None
+        if self.is_product and (self.logits or self._are_probabilities(found, (*self.classes, *self.objectness))):
+            return "the score is the product of two probabilities, class and objectness, not a logit"
+        where = self.objectness if self.part == "objectness" else self.classes
+        if self._are_probabilities(found, where):
+            return f"the score is a probability ('{where[0].tensor}'), not a logit"
+        return None
+
+    def _are_probabilities(self, found: Sequence[Scores], where: Sequence[Columns]) -> bool:
+        """Whether these numbers were left as a sigmoid or softmax made them."""
+        of_tensor = {scores.output: scores for scores in found}
+        return all(_is_probability(of_tensor[columns.tensor], columns) for columns in where)
 
     def layers(self, graph: ir.Graph, scores: Sequence[ir.Value]) -> list[ir.Value] | None:
         return pyramid(graph, scores) or None
@@ -72,7 +96,10 @@ class Boxes(Target):
         return None if boxes is None else boxes * self.class_count(scores)
 
     def ranking(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value:
-        return self._flat(b, replace(self, part="product")._scored(b, scores))
+        if self.part == "objectness":  # the same for all classes of a box
+            size = b.ints([1, 1, self.class_count(scores)])
+            return self._flat(b, b.op("Tile", self._rows(b, scores, self.objectness), size))
+        return self._flat(b, self._scored(b, scores))
 
     def score(self, b: Builder, scores: Sequence[ir.Value], index: ir.Value, extra: Mapping[str, ir.Value]) -> ir.Value:
         box = b.op("Div", index, b.ints(self.class_count(scores)))
@@ -117,7 +144,8 @@ class Boxes(Target):
 
     def _scored(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value:
         """(N, boxes, classes): class times objectness."""
-        factors = [self._rows(b, scores, where) for where in (self.classes, self.objectness) if where]
+        wanted = (self.classes,) if self.part == "class" else (self.classes, self.objectness)
+        factors = [self._rows(b, scores, where) for where in wanted if where]
         if self.logits and len(factors) == 2:
             factors = [b.op("Sigmoid", factor) for factor in factors]
         return factors[0] if len(factors) == 1 else b.op("Mul", *factors)
@@ -237,9 +265,18 @@ def _as_rows(b: Builder, value: ir.Value, columns: Columns) -> ir.Value:
     return b.op("Transpose", value, perm=[0, 2, 1])
 
 
-def _before_softmax(scores: Scores) -> Scores:
-    """Cut before a softmax or sigmoid directly behind the tensor, whose shape is the same."""
-    node = scores.value.producer()
-    if node is None or node.op_type not in {"Softmax", "Sigmoid"} or node.inputs[0] is None:
+def _is_probability(scores: Scores, columns: Columns) -> bool:
+    rank = len(known_dims(scores.value) or [])
+    makers = makers_of(scores.value) if scores.cut is None and columns.fits(rank) else None
+    if makers is None:
+        return scores.cut is None and is_probability(scores.value)
+    chosen = makers.along(columns.axis(rank))[columns.start : columns.stop]
+    return all(is_probability(maker) for column in chosen for maker in column)
+
+
+def _cut(scores: Scores, columns: Columns) -> Scores:
+    """Cut before the softmax or sigmoid that makes these columns."""
+    rank = len(known_dims(scores.value) or [])
+    if not columns.fits(rank):
         return scores
-    return Scores(node.inputs[0], scores.output, node.op_type)
+    return cut_inside(scores, columns.axis(rank), columns.start, columns.stop)

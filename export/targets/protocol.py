@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from portable_cam.errors import TargetError
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import known_dims
+from portable_cam.export.layers.columns import is_probability
 from portable_cam.export.targets.scores import Scores, find_scores, named_tensor
 from portable_cam.spelling import option
 
@@ -87,6 +88,23 @@ class Target(ABC):
         is then that one, and its map shows what this image adds to it."""
         return False
 
+    def probability(self, found: Sequence[Scores]) -> str | None:
+        """What the score is, where it is a probability and not its logit: in words, for a note."""
+        names = [str(s.value.name) for s in found if not s.is_cut and is_probability(s.value)]
+        return f"the score is a probability ('{names[0]}'), not a logit" if names else None
+
+    def of_row(self, row: int) -> Target:
+        """This target of one row of several rows of scores.
+
+        Raises:
+            TargetError: It explains no rows.
+        """
+        raise TargetError(f"row chooses among several rows of scores of classes; the target '{self.name}' has none")
+
+    def rows(self, scores: Sequence[ir.Value]) -> str | None:
+        """Of which rows one is explained, in words; None where there is nothing to choose."""
+        return None
+
     def ranking(self, b: Builder, scores: Sequence[ir.Value]) -> ir.Value | None:
         """(N, M): a score for each index, the highest for the top one; None if this target ranks none."""
         return None
@@ -94,6 +112,10 @@ class Target(ABC):
     def reads(self) -> tuple[str, ...]:
         """The tensors of the model that ``stated`` looks at, by name; none for the output that the scores belong to."""
         return ()
+
+    def chosen(self, values: NDArray[Any], scores: Sequence[ir.Value]) -> NDArray[Any]:
+        """The part of one of the tensors of ``reads`` that ``stated`` looks at, of one image: all of it."""
+        return values
 
     def stated(self, values: Mapping[str, NDArray[Any]], index: int, cut: str | None) -> tuple[float, int | None] | str:
         """What the model's own numbers say about an index: what its score has to be, computed without the graph.
@@ -110,6 +132,21 @@ class Target(ABC):
         """
         return f"the target '{self.name}' does not say what the outputs mean"
 
+    def difference(self, values: Mapping[str, NDArray[Any]], index: int, other: int, cut: str | None) -> float | str:
+        """What the model's own numbers say about the score of one index minus that of another, as for ``stated``; or
+        why they say nothing."""
+        first, second = self.stated(values, index, cut), self.stated(values, other, cut)
+        if isinstance(first, str) or isinstance(second, str):
+            return first if isinstance(first, str) else str(second)
+        (ours, rival), (theirs, their_rival) = first, second
+        if rival == their_rival:
+            return ours - theirs
+        if rival == other:
+            return ours
+        if their_rival == index:
+            return -theirs
+        return "only differences within a softmax are determined, and these two are of different ones"
+
     def describe(self) -> dict[str, Any]:
         """This target as JSON values, for the metadata of an explanation."""
         fields: dict[str, Any] = asdict(self) if is_dataclass(self) else {}
@@ -119,14 +156,15 @@ class Target(ABC):
 def scores_of(
     target: Target, graph: ir.Graph, output: str | Sequence[str] | None, *, as_is: bool = False
 ) -> list[Scores]:
-    """The tensors that hold a target's scores: those that it finds, or with ``as_is`` those that are named, uncut.
+    """The tensors that hold a target's scores; with ``as_is`` uncut, those that are named or else the model's own.
 
     Raises:
         TargetError: There is no such tensor, or several could be meant.
     """
-    if output is None or not as_is:
+    if not as_is:
         return target.tensors(graph, output)
-    return [named_tensor(graph, name) for name in ([output] if isinstance(output, str) else output)]
+    names = [found.output for found in target.tensors(graph, None)] if output is None else output
+    return [named_tensor(graph, name) for name in ([names] if isinstance(names, str) else names)]
 
 
 def single_output(output: str | Sequence[str] | None) -> str | None:

@@ -6,7 +6,7 @@ and (605, 95) whose rows are positions of the image no score per image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import onnx_ir as ir
@@ -33,11 +33,15 @@ class ScoreAxes:
         roles: What each is; None where the table does not apply (no single image of four axes) or nobody knows.
         sizes: How many entries each has, None where open.
         why: What lost an axis, where one is unknown.
+        axes: What each is made of, where the table tells.
+        batch: How many images the model takes at a time, None where open.
     """
 
     roles: tuple[Role, ...] | None
     sizes: tuple[int | None, ...] | None
     why: str = ""
+    axes: tuple[Axis, ...] | None = field(default=None, repr=False, compare=False)
+    batch: int | None = None
 
     def axis(self, role: Role) -> int | None:
         """The only axis of this role."""
@@ -71,7 +75,11 @@ class ScoreAxes:
     def why_no_vector(self) -> str:
         """Why its rows are not one for each image, or its columns no classes; empty if nothing speaks against it."""
         fits = self._fits(single=False) or self._fits(single=True)
-        if not fits or not self.known or self.roles is None or self.sizes is None:
+        if not fits or self.roles is None or self.sizes is None:
+            return ""
+        if self.roles[0] == "unknown" and self.batch is not None and self.sizes[0] not in {None, self.batch}:
+            return f"has {self.sizes[0]} rows for {self.batch} image{'s' if self.batch > 1 else ''}"
+        if not self.known:
             return ""
         first, second = self.roles[:2]
         if first != "images":
@@ -127,10 +135,11 @@ def _read(graph: ir.Graph, value: ir.Value) -> ScoreAxes:
     if known is None or known.axes is None:
         return ScoreAxes(None, sizes)
     roles = tuple(_role(axis) for axis in known.axes)
-    if roles[:1] == ("one",) and known_dims(image)[:1] == [1]:  # type: ignore[index]
+    batch = (known_dims(image) or [None])[0]
+    if roles[:1] == ("one",) and batch == 1:
         roles = ("images", *roles[1:])  # of the only image there is
     why = next((lost for axis in known.axes if (lost := why_lost(axis)) is not None), "")
-    return ScoreAxes(roles, sizes, why)
+    return ScoreAxes(roles, sizes, why, known.axes, batch)
 
 
 def _role(axis: Axis) -> Role:

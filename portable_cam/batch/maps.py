@@ -25,6 +25,8 @@ StoredType: TypeAlias = Literal["float16", "uint8"]
 
 #: What begins the name of a low-resolution map, and of a map of the counterpart.
 RAW, OTHER = "raw.", "other."
+#: What a computed map may be off by, as a share of its greatest value: rounding, and nothing else.
+_PROVEN = 1e-3
 #: Longer names of files are cut, and told apart by a hash.
 _LONGEST = 120
 
@@ -49,27 +51,44 @@ class Stored:
         return f"{name}.{shape}.npy"
 
 
-def maps_of(explanation: Explanation, size: StoredSize, dtype: StoredType) -> list[Stored]:
-    """All maps of an explanation, and of its counterpart."""
+def maps_of(explanation: Explanation, size: StoredSize, dtype: StoredType, profile: str) -> list[Stored]:
+    """All maps of an explanation, and of its counterpart. Where those of the image's size do not follow from those of
+    the layer's, as where a layer looks at several views of an image, they are stored themselves."""
     if size == "none" or not explanation.scores.size:
         return []
-    found = _of_result(explanation.result, size, dtype)
+    found = _of_result(explanation.result, size, dtype, profile)
     if explanation.counterpart is not None:
-        found += _of_result(explanation.counterpart, size, dtype, OTHER)
+        found += _of_result(explanation.counterpart, size, dtype, profile, OTHER)
     return found
 
 
-def _of_result(result: Result, size: StoredSize, dtype: StoredType, prefix: str = "") -> list[Stored]:
+def _of_result(result: Result, size: StoredSize, dtype: StoredType, profile: str, prefix: str = "") -> list[Stored]:
     found = []
     for method in result:
         maps = result[method][0]
         flat = np.array([not np.any(of_target) for of_target in maps])
         raw = {name: values[0] for name, values in result.raw.items() if of_method(name, method)}
-        if size == "layer" and raw:
+        if size == "layer" and raw and _is_plain(result, raw) and _is_proven(result, method, raw, profile):
             found += [encode(f"{prefix}{RAW}{name}", values, dtype, flat) for name, values in raw.items()]
         else:
             found.append(encode(f"{prefix}{method}", maps, dtype, flat))
     return found
+
+
+def _is_plain(result: Result, raw: Mapping[str, NDArray[Any]]) -> bool:
+    """The layers look at one view of the image, and their axes have one part each."""
+    placed = [axis for name in raw for axis in result.placed.get(name, ()) if axis is not None]
+    return not result.views and all(v.ndim == 3 for v in raw.values()) and all(len(axis) == 2 for axis in placed)
+
+
+def _is_proven(result: Result, method: str, raw: Mapping[str, NDArray[Any]], profile: str) -> bool:
+    """The map of the first target is what reading will compute of it."""
+    wanted = result[method][0, :1]
+    if not (np.isfinite(wanted).all() and np.any(wanted)):  # a flag says so, and nothing is computed
+        return True
+    first = {name: values[:1].astype(np.float32) for name, values in raw.items()}
+    found = heat_maps(first, (wanted.shape[1], wanted.shape[2]), profile, result.placed)
+    return found.shape == wanted.shape and bool(np.abs(found - wanted).max() <= _PROVEN * np.abs(wanted).max())
 
 
 def of_method(raw: str, method: str) -> bool:

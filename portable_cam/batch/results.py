@@ -198,6 +198,7 @@ class Results:
             notes=tuple(record.get("notes", ())),
             channel_axis=1 if layout == "nchw" else 3,
             placed=record.get("placed", {}),
+            unseen={name: np.asarray([share], np.float32) for name, share in record.get("unseen", {}).items()},
         )
 
     def _maps(

@@ -143,6 +143,7 @@ def _record(explanation: Explanation) -> dict[str, Any]:
         "notes": explanation.notes,
         "layer": explanation.layer,
         "placed": explanation.result.placed,
+        "unseen": {name: float(share[0]) for name, share in explanation.result.unseen.items()},
         "preprocessing": explanation.preprocessing.to_json(),
         "counterpart": None
         if other is None

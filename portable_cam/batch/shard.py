@@ -147,7 +147,7 @@ class ShardRunner:
         if isinstance(explanation, Error):
             files.add({i: failed_row(given, str(explanation))}, {}, {})
         else:
-            stored = maps_of(explanation, self.job.maps, self.job.dtype)
+            stored = maps_of(explanation, self.job.maps, self.job.dtype, self.facts["profile"])
             overlays = self._overlays(i, explanation, files)
             places = [_place(one, files) for one in stored]
             row = done_row(given, explanation, places, list(overlays))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a shard while it is made, and the step by which it is finished (``docs/adr/0022-batch-store.md``).
+"""The files of a shard while it is made, and the step by which it is finished (``docs/adr/0021-batch-store.md``).
 
 A shard is made in a folder of its own: a journal with a line for each finished batch, and the files of maps, each of
 which only grows. A worker that takes the shard over goes on behind the last line whose maps are whole.

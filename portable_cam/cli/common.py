@@ -33,6 +33,9 @@ TaskOption = Annotated[
     str | None,
     typer.Option("--task", help="classify, detect, segment, caption, vqa or ctc; by default as the outputs look."),
 ]
+RowOption = Annotated[
+    int | None, typer.Option("--row", help="Of several rows of scores (crops, regions, queries) one, from 0.")
+]
 SizeOption = Annotated[str | None, typer.Option("--size", help="HEIGHTxWIDTH, where the model leaves it open.")]
 ForSizeArgument = Annotated[
     Path | None,
@@ -72,7 +75,8 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
             *flags, help=text() if callable(text) else text, show_default=str(shown) if shown else False
         )
         often = known.metadata.get("several") or known.metadata.get("pairs")
-        base: Any = list[str] | None if often else bool | None if flag else str | None
+        number = int | None if known.metadata.get("number") else str | None
+        base: Any = list[str] | None if often else bool | None if flag else number
         kind: Any = Annotated[base, option]
         added.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
     rest = [p.replace(annotation=hints[p.name]) for p in own.parameters.values() if p.name != "options"]
@@ -116,7 +120,7 @@ def _pair(option: str, text: str) -> tuple[str, str]:
 
 
 #: Fields whose default is no word to be shown: chosen by the task, or found in the model.
-_OPEN = frozenset({"methods", "layer", "output", "axes"})
+_OPEN = frozenset({"methods", "layer", "output", "axes", "row"})
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from portable_cam.cli.common import (
     JsonOption,
     ModelArgument,
     OutputOption,
+    RowOption,
     SizeOption,
     TaskOption,
     new_table,
@@ -47,6 +48,7 @@ def run(
         ),
     ] = None,
     output: OutputOption = None,
+    row: RowOption = None,
     task: TaskOption = None,
     size: SizeOption = None,
     head: HeadOption = None,
@@ -65,6 +67,7 @@ def run(
     from portable_cam.errors import Error
     from portable_cam.export import doctor as examine
     from portable_cam.export.read.description import description_path
+    from portable_cam.runtime.arithmetic import INEXACT, inexact_here
     from portable_cam.tasks.draft import draft, write_description
     from portable_cam.tasks.recognize import recognize
 
@@ -74,7 +77,7 @@ def run(
         return
     found, target, problem = task, None, ""
     try:
-        found, target = recognize(known, task, output)
+        found, target = recognize(known, task, output, row)
     except Error as error:
         if task is not None:
             raise
@@ -82,6 +85,8 @@ def run(
     report = examine(known, output, target)
     if problem:
         report = replace(report, problems=list(dict.fromkeys([problem, *report.problems])))
+    if inexact_here(known.graph):
+        report = replace(report, problems=[*report.problems, INEXACT])
     report, explainer = tried(known, report, found, target, output)
     prepared = None if explainer is None else explainer.preprocessing
     answers = [] if image is None else answers_on(explainer, image)
@@ -104,7 +109,7 @@ def run(
         out.print(table)
         _print_answers(answers)
     if write:
-        write_description(draft(known, found, output), path := description_path(model))
+        write_description(draft(known, found, output, row), path := description_path(model))
         note(f"written to {path}: read it, and correct what is wrong")
     if not report.explainable:
         raise typer.Exit(1)

@@ -161,7 +161,7 @@ def run(
         note("note: this is an explanation file: the model inside it is explained, by default as the file does")
     chosen = task
     if chosen is None:
-        chosen = implied_task([name for name, value in own.items() if value is not None])
+        chosen = implied_task([*options, *(name for name, value in own.items() if value is not None)])
         chosen = chosen or recognize(at_size(known, size_of(size)), None, options.get("output"))[0]
         how = f"as {known.description.source} says" if chosen == known.description.task else "recognised"
         note(f"task: {chosen} ({how}; --task overrides)")

@@ -54,17 +54,18 @@ def run(
     if target_file.is_dir():
         raise OptionError(f"-o {target_file} is a folder: name the file to write in it, as explainer.onnx")
     known = read_model(model, axes=options.get("axes"), size=size, head=head, channels=channels)
-    target = recognize(known, task, options.get("output"))[1]
+    asked = (task, options.get("output"), options.get("row"))
+    target = recognize(known, *asked)[1]
     options = with_policy(known, task, options.get("methods"), options)
     chosen = Options.of(known.described({**options, "target": target}))
     built = explanation_model(
         known, chosen, targets_per_image=1 if single_target else None, preprocessing=known_preprocessing(known)
     )
     strip_inner_shapes(built)
-    content = draft(known, task, options.get("output")) | _choices(chosen, built.metadata_props)
+    content = draft(known, *asked) | _choices(chosen, built.metadata_props)
     built.metadata_props[METADATA_KEY] = json.dumps(content)
     if check:
-        proof = self_check(known, built, options.get("output"), target)
+        proof = self_check(known, built, chosen)
         record(built, proof)
         note(f"self-check: {proof.describe()}")
     written = save_model(built, target_file)

@@ -16,6 +16,7 @@ from portable_cam.cli.common import (
     JsonOption,
     ModelArgument,
     OutputOption,
+    RowOption,
     SizeOption,
     TaskOption,
     new_table,
@@ -30,6 +31,7 @@ def run(
     model: ModelArgument,
     image: ForSizeArgument = None,
     output: OutputOption = None,
+    row: RowOption = None,
     task: TaskOption = None,
     axes: AxesOption = None,
     size: SizeOption = None,
@@ -45,7 +47,7 @@ def run(
     from portable_cam.tasks.recognize import recognize
 
     known = read_model(model, axes=pairs("--axes", axes), size=size, image=image, head=head, channels=channels)
-    found = list_layers(known, output, recognize(known, task, output)[1])
+    found = list_layers(known, output, recognize(known, task, output, row)[1])
     if as_json:
         print_json([asdict(layer) for layer in found])
         return

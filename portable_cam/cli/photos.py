@@ -177,6 +177,6 @@ def described(line: Mapping[str, Any]) -> str:
 
 def _verdicts(checks: Sequence[dict[str, Any]]) -> str:
     """The checks of a record in a line."""
-    from portable_cam.verify.checks import Check, describe
+    from portable_cam.verify.check import Check, describe
 
     return describe([Check.from_dict(check) for check in checks])

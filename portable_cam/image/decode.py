@@ -102,7 +102,8 @@ def read_photo(
             raise ImageError(f"the folder {source} holds no image file: give image files, or the folder they are in")
         name, data = str(source), _bytes_of(Path(source))
     elif hasattr(source, "__array__") or hasattr(source, "__dlpack__"):
-        return _from_array(as_array(source, "the given image", ImageError))
+        array = _from_array(as_array(source, "the given image", ImageError))
+        return array, (array.shape[0], array.shape[1])
     else:
         raise ImageError(f"a picture is a path, bytes, a PIL image or an array, not {type(source).__name__}")
     if not data:

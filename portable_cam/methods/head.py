@@ -70,7 +70,8 @@ def find_layer(model: NormalizedModel, options: Options, size: tuple[int, int]) 
 
 def _shared(options: Options) -> dict[str, Any]:
     """What says which score is explained."""
-    return {name: getattr(options, name) for name in ("target", "output", "precision", "axes", "as_is")}
+    found = {name: getattr(options, name) for name in ("output", "precision", "axes", "as_is")}
+    return {**found, "target": options.explained}  # which has the row, where one was chosen
 
 
 class Head:

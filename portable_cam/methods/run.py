@@ -72,7 +72,7 @@ class Passes:
 
     def _explainer(self, method: str, **further: Any) -> Explainer:
         known = self.options
-        shared = {n: getattr(known, n) for n in ("target", "output", "precision", "axes", "as_is", "saturation")}
+        shared = {n: getattr(known, n) for n in ("target", "row", "output", "precision", "axes", "as_is", "saturation")}
         return Explainer(self.model, (method,), **{**shared, **further}, **self.settings)
 
     def layer(self, size: tuple[int, int]) -> Layer:
@@ -87,7 +87,7 @@ class Passes:
             options = self.options
             if scale == "probability":
                 by = self.scorer("probability").by
-                options = replace(options, target=Probability(by, options.explained))  # type: ignore[arg-type]
+                options = replace(options, target=Probability(by, options.explained), row=None)  # type: ignore[arg-type]
             self._heads[scale, size] = Head(self.model, options, self.layer(size), batch=self.batch, **self._of_session)
         return self._heads[scale, size]
 

@@ -117,7 +117,9 @@ def evaluate(
 
 def _scorer(model: NormalizedModel, options: Mapping[str, Any], score: Scale, batch: int) -> Scorer:
     """Scores what the explainer with these options explains."""
-    of_model = {name: options[name] for name in ("target", "output", "precision", "axes", "as_is") if name in options}
+    of_model = {
+        name: options[name] for name in ("target", "row", "output", "precision", "axes", "as_is") if name in options
+    }
     of_session = {name: options[name] for name in ("device", "providers", "threads") if name in options}
     of_session |= native_of(options)
     return Scorer(model, Options(**model.described(of_model)), scale=score, batch=batch, **of_session)

@@ -21,6 +21,7 @@ def record_of(explanation: Explanation) -> dict[str, Any]:
         **said,
         **asked,
         "layer": explanation.layer,
+        **({} if explanation.result.row is None else {"row": explanation.result.row}),
         "methods": [maps.name for maps in shown_maps(explanation)],
         "notes": list(explanation.notes),
         "guided_nodes": len(explanation.guided_nodes),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from portable_cam.export.autodiff.relu_policy import ReluPolicy
 from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.options import Options
+from portable_cam.runtime.arithmetic import INEXACT
 from portable_cam.spelling import option
 
 #: What a relu_policy that found nothing may be exchanged for, and what the other guides.
@@ -18,7 +19,9 @@ _WIDER: dict[ReluPolicy, dict[str, str]] = {
 }
 
 
-def notes_of(known: ExplanationMetadata, options: Options, *, one_image: bool, mixes: bool) -> Iterator[str]:
+def notes_of(
+    known: ExplanationMetadata, options: Options, *, one_image: bool, mixes: bool, inexact: bool
+) -> Iterator[str]:
     """The notes on an explanation graph.
 
     Args:
@@ -26,15 +29,22 @@ def notes_of(known: ExplanationMetadata, options: Options, *, one_image: bool, m
         options: What it computes.
         one_image: Whether it takes a single image.
         mixes: Whether images turned out to change each other's scores.
+        inexact: Whether this processor computes its quantised layers inexactly.
     """
     if known.cut:
         yield f"the score is '{known.scores}', before the final {known.cut}"
+    if known.probability:
+        yield f"{known.probability}: near 0 and 1 its gradient vanishes"
     if nothing_guided(known, options):
         yield "no node was guided: the guided maps are the plain gradient"
+    if known.row is not None:
+        yield f"row {known.row} of '{known.scores}' is explained, which has {known.rows}"
     if known.shared and not one_image:
         yield "one score for all images of a batch: each map shows what its image adds to it"
     if mixes:
         yield "images run one by one: together they gave other scores, though the graph seemed to allow it"
+    if inexact:
+        yield INEXACT
     if known.widened:
         yield f"the model is {known.widened} and computed in float32, inputs and outputs included"
     if options.precision == "float32":

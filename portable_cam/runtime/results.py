@@ -61,6 +61,7 @@ def result_of(
         activations=values.get(f"{ACTIVATIONS}{first}"),
         gradients=values.get(f"{GRADIENTS}{first}"),
         words=named(values, TOKEN_ATTRIBUTION),
+        row=known.row,
         channel_axis=known.channel_axis,
         placed=dict(known.placed or {}),
         views=named(values, VIEWS),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from portable_cam.errors import InputError
 from portable_cam.export.autodiff.loss_scale import LOSS_SCALE
 from portable_cam.runtime.loss_scale import with_loss_scale
+from portable_cam.spelling import option
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
@@ -68,7 +69,8 @@ class Batches:
         if self.mixes and not (self._freed or self._ranged):
             raise InputError(
                 "the images of a batch change each other's scores in this model, so that a map would show what its "
-                "image does to the scores of all of them: explain one image at a time"
+                "image does to the scores of all of them: explain one image at a time, or one row of the scores, which "
+                f"is then that of all images together ({option('row')})"
             )
         parts = [session.run(_part(feeds, i)) for i in range(count)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

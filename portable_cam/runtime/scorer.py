@@ -62,7 +62,7 @@ class Scorer:
         self.by: str | None = None
         if scale == "probability":
             self.by = self._squashing(options)
-            squashed = replace(plain, target=Probability(self.by, options.explained))  # type: ignore[arg-type]
+            squashed = replace(plain, target=Probability(self.by, options.explained), row=None)  # type: ignore[arg-type]
             self._sessions = Sessions(model, squashed, **settings)
         self._batch, self._on_run = batch, on_run
         self._inputs = Inputs(self._sessions.of(1), self.metadata)

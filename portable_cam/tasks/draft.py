@@ -30,7 +30,9 @@ _UNNAMED = frozenset({"detect"})  # tasks whose tensors are named in a head
 _OF_FAMILIES = frozenset({"detect", "ctc"})  # whose families have a preprocessing of their own, better than a guess
 
 
-def draft(model: AnyModel, task: str | None = None, output: str | None = None) -> dict[str, Any]:
+def draft(
+    model: AnyModel, task: str | None = None, output: str | None = None, row: int | None = None
+) -> dict[str, Any]:
     """What is known of a model, as the content of its description: what its present description says, and what was
     derived where that says nothing.
 
@@ -38,12 +40,13 @@ def draft(model: AnyModel, task: str | None = None, output: str | None = None) -
         model: The model.
         task: As for :func:`~portable_cam.tasks.recognize.recognize`.
         output: As there.
+        row: As there.
 
     Raises:
         TargetError, OptionError, InputError: As there.
     """
     known = normalized(model)
-    name, target = recognize(known, task, output)
+    name, target = recognize(known, task, output, row)
     image = image_input(known.graph)
     said = known.description.content
     scores = scores_of(target, known.graph, output or known.described({}).get("output"))
@@ -57,7 +60,7 @@ def draft(model: AnyModel, task: str | None = None, output: str | None = None) -
     if not prepared.guessed or name not in _OF_FAMILIES:
         content["input"]["preprocessing"] = prepared.to_json()
     if name not in _UNNAMED and len(scores) == 1:
-        content["scores"] = {"output": scores[0].output}
+        content["scores"] = {"output": scores[0].output} | ({} if row is None else {"row": row})
     classes = _count(target, scores)
     labels = labels_in(known.metadata, classes)
     if labels is not None:

@@ -24,7 +24,7 @@ _NORMALIZATIONS = frozenset(
 _PARTS = frozenset({"Gather", "Resize", "Slice", "Split", "Upsample"})  # take or stretch what they get
 #: Names of outputs that are measures or features. Whole words, so that no class of things is meant.
 _NAMES = re.compile(
-    r"(?<![a-z])(landmarks?|keypoints?|kpts?|coords?|coordinates|embeddings?|features?|descriptors?|bbox|boxes|pose|"
+    r"(?<![a-z])(landmarks?|keypoints?|kpts?|heat_?maps?|joints?|coords?|coordinates|embeddings?|features?|descriptors?|bbox|boxes|pose|"
     r"depth|disparity|flow|age|angles?|gaze|norm)(?![a-z])"
 )
 _IMAGE = "is the image itself, changed"

@@ -7,6 +7,8 @@ the task explains, and raises one of the project's errors where the model does a
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import onnx_ir as ir
 
 from portable_cam.errors import TargetError
@@ -18,7 +20,7 @@ from portable_cam.export.methods.tokens import embeddings
 from portable_cam.export.passes.normalized import NormalizedModel
 from portable_cam.export.targets import Class, Dense, Target, Tokens
 from portable_cam.export.targets.score_axes import score_axes
-from portable_cam.export.targets.scores import PASS_THROUGH, cut_before
+from portable_cam.export.targets.scores import PASS_THROUGH, Scores, cut_before
 from portable_cam.spelling import option
 from portable_cam.tasks.detect.families import find_head, head_from
 from portable_cam.tasks.evidence import against_classes
@@ -27,10 +29,18 @@ from portable_cam.ultralytics import read_ultralytics
 #: The metadata in which PaddleOCR's recognisers carry their characters, one a line.
 CHARACTERS = "character"
 
+
 _SIDE = 640  # of a detector that takes images of any size
 
 
-def detector(model: NormalizedModel, output: str | None) -> Target:
+class Recognized(NamedTuple):
+    """What a task explains of a model, and the tensors that it found there."""
+
+    target: Target
+    scores: list[Scores]
+
+
+def detector(model: NormalizedModel, output: str | None) -> Recognized:
     """A detector by its head, as the model's description says or of a family known here."""
     if output is not None:
         raise TargetError(f"a detector's tensors are named in its head ({option('head')}), not with {option('output')}")
@@ -42,53 +52,53 @@ def detector(model: NormalizedModel, output: str | None) -> Target:
     return _checked(head.target, model, output)
 
 
-def classifier(model: NormalizedModel, output: str | None) -> Target:
+def classifier(model: NormalizedModel, output: str | None) -> Recognized:
     """A classifier by one score per class and image."""
     image_input(model.graph)
     return _checked(Class(), model, output)
 
 
-def segmenter(model: NormalizedModel, output: str | None) -> Target:
+def segmenter(model: NormalizedModel, output: str | None) -> Recognized:
     """A segmentation by one score per class and pixel."""
     image_input(model.graph)
     return _checked(Dense(channels=model.description.task_options.get("channels")), model, output)
 
 
-def question_answerer(model: NormalizedModel, output: str | None) -> Target:
+def question_answerer(model: NormalizedModel, output: str | None) -> Recognized:
     """A model of questions by an image and token ids that are embedded, and one score per answer."""
     image_input(model.graph)
     embeddings(model.graph)
     return _checked(Class(), model, output)
 
 
-def captioner(model: NormalizedModel, output: str | None) -> Target:
+def captioner(model: NormalizedModel, output: str | None) -> Recognized:
     """A model of captions by an image and token ids that are embedded, and scores (N, T, V)."""
     image_input(model.graph)
     embeddings(model.graph)
     return _checked(Tokens(), model, output)
 
 
-def line_reader(model: NormalizedModel, output: str | None) -> Target:
+def line_reader(model: NormalizedModel, output: str | None) -> Recognized:
     """A recogniser of text lines by PaddleOCR's metadata; or by an image as the only input and scores as the only
     output, (N, T, V) or (T, N, V), its steps along the columns of the image or of no known place, made by a linear
     layer or a softmax."""
     graph = model.graph
     image_input(graph)
-    target = Tokens()
-    _checked(target, model, output)
+    found = _checked(Tokens(), model, output)
+    (scores,) = found.scores
     if CHARACTERS in model.metadata or output is not None:
-        return target
+        return found
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
     if len(inputs) != 1 or len(graph.outputs) != 1:
         raise TargetError("a recogniser of text lines has one input and one output")
-    (scores,), width = target.tensors(graph, None), _image_size(graph)[1]
-    axes, axis = score_axes(graph, scores.value), target.axis_of_steps(scores.value)
+    width = _image_size(graph)[1]
+    axes, axis = score_axes(graph, scores.value), Tokens().axis_of_steps(scores.value)
     role = axes.roles[axis] if axes.roles is not None else "unknown"
     steps = (known_dims(scores.value) or [None] * 3)[axis]
     many = steps is not None and width is not None and steps > width
     if role in {"rows", "steps", "images", "mixed"} or many or not _scores_by_step(graph.outputs[0]):
         raise TargetError(f"output '{graph.outputs[0].name}' does not hold a score per step and character")
-    return target
+    return found
 
 
 def possible_tasks(value: ir.Value) -> str:
@@ -110,9 +120,10 @@ def possible_tasks(value: ir.Value) -> str:
     return f"{text}: {by_rank.get(len(dims), 'no task known here')}"
 
 
-def _checked(target: Target, model: NormalizedModel, output: str | None) -> Target:
-    target.count([scores.value for scores in target.tensors(model.graph, output)])
-    return target
+def _checked(target: Target, model: NormalizedModel, output: str | None) -> Recognized:
+    found = target.tensors(model.graph, output)
+    target.count([scores.value for scores in found])
+    return Recognized(target, found)
 
 
 def _image_size(graph: ir.Graph) -> tuple[int | None, int | None]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from portable_cam.errors import OptionError
 from portable_cam.export.passes.normalized import NormalizedModel
-from portable_cam.export.targets import Target
 from portable_cam.spelling import option
 from portable_cam.tasks import outputs
 
@@ -32,7 +31,7 @@ class Task:
 
     module: str
     name: str
-    recognize: Callable[[NormalizedModel, str | None], Target]
+    recognize: Callable[[NormalizedModel, str | None], outputs.Recognized]
     general: bool = False
     implied_by: frozenset[str] = frozenset()
 
@@ -44,7 +43,9 @@ class Task:
 
 _HERE = "portable_cam.tasks"
 TASKS: Mapping[str, Task] = {
-    "classify": Task(f"{_HERE}.classify", "PhotoExplainer", outputs.classifier, general=True),
+    "classify": Task(
+        f"{_HERE}.classify", "PhotoExplainer", outputs.classifier, general=True, implied_by=frozenset({"row"})
+    ),
     "detect": Task(f"{_HERE}.detect.explainer", "DetectExplainer", outputs.detector, implied_by=frozenset({"head"})),
     "segment": Task(f"{_HERE}.segment", "SegmentExplainer", outputs.segmenter, general=True),
     "caption": Task(

@@ -110,7 +110,10 @@ class SegmentExplainer(LabelledExplainer):
     def notes(self) -> tuple[str, ...]:
         notes = super().notes
         if self.labels is None and self.explainer.cut is None:
-            unsaid = "that the maps put out are scores of classes is assumed: no softmax, sigmoid or labels say so"
+            unsaid = (
+                "that the maps put out are scores of classes is assumed: no softmax, sigmoid or labels say so, and "
+                "heat maps of key points look alike"
+            )
             notes = (*notes, unsaid)
         if self._follows:
             notes = (

@@ -18,7 +18,7 @@ from portable_cam.export.format import ExplanationMetadata
 from portable_cam.export.options import Options
 from portable_cam.export.read.whole_files import write_whole
 from portable_cam.spelling import either
-from portable_cam.verify.checks import Check
+from portable_cam.verify.check import Check
 
 ENVIRONMENT = "PORTABLE_CAM_CACHE"
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from portable_cam.export.autodiff.dequantized import dequantized, scale_of
-from portable_cam.export.autodiff.quantized_ranges import clipped_ends
+from portable_cam.export.autodiff.quantized_ranges import gradient_ends
 from portable_cam.export.autodiff.registry import Gradient, Vjp, register
 from portable_cam.export.autodiff.rules.conv import read_window, transposed_conv
 from portable_cam.export.autodiff.rules.relu import pass_below, pass_where_positive
@@ -17,15 +17,11 @@ from portable_cam.export.graph.values import constant_of, input_of, rank_of, sha
 
 @register("QuantizeLinear", inputs=[0])
 def quantize(v: Vjp) -> Sequence[Gradient]:
-    """Masked at the ends of the range that the input can go beyond: always at 0 if that is a ReLU and at 6 if it is a
-    ReLU6, at any other end by ``saturation``. A value on the last step counts as clipped: the value before rounding is
-    not read, for ONNX Runtime would then no longer compute the node before this one in integers."""
+    """Masked at the ends of the range that stop the gradient (:func:`gradient_ends`). A value on the last step counts
+    as clipped: the value before rounding is not read, for ONNX Runtime would then no longer compute the node before
+    this one in integers."""
     b, g = v.b, v.g
-    ends = clipped_ends(v.node)
-    low, high = ends.low, ends.high
-    if v.saturation == "pass":
-        low = low if ends.is_relu else None
-        high = high if v.residuals.activation(v.node) == "Clip" else None
+    low, high = gradient_ends(v.node, v.saturation, v.residuals.activation(v.node))
     if v.relu_rule == "deconvnet":
         return [b.op("Relu", g)]
     if v.relu_rule == "guided":

@@ -34,7 +34,7 @@ from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, 
 from portable_cam.tasks.counterfactual import Counterfactual
 from portable_cam.tasks.detect.families import find_head, head_from
 from portable_cam.tasks.detect.head import Floats, Head
-from portable_cam.tasks.detect.nms import Detection, best, iou, suppress
+from portable_cam.tasks.detect.nms import Detection, best, boxes_of, iou, suppress
 from portable_cam.tasks.preprocessing import WHOLE, preprocessing_of
 from portable_cam.tasks.raw_outputs import raw_session, session_options
 from portable_cam.tasks.regions import check_region
@@ -161,7 +161,7 @@ class DetectExplainer(LabelledExplainer):
         return self._siblings[size]
 
     def detect(self, x: NDArray[Any]) -> tuple[Floats, Floats]:
-        """All raw boxes (A, 4) in pixels of the input and their scores (A, C), for one prepared photo.
+        """All raw boxes (A, 4), or (A, C, 4), in pixels of the input and their scores (A, C), for one prepared photo.
 
         Raises:
             TargetError: The head does not fit the outputs: scores are not between 0 and 1, or boxes no pixels.
@@ -260,15 +260,16 @@ class DetectExplainer(LabelledExplainer):
     ) -> Detection:
         """The raw box that fits a region of the photo best, weighted with its score."""
         region = check_region(marked, geometry)
-        shared = iou(np.array(geometry.to_input(region)), boxes.astype(np.float64))
+        shared = iou(np.array(geometry.to_input(region)), boxes.reshape(-1, 4).astype(np.float64))
+        shared = shared.reshape(len(boxes), -1)  # of each class, or of all
         if shared.max() < 0.1:
             raise RegionError(f"no box of the model overlaps the region {region}: name one around an object")
         named = [number for number in asked or () if number >= 0] or range(self._classes)
         labels = [class_in_range(label, self._classes) for label in named]
-        fit = shared[:, None] * scores[:, labels]
+        fit = (shared if shared.shape[1] == 1 else shared[:, labels]) * scores[:, labels]
         raw, column = np.unravel_index(int(fit.argmax()), fit.shape)
-        box = tuple(float(v) for v in boxes[raw])
         label = labels[int(column)]
+        box = tuple(float(v) for v in boxes_of(boxes, raw, label))
         return Detection(box, label, float(scores[raw, label]), int(raw), self._classes)  # type: ignore[arg-type]
 
 

@@ -11,7 +11,7 @@ from portable_cam.errors import TargetError
 from portable_cam.export.passes.normalized import AnyModel, NormalizedModel, normalized
 from portable_cam.image.geometry import Size
 from portable_cam.spelling import either, option
-from portable_cam.tasks.detect import centernet, detr, fastestdet, inner_nms, nanodet, ssd, yolo, yolox, yunet
+from portable_cam.tasks.detect import apart, centernet, detr, fastestdet, inner_nms, nanodet, ssd, yolo, yolox, yunet
 from portable_cam.tasks.detect.described import check_form, content_of, read_head
 from portable_cam.tasks.detect.head import BoxForm, Head, OutputSummary, Unit, summarize_outputs
 from portable_cam.ultralytics import Ultralytics
@@ -27,6 +27,7 @@ _FAMILIES: dict[str, Callable[[OutputSummary], Head | None]] = {
     "ssd": ssd.recognize_head,
     "centernet": centernet.recognize_head,
     "detr": detr.recognize_head,
+    "apart": apart.recognize_head,
     "yolo": yolo.recognize_head,
 }
 

@@ -26,7 +26,8 @@ Unit: TypeAlias = Literal["pixels", "fraction"]
 Floats: TypeAlias = NDArray[np.float32]
 
 #: The tensors of one image by name and the model's input size (H, W), to boxes (A, 4) as left, top, right, bottom in
-#: pixels of the input, and scores (A, C) of 0 to 1, in the order of the target's indices.
+#: pixels of the input, or (A, C, 4) where each class has a box of its own, and scores (A, C) of 0 to 1, in the order of
+#: the target's indices.
 Decode: TypeAlias = Callable[[Mapping[str, NDArray[Any]], Size], tuple[Floats, Floats]]
 
 

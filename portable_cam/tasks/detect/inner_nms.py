@@ -41,27 +41,27 @@ _BOX_AND_LABEL = 6  # numbers of a row: four of the box, score, class
 def recognize_head(summary: OutputSummary) -> Head | None:
     """A NonMaxSuppression node, with boxes (N, A, 4) and scores (N, C, A).
 
+    Of a detector of two stages (Ren et al. 2015, arXiv 1506.01497) the boxes are those that the second makes of the
+    first's proposals, of which there are as many as it chooses.
+
     Raises:
         HeadError: It is there, but what goes into it is not found, or in which order the numbers of a box stand.
     """
     found = [node for node in summary.graph if node.op_type == "NonMaxSuppression" and node.domain == ""]
     if not found:
         return None
+    later = [node for node in found if is_two_stage([v for v in node.inputs[:2] if v is not None])]
+    found = later or found  # the second stage's, if there are two
     node = found[-1]
     boxes, scores = node.inputs[:2]
     dims = known_dims(scores)
     if boxes is None or scores is None or dims is None or len(dims) != 3:
         raise HeadError("the non-maximum suppression in the model has no boxes (N, A, 4) and scores (N, C, A)")
-    if is_two_stage([boxes, scores]):
-        raise HeadError(
-            f"the boxes that node '{node.name}' chooses from are chosen before, by a first stage (proposals): a box is "
-            f"no row of a fixed head. Describe a tensor behind the last features in a JSON file ({option('head')})"
-        )
     raw = all_boxes(boxes)
-    counts = box_counts(raw)
+    counts = set() if later else box_counts(raw)  # of two stages, an axis of boxes may be that of the classes
     classes = _joined([class_scores(n.inputs[1], 1, counts) for n in found if n.inputs[1] is not None])
     center: BoxForm | None = "cxcywh" if node.attributes.get_int("center_point_box", 0) == 1 else None
-    head = _head(summary, "inner_nms", raw, classes, center)
+    head = raw_head(summary, "inner_nms", raw, classes, center)
     limits = [_scalar(node, i, default) for i, default in ((3, 0.5), (4, 0.0))]
     return replace(
         head, threshold=max(limits[1], 0.05), overlap=limits[0], across_classes=head.best_only and not is_shifted(boxes)
@@ -99,7 +99,7 @@ def recognize_end_to_end(summary: OutputSummary) -> Head | None:
         raise HeadError(
             _describe(summary, None, classes, f"its class numbers pass {renamed}: they are not those of the scores")
         )
-    return replace(_head(summary, "end_to_end", raw, classes, None), overlap=1.0)
+    return replace(raw_head(summary, "end_to_end", raw, classes, None), overlap=1.0)
 
 
 _Chosen: TypeAlias = tuple[frozenset[ir.Value], frozenset[ir.Value], frozenset[ir.Value]]
@@ -134,13 +134,26 @@ def _apart(summary: OutputSummary) -> _Chosen | None:
     return frozenset(of_boxes.values), frozenset(others[scores[0]]), frozenset(others[labels[0]])
 
 
-def _head(
+def raw_head(
     summary: OutputSummary, family: str, boxes: ir.Value, classes: ClassScores | None, form: BoxForm | None
 ) -> Head:
+    """The head of all boxes (.., boxes, 4) and their scores.
+
+    Args:
+        summary: Of the model.
+        family: Its name.
+        boxes: The boxes.
+        classes: Their scores, None if they are not found.
+        form: What the four numbers are, where an operator says it.
+
+    Raises:
+        HeadError: The scores are not found, or in which order the numbers of a box stand.
+    """
     if classes is None:
         raise HeadError(_describe(summary, boxes, None, "which tensor holds a score for each class is not found"))
     names = str(boxes.name), str(classes.value.name)
-    chosen = choices_behind([boxes, classes.value])
+    # the proposals of a first stage stay chosen: the second is computed of those alone
+    chosen = [] if is_two_stage([boxes, classes.value]) else choices_behind([boxes, classes.value])
     without = tuple(str(node.outputs[0].name) for node in chosen)
     rank, axis = len(known_dims(classes.value) or []), classes.axis
     if rank not in {2, 3} or axis not in {rank - 1, rank - 2}:
@@ -150,7 +163,8 @@ def _head(
     if told is None or (form is not None and told[0] != form):
         raise HeadError(_ask(summary, family, names[0]))
     of_classes = Columns(names[1], classes.start, classes.stop, layout)  # type: ignore[arg-type]
-    sides = () if _chosen_later(boxes, chosen) else (Columns(names[0]),)
+    per_class = len(known_dims(boxes) or []) == 3 and rank == 2  # a box for each class, as two stages have them
+    sides = () if per_class or _chosen_later(boxes, chosen) else (Columns(names[0]),)
     target = Boxes((of_classes,), (), sides, form=told[0])
     also = () if sides else (names[0],)
     decode = _decoder(of_classes, names[0], *told)
@@ -172,6 +186,8 @@ def _decoder(classes: Columns, name: str, form: BoxForm, unit: Unit) -> Any:
         scores = scores.reshape(scores.shape[-2:])
         scores = scores if classes.layout == "rows" else scores.T
         scores = scores[:, classes.start : classes.stop].astype(np.float32)
+        if len(boxes) == scores.size and scores.shape[1] > 1:
+            boxes = boxes.reshape(*scores.shape, 4)
         if len(scores) != len(boxes):
             raise HeadError(
                 f"'{name}' holds {len(boxes)} boxes, but '{classes.tensor}' scores for {len(scores)}: the boxes that "

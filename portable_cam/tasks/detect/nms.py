@@ -53,7 +53,7 @@ def suppress(
     """Non-maximum suppression within each class: detections, best first.
 
     Args:
-        boxes: (A, 4) as left, top, right, bottom.
+        boxes: (A, 4) as left, top, right, bottom, or (A, C, 4).
         scores: (A, C).
         threshold: The least score.
         overlap: The IoU above which the weaker of two is dropped.
@@ -77,12 +77,18 @@ def _suppressed(
     while len(rows):
         row, label = int(rows[0]), int(labels[0])
         yield _detection(boxes, scores, row, label)
-        keep = iou(boxes[row], boxes[rows[1:]]) <= overlap
+        keep = iou(boxes_of(boxes, row, label), boxes_of(boxes, rows[1:], labels[1:])) <= overlap
         rows, labels = rows[1:][keep], labels[1:][keep]
 
 
+def boxes_of(boxes: Floats, rows: Any, labels: Any) -> Floats:
+    """The boxes of these rows and classes."""
+    found: Floats = boxes[rows] if boxes.ndim == 2 else boxes[rows, labels]
+    return found
+
+
 def _detection(boxes: Floats, scores: Floats, raw: int, label: int) -> Detection:
-    left, top, right, bottom = (float(v) for v in boxes[raw])
+    left, top, right, bottom = (float(v) for v in boxes_of(boxes, raw, label))
     return Detection((left, top, right, bottom), label, float(scores[raw, label]), raw, scores.shape[1])
 
 
