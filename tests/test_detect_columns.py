@@ -284,7 +284,7 @@ def test_boxes_and_scores_apart(make_model: Any, layout: str, form: str) -> None
     body, weights = dense(3, f"{box} {scores}")
     shape = f"{CELLS},3" if layout == "rows" else f"3,{CELLS}"
     model = make_model(body, weights, IMAGE, f"float[1,{CELLS},4] b, float[1,{shape}] s")
-    head = find_head(normalize(model).graph, SIZE)
+    head = find_head(model, SIZE)
     assert (head.family, head.target.form, head.target.classes[0].layout) == ("apart", form, layout)
     explainer = DetectExplainer(model, threshold=0.01, check=True)
     assert explainer.explainer.cut == "Sigmoid"

@@ -2,6 +2,7 @@
 """Several rows of scores for an image, or for all images: one is chosen, and never their sum explained."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 

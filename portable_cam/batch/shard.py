@@ -84,7 +84,7 @@ class ShardRunner:
             report: Called for each image with whether it failed.
 
         Raises:
-            TakenError: Another process makes it.
+            shard_files.TakenError: Another process makes it.
             OptionError: The results cannot be written.
         """
         inputs, outcome = self.inputs.shard(shard), Outcome(shard)
