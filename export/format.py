@@ -188,8 +188,7 @@ class ExplanationMetadata:
         required = {*chosen, *(field.name for field in fields(cls) if field.default is MISSING)} - {"options"}
         if not required <= found.keys():
             raise ModelError("the model is not an explanation that portable_cam has built: build one of it")
-        # words: a file whose only result are scores of tokens has no method
-        options = Options(**{name: found.pop(name) for name in chosen}, words=True)
+        options = Options(**{name: found.pop(name) for name in chosen})
         return cls(options=options, **found)
 
 

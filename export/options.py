@@ -37,7 +37,7 @@ class Options:
     """What is explained, and how.
 
     Attributes:
-        methods: Names of :data:`~portable_cam.export.methods.registry.METHODS`.
+        methods: Names of :data:`~portable_cam.export.methods.registry.METHODS`; none for the scores alone.
         layer: A tensor or node by name, a list of them, or None: chosen, and reported in the result.
         target: What is explained; None for :class:`~portable_cam.export.targets.Class`.
         output: The tensor that holds the scores (for some targets, several): an output, where there are several, or
@@ -129,8 +129,11 @@ class Options:
         if is_dataclass(self.target):
             check_fields(self.target, TargetError)
         object.__setattr__(self, "methods", check_methods(self.methods))
-        if not self.methods and not self.words:
-            raise OptionError(f"no method was given; the methods are {', '.join(METHODS)}")
+        either = [name for name in self.methods if METHODS[name].activation_map is not None]
+        if self.negated and either:
+            raise OptionError(
+                f"{', '.join(either)} is the same for every target: there is no map of what speaks against one"
+            )
         if self.row is not None:
             self.explained  # noqa: B018 - a row that is none is refused here
 
@@ -153,7 +156,15 @@ class Options:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f": is '{close[0]}' meant?" if close else f"; the options are {', '.join(known)}"
                 raise OptionError(f"there is no option '{name}'{hint}")
-        return cls(**given)
+        chosen = cls(**given)
+        if not chosen.methods and not chosen.words:
+            raise OptionError(f"no method was given; the methods are {', '.join(METHODS)}")
+        return chosen
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of all fields."""
+        return tuple(choice.name for choice in fields(cls))
 
     @classmethod
     def stored(cls) -> tuple[str, ...]:

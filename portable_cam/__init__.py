@@ -15,8 +15,10 @@ from portable_cam.errors import Error
 if TYPE_CHECKING:
     from portable_cam import batch as batch
     from portable_cam import export, kernels, targets
-    from portable_cam.explainer import Explainer
     from portable_cam.explanation import Explanation
+    from portable_cam.methods.explainer import Explainer
+    from portable_cam.metrics.evaluation import evaluate
+    from portable_cam.metrics.outcome import Evaluation
     from portable_cam.result import Result
     from portable_cam.runtime.gpu.options import Cuda
     from portable_cam.tasks.api import explain
@@ -30,12 +32,14 @@ __all__ = [
     "Cuda",
     "DetectExplainer",
     "Error",
+    "Evaluation",
     "Explainer",
     "Explanation",
     "PhotoExplainer",
     "Result",
     "SegmentExplainer",
     "__version__",
+    "evaluate",
     "explain",
     "export",
     "kernels",
@@ -44,9 +48,11 @@ __all__ = [
 
 _HOME = {
     "Cuda": "portable_cam.runtime.gpu.options",
-    "Explainer": "portable_cam.explainer",
+    "Explainer": "portable_cam.methods.explainer",
     "Explanation": "portable_cam.explanation",
     "explain": "portable_cam.tasks.api",
+    "Evaluation": "portable_cam.metrics.outcome",
+    "evaluate": "portable_cam.metrics.evaluation",
     "Result": "portable_cam.result",
     "PhotoExplainer": "portable_cam.tasks.classify",
     "DetectExplainer": "portable_cam.tasks.detect.explainer",

@@ -97,7 +97,7 @@ class Explainer(Rebuilt):
         given = {"methods": methods, "layer": layer, "target": target, **options}
         self._sessions = Sessions(
             known,
-            Options.of(known.described(given)),
+            self._options_of(known.described(given)),
             device=device,
             providers=providers,
             threads=threads,
@@ -118,6 +118,10 @@ class Explainer(Rebuilt):
         self._inexact = device == "cpu" and providers is None and inexact_here(known.graph)
         if nothing_guided(self._metadata, self._sessions.options):
             warnings.warn(warning_of_nothing_guided(self._sessions.options), PortableCamWarning, stacklevel=2)
+
+    def _options_of(self, given: Mapping[str, Any]) -> Options:
+        """The options of the graph."""
+        return Options.of(given)
 
     # -- what was decided ------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ DECISIONS = sorted(DOCS.glob("adr/*.md"))
 #: Files that a command in the documents writes, and that are not in the tree.
 WRITTEN = {"benchmarks/results/gpu.csv"}
 #: Rooms and names that the documents announce; one leaves the list when it is there.
-TO_COME = {"portable_cam/metrics", "pcam.evaluate"}
+TO_COME: set[str] = set()
 #: Packages that a module may need and that an installation may lack.
 OPTIONAL = {"torch", "triton"}
 

@@ -31,8 +31,9 @@ from portable_cam.tasks.raw_outputs import session_options
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-METHODS = tuple(registry.METHODS)
-MAPS = tuple(name for name, method in registry.METHODS.items() if method.is_heat_map)
+#: Those that need no kernel of their own, or have one.
+METHODS = tuple(name for name, method in registry.METHODS.items() if method.kernel or not method.is_heat_map)
+MAPS = tuple(name for name in METHODS if registry.METHODS[name].is_heat_map)
 random = np.random.default_rng(3)
 
 
@@ -315,6 +316,14 @@ def test_each_kernel_belongs_to_a_method() -> None:
     from portable_cam.kernels import cam
 
     assert {method.kernel for method in registry.METHODS.values()} - {None} == set(cam.METHODS)
+
+
+def test_maps_without_a_kernel_are_made_in_the_graph(explainers: Any) -> None:
+    x = pixels(2)
+    ours, theirs = explainers(("gradcam", "eigencam"), device=Host())
+    compare(ours(x), theirs(x))
+    with pytest.raises(OptionError, match="no kernel for eigencam"):
+        explainers(("gradcam", "eigencam"))
 
 
 def test_kernels_asked_for_but_not_there(explainers: Any, monkeypatch: pytest.MonkeyPatch) -> None:

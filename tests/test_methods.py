@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -146,3 +147,88 @@ def test_factors_are_methods() -> None:
         assert method.title
         assert method.summary
         assert method.paper
+
+
+def first_component(maps: np.ndarray) -> np.ndarray:
+    """By numpy's singular value decomposition, as pytorch-grad-cam does it: (C, h, w) -> (h, w), of arbitrary sign."""
+    flat = maps.reshape(len(maps), -1).T.astype(np.float64)
+    flat = flat - flat.mean(axis=0)
+    return (flat @ np.linalg.svd(flat, full_matrices=False)[2][0]).reshape(maps.shape[1:])
+
+
+def same_but_sign(found: np.ndarray, expected: np.ndarray) -> None:
+    scale = np.abs(expected).max()
+    assert min(np.abs(found - expected).max(), np.abs(found + expected).max()) < 1e-4 * scale
+
+
+@pytest.mark.parametrize("layer", ["r1", "r2"], ids=["more positions than channels", "less"])
+def test_principal_components_are_those_of_the_svd(layer: str, small_cnn: onnx.ModelProto) -> None:
+    """Before the ReLU of the profile, and of the sign that is promised."""
+    methods = ("eigencam", "eigen_gradcam")
+    found = pcam.Explainer(small_cnn, methods, layer, profile="captum", details=True)(pixels(2), [[1, 4], [0, 2]])
+    assert found.activations is not None
+    assert found.gradients is not None
+    for n in range(2):
+        for k in range(2):
+            plain = found.raw["eigencam"][n, k]
+            same_but_sign(plain, first_component(found.activations[n]))
+            assert plain.max() >= -plain.min()
+            products = found.gradients[n, k] * found.activations[n]
+            same_but_sign(found.raw["eigen_gradcam"][n, k], first_component(products))
+            assert (found.raw["eigen_gradcam"][n, k] * products.sum(axis=0)).sum() >= 0
+
+
+def test_a_map_without_contrast_has_no_component(make_model: Any) -> None:
+    """A layer that is the same everywhere gives zeros, flagged, and no NaN."""
+    model = make_model(
+        "r = Relu(x) p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB = 1>(f, w)",
+        {"w": random.standard_normal((5, 3), dtype=np.float32)},
+    )
+    found = pcam.Explainer(model, ("eigencam", "eigen_gradcam"), "r")(np.ones((1, 3, 8, 8), np.float32))
+    assert found["eigencam"].tolist() == np.zeros((1, 1, 8, 8)).tolist()
+    assert "flat" in found.flags[0][0]
+
+
+def test_fem_weights_what_stands_out(small_cnn: onnx.ModelProto) -> None:
+    found = pcam.Explainer(small_cnn, ("fem",), "r1", profile="captum", details=True)(pixels(2), [[1, 4], [0, 2]])
+    assert found.activations is not None
+    a = found.activations.astype(np.float64)
+    stands_out = a > a.mean(axis=(2, 3), keepdims=True) + 2 * a.std(axis=(2, 3), keepdims=True)
+    expected = (stands_out.mean(axis=(2, 3), keepdims=True) * a).sum(axis=1)
+    for k in range(2):
+        np.testing.assert_allclose(found.raw["fem"][:, k], expected, rtol=1e-5)
+
+
+def test_no_gradient_is_needed_for_the_activation_alone(make_model: Any) -> None:
+    """Behind the layer stands an operator without a rule."""
+    model = make_model(
+        "r = Relu(x) u = Unsqueeze(r, last) d = DFT<axis = 3>(u) m = ReduceMean<axes = [2, 3, 4], keepdims = 0>(d) "
+        "y = Identity(m)",
+        {"last": np.array([4])},
+        y="float[N,3] y",
+    )
+    with pytest.raises(pcam.Error, match="DFT"):
+        pcam.Explainer(model, ("gradcam",), "r")
+    found = pcam.Explainer(model, ("eigencam", "fem"), "r")(np.abs(pixels(1)))
+    assert np.isfinite(found["fem"]).all()
+
+
+def test_maps_of_the_activation_have_no_other_sign(small_cnn: onnx.ModelProto) -> None:
+    with pytest.raises(pcam.Error, match="the same for every target"):
+        pcam.Explainer(small_cnn, ("eigencam",), sign="negative")
+
+
+def test_input_x_gradient(small_cnn: onnx.ModelProto, make_model: Any) -> None:
+    x = pixels(2)
+    found = pcam.Explainer(small_cnn, ("gradient", "input_x_gradient"))(x, [[1, 4], [0, 2]])
+    np.testing.assert_allclose(found["input_x_gradient"], found["gradient"] * x[:, None], rtol=1e-6)
+    quantised = make_model(
+        "f = DequantizeLinear(x, s, z) p = GlobalAveragePool(f) q = Flatten(p) y = Gemm<transB = 1>(q, w)",
+        {"s": np.float32(0.5), "z": np.uint8(3), "w": random.standard_normal((5, 3), dtype=np.float32)},
+        x="uint8[N,3,8,8] x",
+    )
+    whole = random.integers(0, 255, (1, 3, 8, 8), dtype=np.uint8)
+    found = pcam.Explainer(quantised, ("gradient", "input_x_gradient"))(whole)
+    meant = (whole.astype(np.float32) - 3) * 0.5
+    np.testing.assert_allclose(found["input_x_gradient"], found["gradient"] * meant[:, None], rtol=1e-6)
+    np.testing.assert_allclose(found["input_x_gradient"].sum(), found.scores.sum(), rtol=1e-4)  # a linear model

@@ -76,6 +76,18 @@ def test_views_stacked_in_the_batch(make_model: Any, name: str, batch: Any) -> N
     assert result.views["p_v"].shape == (len(places), count, 2, 3)
 
 
+def test_maps_of_the_activation_alone(make_model: Any) -> None:
+    """A component of each view, put back where the view was; methods of many passes say that they cannot."""
+    made = model(make_model, BATCHES["a flip"])
+    result = pcam.Explainer(made, ("eigencam", "fem"), threads=1)(spot(*AT), [[0, 1]])
+    assert result["eigencam"].shape == (1, 2, SIZE, SIZE)
+    assert off(result["eigencam"][0, 1]) < 1
+    for method in ("ablationcam", "finer_cam"):
+        with pytest.raises(OptionError, match="looks at views that were cut out"):
+            pcam.Explainer(made, (method,), threads=1)(spot(*AT), 0)
+    assert off(pcam.Explainer(made, ("occlusion",), threads=1)(spot(*AT), 0)["occlusion"][0, 0]) < 4
+
+
 def test_the_peers_scale_of_all_views_of_an_image(make_model: Any) -> None:
     for profile in ("paper", "pytorch_grad_cam"):
         explainer = pcam.Explainer(model(make_model, BATCHES["turned"]), profile=profile, threads=1)  # type: ignore[arg-type]

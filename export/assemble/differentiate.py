@@ -41,7 +41,8 @@ def differentiate(
     Returns:
         A model with the old inputs and one more, ``seed`` (shape and type of ``of``: the gradient with respect to
         it), and with the old outputs and more, ``gradient.<tensor>`` for each of ``wrt``, in its shape and type
-        (float32 for a tensor of integers: the gradient of its dequantised values).
+        (float32 for a tensor of integers: the gradient of its dequantised values). Names that the model has already
+        get an underscore more, so that a gradient can be differentiated again.
         Standard ONNX operators only.
 
     Raises:
@@ -70,7 +71,8 @@ def differentiate(
     guided = guided_nodes(graph, relu_policy)
     gradients = backward(graph, builder, {score: seed}, sources, relu_rule, guided, saturation)
     for source, gradient in zip(sources, gradients, strict=True):
-        add_output(graph, builder, gradient, f"gradient.{source.name}", source.shape)
+        name = _free_name(f"gradient.{source.name}", values)  # taken where a gradient is differentiated
+        add_output(graph, builder, gradient, name, source.shape)
     passes.RemoveUnusedNodesPass()(normal)
     apply_ort_workarounds(graph)
     return ir.to_proto(normal)

@@ -101,6 +101,9 @@ def explanation_model(
             "the kernels stretch maps over the image, but this layer does not look at all of it, or "
             f"{option('alignment', 'field')} was asked for: make the maps in the graph"
         )
+    without = [m.name for m in options.computed if m.is_heat_map and m.kernel is None]
+    if plan.for_kernels and without:
+        raise OptionError(f"there is no kernel for {', '.join(without)}: make the maps in the graph")
     graph.outputs.clear()
     asked = write(plan, targets_per_image)
     graph.outputs.extend(own_outputs)
@@ -151,7 +154,7 @@ def _placed(plan: Plan) -> dict[str, list[list[Any] | None]] | None:
     """Where the cells of the low-resolution maps lie, of those that are not stretched over the image."""
     found = {}
     for method in plan.options.computed:
-        of_layers = plan.places if method.uses_layer else []
+        of_layers = plan.places if method.shows_layer else []
         where = plan.cam.places if method.classifier and plan.cam is not None else of_layers
         for there, layer in zip(where, plan.layers if len(where) > 1 else [None], strict=True) if where else ():
             if isinstance(there, Placement) and plan.shown(method):

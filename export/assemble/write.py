@@ -17,6 +17,7 @@ from portable_cam.export.assemble.heat_maps import heat_maps, put_back
 from portable_cam.export.assemble.per_target import all_targets, one_target
 from portable_cam.export.assemble.plan import Plan, emit
 from portable_cam.export.autodiff.backward import backward
+from portable_cam.export.autodiff.dequantized import input_quantization
 from portable_cam.export.autodiff.loss_scale import loss_scale, scaled_seed, unscale
 from portable_cam.export.graph.casts import as_float32, as_kernel_float
 from portable_cam.export.graph.shapes import infer_shapes
@@ -99,7 +100,19 @@ def _per_target(plan: Plan, index: ir.Value, further: Mapping[str, ir.Value]) ->
         if method.relu_rule != "standard":
             found = backward(graph, b, {score: seed}, [plan.image], method.relu_rule, plan.guided, saturation)
         values[method.name] = _gradient(plan, found[-1], scale, rank, shown=plan.shown(method))
+        if method.times_input:
+            values[method.name] = b.op("Mul", as_float32(b, values[method.name]), _input_values(plan))
     return values
+
+
+def _input_values(plan: Plan) -> ir.Value:
+    """What the image's numbers stand for, in float32: those of an integer image dequantised as the model does it."""
+    b, quantization = plan.builder, input_quantization(plan.image)
+    values = as_float32(b, plan.image)
+    if quantization is None:
+        return values
+    scale, zero = quantization
+    return b.op("Mul", b.op("Sub", values, float(zero)), float(scale))
 
 
 def _of_layer(plan: Plan, method: Method, i: int, gradient: ir.Value, scale: ir.Value | None) -> dict[str, ir.Value]:
@@ -159,6 +172,8 @@ def _finish(plan: Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:
             signed = [weighted_sum(b, values[f"{method.name}.{i}"], a) for i, a in enumerate(activations)]
         elif method.pixel_map is not None:
             signed = [values[f"{method.name}.{i}"] for i in range(len(plan.layers))]
+        elif method.activation_map is not None:
+            signed = [_for_every_target(plan, method.activation_map(b, a), targets) for a in activations]
         if signed:
             wide[method.name] = heat_maps(plan, method, signed, size, views)
         elif method.factors is not None:
@@ -175,6 +190,15 @@ def _finish(plan: Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:
             name = f"{format.GRADIENTS}{layer.name}"
             if f"{format.GRADIENTS}{i}" in values:
                 emit(plan, name, values[f"{format.GRADIENTS}{i}"], of_map, of_images=not several)
+
+
+def _for_every_target(plan: Plan, maps: ir.Value, targets: ir.Value) -> ir.Value:
+    """Maps that do not depend on the target, (N, h, w) -> (N, K, h, w); N counts views where an image has several."""
+    b, dims = plan.builder, known_dims(maps)
+    every = b.op("Concat", b.ints([1]), b.op("Shape", targets, start=1), b.ints([1, 1]), axis=0)
+    spread = b.op("Expand", b.op("Unsqueeze", maps, b.ints([1])), every)
+    spread.shape = None if dims is None else ir.Shape([dims[0], None, *dims[1:]])
+    return spread
 
 
 def _stop_before_maps(plan: Plan, targets: ir.Value, values: dict[str, ir.Value]) -> None:

@@ -102,8 +102,8 @@ RUNTIMES = {
             steep_masks=False,
             folded=True,
             promises=(
-                "a float16 model is computed in float16 throughout, which turns a guided map's masks: export it with "
-                "--precision float32",
+                "a float16 model is computed in float16 throughout, which turns a guided map's masks: export it in "
+                "float32",
             ),
         ),
         Runtime(

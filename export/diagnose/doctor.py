@@ -69,8 +69,9 @@ class DoctorReport:
 
     @property
     def explainable(self) -> bool:
-        """Whether at least one method works."""
-        return any(answer == "yes" for answer in self.methods.values())
+        """Whether at least one method works that says something of the scores."""
+        of_scores = [name for name, method in METHODS.items() if method.activation_map is None]
+        return any(self.methods.get(name) == "yes" for name in of_scores)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "explainable": self.explainable}
@@ -211,7 +212,8 @@ def _methods(
         classifier = "yes"
     except (LayerError, OptionError) as error:
         classifier = str(error)
-    answers = {"classifier weights": classifier, "gradient": to_layer, "input gradient": to_image}
+    layer = "yes" if layers else to_layer
+    answers = {"classifier weights": classifier, "layer": layer, "gradient": to_layer, "input gradient": to_image}
     return {
         name: next((answers[need] for need in method.needs if answers.get(need, "yes") != "yes"), "yes")
         for name, method in METHODS.items()

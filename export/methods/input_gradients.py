@@ -15,6 +15,14 @@ gradient = Method(
     paper="Simonyan et al. 2014, arXiv 1312.6034",
     relu_rule="standard",
 )
+input_x_gradient = Method(
+    "input_x_gradient",
+    title="input x gradient",
+    summary="the plain gradient of the input times the input",
+    paper="Shrikumar et al. 2016, arXiv 1605.01713",
+    relu_rule="standard",
+    times_input=True,
+)
 guided_backprop = Method(
     "guided_backprop",
     title="Guided Backprop",

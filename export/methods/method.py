@@ -19,13 +19,15 @@ from portable_cam.export.graph.builder import Builder
 ChannelWeights: TypeAlias = Callable[[Builder, ir.Value, ir.Value], ir.Value]
 #: (builder, g, A), in the model's float types -> the map before the ReLU (N, h, w) in float32.
 PixelMap: TypeAlias = Callable[[Builder, ir.Value, ir.Value], ir.Value]
+#: (builder, A), in the model's float types -> the map before the ReLU (N, h, w) in float32, whatever the target.
+ActivationMap: TypeAlias = Callable[[Builder, ir.Value], ir.Value]
 Dependence: TypeAlias = Literal["linear", "homogeneous", "nonlinear"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method and how the graph computes it, in exactly one of five ways: ``classifier``, ``channel_weights``,
-    ``pixel_map``, ``relu_rule`` or ``factors``.
+    """A method and how the graph computes it, in exactly one of six ways: ``classifier``, ``channel_weights``,
+    ``pixel_map``, ``activation_map``, ``relu_rule`` or ``factors``.
 
     Attributes:
         name: In options, outputs and files.
@@ -35,7 +37,9 @@ class Method:
         classifier: The map is read from the weights of the classifier behind a global average pool; no gradient.
         channel_weights: The map is sum_c w_c A_c; this gives w.
         pixel_map: The map is computed elementwise from g and A.
+        activation_map: The map is computed from A alone, and is the same for every target.
         relu_rule: The result is the gradient of the input, with this rule at ReLU-like nodes.
+        times_input: What ``relu_rule`` gives is multiplied with the input.
         factors: The result is an input gradient times an upsampled map: the names of the two methods.
         in_gradient: How the result depends on the gradient: ``linear``; ``homogeneous``, where a positive factor of the
             gradient is one of the result, so that a loss scale can be undone behind it; or ``nonlinear``.
@@ -50,13 +54,16 @@ class Method:
     classifier: bool = False
     channel_weights: ChannelWeights | None = None
     pixel_map: PixelMap | None = None
+    activation_map: ActivationMap | None = None
     relu_rule: ReluRule | None = None
+    times_input: bool = False
     factors: tuple[str, str] | None = None
     in_gradient: Dependence = "linear"
     kernel: str | None = None
 
     def __post_init__(self) -> None:
-        ways = (self.classifier or None, self.channel_weights, self.pixel_map, self.relu_rule, self.factors)
+        of_layer = (self.channel_weights, self.pixel_map, self.activation_map)
+        ways = (self.classifier or None, *of_layer, self.relu_rule, self.factors)
         if sum(way is not None for way in ways) != 1:
             raise AssertionError(f"method '{self.name}' must be computed in exactly one way")
 
@@ -74,16 +81,23 @@ class Method:
         return self.channel_weights is not None or self.pixel_map is not None
 
     @property
+    def shows_layer(self) -> bool:
+        """Its map is that of a layer, which is chosen where none is named."""
+        return self.uses_layer or self.activation_map is not None
+
+    @property
     def uses_relu_rule(self) -> bool:
         """It replaces the derivative of ReLU-like nodes."""
         return self.relu_rule not in {None, "standard"}
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What it reads: of ``classifier weights``, ``activation``, ``gradient`` (both of the layer) and
-        ``input gradient``."""
+        """What it reads: of ``classifier weights``, ``layer`` (its activation alone), ``activation`` and ``gradient``
+        (both of the layer), and ``input gradient``."""
         if self.classifier:
             return ("classifier weights", "activation")
+        if self.activation_map is not None:
+            return ("layer",)
         if self.relu_rule is not None:
             return ("input gradient",)
         return ("activation", "gradient") if self.factors is None else ("activation", "gradient", "input gradient")

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from portable_cam.errors import OptionError
 from portable_cam.export.methods.cam import cam
+from portable_cam.export.methods.eigen import eigen_gradcam, eigencam
+from portable_cam.export.methods.fem import fem
 from portable_cam.export.methods.gradcam import gradcam
 from portable_cam.export.methods.gradcam_plus_plus import gradcam_plus_plus
 from portable_cam.export.methods.guided_gradcam import guided_gradcam
-from portable_cam.export.methods.input_gradients import deconvnet, gradient, guided_backprop
+from portable_cam.export.methods.input_gradients import deconvnet, gradient, guided_backprop, input_x_gradient
 from portable_cam.export.methods.method import Method
 from portable_cam.export.methods.pixelwise import elementwise_gradcam, hirescam, layercam
 from portable_cam.export.methods.xgradcam import xgradcam
@@ -25,7 +27,11 @@ METHODS: dict[str, Method] = {
         layercam,
         hirescam,
         elementwise_gradcam,
+        eigencam,
+        eigen_gradcam,
+        fem,
         gradient,
+        input_x_gradient,
         guided_backprop,
         deconvnet,
         guided_gradcam,
@@ -57,8 +63,8 @@ def with_factors(names: Iterable[str]) -> list[Method]:
 
 
 def uses_layer(names: Iterable[str]) -> bool:
-    """One of the methods reads the gradient of a layer."""
-    return any(method.uses_layer for method in with_factors(names))
+    """One of the methods shows a layer, which is chosen where none is named."""
+    return any(method.shows_layer for method in with_factors(names))
 
 
 def uses_relu_rule(names: Iterable[str]) -> bool:

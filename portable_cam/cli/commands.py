@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import portable_cam
-from portable_cam.cli import batch, bench, demo, doctor, explain, export, layers
+from portable_cam.cli import batch, bench, compare, demo, doctor, evaluate, explain, export, layers
 from portable_cam.cli.common import fail, say, warn
 from portable_cam.errors import Error, PortableCamWarning
 from portable_cam.spelling import on_command_line
@@ -18,7 +18,7 @@ from portable_cam.spelling import on_command_line
 #: The commands in the order of ``--help``.
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.run, "explain": explain.run, "layers": layers.run, "doctor": doctor.run, "export": export.run,
-    "batch": batch.run, "bench": bench.run,
+    "batch": batch.run, "evaluate": evaluate.run, "compare": compare.run, "bench": bench.run,
 }  # fmt: skip
 
 app = typer.Typer(

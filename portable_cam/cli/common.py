@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from portable_cam.export.methods.registry import help_text
 from portable_cam.export.options import Options
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     added = []
     for name, known in fields.items():
         text = known.metadata["help"]
+        if name == "methods" and "budget" in own.parameters:  # the command runs those of many passes, too
+            text = _all_methods
         shown = None if name in _OPEN else known.default
         flag = isinstance(known.default, bool)
         flags = [f"--{name.replace('_', '-')}"] if flag else []  # without a --no- of its own
@@ -95,6 +98,12 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
+
+
+def _all_methods() -> str:
+    from portable_cam.methods.registry import PASS_METHODS
+
+    return f"{help_text()} Of many passes: {', '.join(PASS_METHODS)}."
 
 
 def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:

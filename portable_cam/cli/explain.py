@@ -95,6 +95,9 @@ def run(
     caption: Annotated[
         str | None, typer.Option(help="caption: the text to explain, not the model's own.", rich_help_panel=TASKS)
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="For an image and a method of many passes: a time as 10s, or a number of passes.")
+    ] = None,
     formats: Annotated[
         str | None, typer.Option("--format", help="Of a folder, comma-separated: png, npy, json.", show_default="png")
     ] = None,
@@ -170,6 +173,7 @@ def run(
         methods,
         device=device,
         check=check,
+        **({} if budget is None else {"budget": budget}),
         preprocessing={name: value for name, value in preprocessing.items() if value is not None},
         **made,
         **options,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from portable_cam.export.methods.registry import METHODS, uses_relu_rule
+from portable_cam.methods.registry import PASS_METHODS
 
 
 def title_of(method: str, guided: bool = True) -> str:
@@ -16,6 +17,8 @@ def title_of(method: str, guided: bool = True) -> str:
         method: Its name.
         guided: Whether some node was guided: where none was, a guided gradient is the gradient, and is called that.
     """
+    if method in PASS_METHODS:
+        return PASS_METHODS[method].title
     if method not in METHODS:
         return method
     known = METHODS[method]

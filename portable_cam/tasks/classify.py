@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from portable_cam.checked import checked
 from portable_cam.errors import OptionError, TargetError
-from portable_cam.explainer import Explainer
 from portable_cam.explanation import Detail, Explanation
 from portable_cam.export.passes.normalized import AnyModel, normalized
 from portable_cam.export.targets import Class, ClassSet, Contrast
 from portable_cam.labels import AnyLabels, Labels, as_labels, parse_targets
+from portable_cam.methods.explainer import Explainer
 from portable_cam.result import Result
 from portable_cam.spelling import option
 from portable_cam.tasks.base import (

@@ -8,6 +8,8 @@ from typing import Any
 
 from portable_cam.explainer import Explainer
 from portable_cam.export.passes.normalized import NormalizedModel
+from portable_cam.methods.explainer import Explainer as MethodsExplainer
+from portable_cam.methods.registry import signed_methods
 from portable_cam.result import Result
 
 
@@ -22,12 +24,15 @@ class Counterfactual:
 
     def __init__(self, model: NormalizedModel, methods: Sequence[str], options: Mapping[str, Any]) -> None:
         other = "positive" if options.get("sign") == "negative" else "negative"
-        self._arguments = model, methods
+        self._arguments = model, signed_methods(methods) or ["gradcam"]  # of the others there is no map of that sign
         self._options = {**options, "sign": other, "check": False}
+        if options.get("parameters"):
+            kept = {name: v for name, v in options["parameters"].items() if name in self._arguments[1]}
+            self._options["parameters"] = kept
         self._explainer: Explainer | None = None
 
     def __call__(self, explain: Callable[[Explainer], Result]) -> Result:
         """What ``explain`` gives with this explainer."""
         if self._explainer is None:
-            self._explainer = Explainer(*self._arguments, **self._options)
+            self._explainer = MethodsExplainer(*self._arguments, **self._options)
         return explain(self._explainer)

@@ -21,6 +21,7 @@ from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.labels import AnyLabels, parse_targets
+from portable_cam.methods.explainer import Explainer as MethodsExplainer
 from portable_cam.result import Result
 from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range, finite
 from portable_cam.tasks.counterfactual import Counterfactual
@@ -93,7 +94,7 @@ class SegmentExplainer(LabelledExplainer):
         self._image = str(image_input(graph).name)
         self._most = most
         options["target"] = dense if rather_than is None else Contrast(dense)
-        self.explainer = Explainer(model, methods, **options)
+        self.explainer = MethodsExplainer(model, methods, **options)
         self._counterfactual = Counterfactual(model, methods, options)
         self.preprocessing = preprocessing_of(self.explainer, model, preprocessing, whole=WHOLE[self.task])
         #: Whether each photo is explained at its own size.

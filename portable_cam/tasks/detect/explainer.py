@@ -27,6 +27,7 @@ from portable_cam.image.geometry import Geometry, Size
 from portable_cam.image.marks import Mark
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.labels import AnyLabels, Labels, as_labels, parse_targets
+from portable_cam.methods.explainer import Explainer as MethodsExplainer
 from portable_cam.result import Result
 from portable_cam.spelling import option
 from portable_cam.tasks.base import AnyPreprocessing, LabelledExplainer, Photo, Targets, class_in_range, finite
@@ -128,7 +129,7 @@ class DetectExplainer(LabelledExplainer):
         boxes = self.head.explaining(part)
         self._classes = boxes.class_count([scores.value for scores in boxes.tensors(graph, None)])
         options["target"] = boxes if rather_than is None else Contrast(boxes)
-        self.explainer = Explainer(model, methods, **options)
+        self.explainer = MethodsExplainer(model, methods, **options)
         self._counterfactual = Counterfactual(model, methods, options)
         self.preprocessing = preprocessing_of(
             self.explainer, model, _at_size(preprocessing, size, None in dims[1:]), self.head.preset, WHOLE[self.task]
