@@ -207,7 +207,7 @@ def test_channels_that_nothing_tells(make_model: Any) -> None:
     """A fully connected network treats all axes alike: sizes may tell, else it is asked for."""
     weights = {"w": np.ones((2 * 6 * 5, 3), np.float32)}
     model = make_model("f = Flatten(x) y = MatMul(f, w)", weights, "float[1,2,6,5] x", "float[N,3] y")
-    with pytest.raises(InputError, match=r"cannot be told .* declare it with axes=\{'x': 'NCHW'\} or 'NHWC'"):
+    with pytest.raises(InputError, match=r"cannot be told .* declare it with axes=\{'x': 'NCHW'\}, or NHWC"):
         pcam.Explainer(model, ("gradient",))
     result = pcam.Explainer(model, ("gradient",), axes={"x": "NHWC"}, threads=1)(np.ones((1, 2, 6, 5), np.float32), 0)
     assert result.channel_axis == 3

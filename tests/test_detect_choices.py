@@ -14,7 +14,7 @@ from detectors import CELLS, IMAGE, dense
 from PIL import Image
 
 import portable_cam as pcam
-from portable_cam.errors import HeadError, InputError, OptionError, TargetError
+from portable_cam.errors import HeadError, OptionError, TargetError
 from portable_cam.tasks.detect.explainer import DetectExplainer
 from portable_cam.tasks.recognize import recognize
 
@@ -197,8 +197,9 @@ def test_overlapping_boxes_of_two_classes(make_model: Any) -> None:
 def test_nothing_is_found(make_model: Any) -> None:
     made = model(make_model, "x first", BEST, limit=np.float32(0.999), least=np.array([0.999], np.float32))
     explainer = DetectExplainer(made, preprocessing="unit")
-    with pytest.raises(InputError, match=r"no box scores 0\.999 or more"):
-        explainer(PICTURE)
+    nothing = explainer(PICTURE)
+    assert nothing.labels == [[]]
+    assert "no box scores 0.999 or more" in nothing.nothing_found
     missed = explainer(PICTURE, [1])
     assert missed.details[0].found is False
 

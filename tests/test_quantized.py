@@ -330,7 +330,7 @@ def test_low_end_is_masked_too() -> None:
     for saturation, expected in (("mask", [0, -1, -1, 0]), ("pass", [-1, -1, -1, -1])):
         session = Session(differentiate(model, "y", ["x"], saturation=saturation))
         assert session.run({"x": x, "seed": np.ones_like(x)})["gradient.x"].tolist() == expected
-    with pytest.raises(OptionError, match="saturation is 'mask' or 'pass'"):
+    with pytest.raises(OptionError, match="saturation= takes 'mask', 'pass', not 'cut'"):
         differentiate(model, "y", ["x"], saturation="cut")  # type: ignore[arg-type]
 
 

@@ -96,7 +96,7 @@ def test_the_peers_scale_of_all_views_of_an_image(make_model: Any) -> None:
         assert heat.max() == pytest.approx(1, abs=1e-5)
     with pytest.raises(OptionError, match="'p_v' looks at several parts of the image"):
         pcam.Explainer(model(make_model, BATCHES["turned"]), profile="captum")
-    with pytest.raises(LayerError, match="CAM needs one map for each image; 'p_v' has several views"):
+    with pytest.raises(TargetError, match=r"'y_p_v' .* has 2 rows of scores for each image"):
         pcam.Explainer(model(make_model, BATCHES["turned"]), ("cam",), output="y_p_v")
 
 
@@ -154,7 +154,9 @@ def test_an_index_before_the_boxes(make_model: Any, taken: str, rows: bool) -> N
     body = COUNTED + IN_TABLE + taken + ROI + NET + "y = Identity(y_p_v)"
     made = model(make_model, body, f"float[N,1,{SIZE},{SIZE}] x, float[N,4] boxes", **numbers)
     if not rows:
-        with pytest.raises(TargetError, match="has several rows for each image"):
+        with pytest.raises(
+            TargetError, match="has several rows of scores for all images together: choose one with row="
+        ):
             pcam.Explainer(made)
         return
     boxes = np.array([[0, 20, 40, 60], [30, 0, 62, 32]], np.float32)
@@ -290,7 +292,7 @@ def test_crop_and_resize(make_model: Any, count: int) -> None:
 def test_regions_of_several_images(make_model: Any) -> None:
     """A row of scores for each region is no row for each image; behind a sum of all, each region lies in its image."""
     inputs = f"float[N,1,{SIZE},{SIZE}] x, float[R,4] boxes, int64[R] which"
-    with pytest.raises(TargetError, match=r"has several rows for each image"):
+    with pytest.raises(TargetError, match=r"has several rows of scores for all images together: choose one with row="):
         pcam.Explainer(model(make_model, ROI + NET + "y = Identity(y_p_v)", inputs))
     made = model(make_model, ROI + NET + "y = ReduceSum(y_p_v, few)", inputs)
     images = np.concatenate([spot(*AT), spot(10, 50)])

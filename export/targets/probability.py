@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.casts import as_float32
-from portable_cam.export.targets.classes import Class, pick
+from portable_cam.export.targets.classes import Class
+from portable_cam.export.targets.pick import pick
 from portable_cam.export.targets.protocol import Target
 from portable_cam.export.targets.scores import Scores
 
@@ -42,7 +43,9 @@ class Probability(Target):
 
     def score(self, b: Builder, scores: Sequence[ir.Value], index: ir.Value, extra: Mapping[str, ir.Value]) -> ir.Value:
         rows = as_float32(b, self.of.ranking(b, scores))
-        return pick(b, b.op("Softmax", rows, axis=1) if self.by == "softmax" else b.op("Sigmoid", rows), index)
+        probabilities = b.op("Softmax", rows, axis=1) if self.by == "softmax" else b.op("Sigmoid", rows)
+        probabilities.shape = rows.shape
+        return pick(b, probabilities, index)
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.name, "by": self.by, "of": self.of.describe()}

@@ -8,9 +8,10 @@
 from importlib.util import find_spec
 
 from portable_cam.errors import OptionError
+from portable_cam.spelling import installing
 
 if find_spec("pyarrow") is None:
-    raise OptionError('pyarrow is not installed: pip install "portable-cam[batch]"')
+    raise OptionError(f"pyarrow is not installed: {installing('batch')}")
 
 from portable_cam.batch.engine import run
 from portable_cam.batch.results import Results

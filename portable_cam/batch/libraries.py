@@ -7,6 +7,7 @@ from importlib import import_module
 from types import ModuleType
 
 from portable_cam.errors import OptionError
+from portable_cam.spelling import installing
 
 
 def library(name: str, extra: str = "batch") -> ModuleType:
@@ -19,4 +20,4 @@ def library(name: str, extra: str = "batch") -> ModuleType:
         return import_module(name)
     except ImportError as error:
         package = name.split(".")[0]
-        raise OptionError(f'{package} is not installed: pip install "portable-cam[{extra}]"') from error
+        raise OptionError(f"{package} is not installed: {installing(extra)}") from error

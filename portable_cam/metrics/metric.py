@@ -114,7 +114,7 @@ class Case:
         return mix(self.x, self.blank, keep, self.channel_axis)
 
     def ranks(self, heat: Map) -> NDArray[np.int64]:
-        """How many pixels come before each, the most important first, (H, W); see :mod:`.ranking`."""
+        """How many pixels come before each, the most important first, (H, W): :mod:`portable_cam.metrics.ranking`."""
         return rank(heat, self.random(0))
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from portable_cam.errors import OptionError
 from portable_cam.image.baselines import as_input
 from portable_cam.metrics.metric import Array, Case, Map, Measured, Metric
+from portable_cam.spelling import installing
 
 #: The shares of the image that are taken away.
 SHARES = (0.2, 0.4, 0.6, 0.8)
@@ -33,7 +34,7 @@ def require() -> Any:
         import scipy.sparse.linalg
     except ImportError:
         raise OptionError(
-            'the metric road needs SciPy, which solves its equations: pip install "portable-cam[evaluate]"'
+            f"the metric road needs SciPy, which solves its equations: {installing('evaluate')}"
         ) from None
     return scipy.sparse
 

@@ -66,7 +66,8 @@ _GAP = 3
 @dataclass(frozen=True)
 class Photo:
     """One image, decoded and prepared: ``view`` is what the model sees of it, ``x`` the model's input made of that,
-    ``by`` what explains images of its size, ``source`` the file's name."""
+    ``by`` what explains images of its size, ``source`` the file's name, ``decoded`` the size that the file was read at.
+    """
 
     image: ImageArray
     view: ImageArray
@@ -75,6 +76,7 @@ class Photo:
     preprocessing: Preprocessing
     by: TaskExplainer
     source: str
+    decoded: Size
 
 
 class TaskExplainer(Rebuilt, ABC):
@@ -151,7 +153,8 @@ class TaskExplainer(Rebuilt, ABC):
         view = preprocessing.view(decoded, size)
         source = str(image) if isinstance(image, str | os.PathLike) else ""
         x = preprocessing.prepared(decoded, view)
-        return Photo(decoded, view, x, preprocessing.geometry(size), preprocessing, chosen, source)
+        read_at = (decoded.shape[0], decoded.shape[1])
+        return Photo(decoded, view, x, preprocessing.geometry(size), preprocessing, chosen, source, read_at)
 
     def explain_prepared(self, photo: Photo, targets: Targets = None, **asked: Any) -> Explanation:
         """As a call, with an image that was prepared before.
@@ -215,9 +218,9 @@ class TaskExplainer(Rebuilt, ABC):
 
     def _explanation(self, photo: Photo, result: Result, labels: Sequence[str], **own: Any) -> Explanation:
         """The explanation of an image, ``own`` being the fields that this task alone fills."""
-        (height, width), decoded = photo.geometry.photo, photo.image.shape
+        (height, width), decoded = photo.geometry.photo, photo.decoded
         notes = (*self.notes, *photo.preprocessing.notes((height, width)))
-        if decoded[:2] != (height, width):
+        if decoded != (height, width):
             smaller = f"the photo of {width} x {height} pixels was decoded at {decoded[1]} x {decoded[0]}"
             notes = (*notes, f"{smaller}, several times what the model takes")
         return Explanation(
