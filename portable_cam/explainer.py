@@ -67,8 +67,8 @@ class Explainer(Rebuilt):
         check: Check the first explanation, unless the same model and options were checked before: ``checks``
             (``docs/reliability.md``).
         **options: ``output``, ``row``, ``profile``, ``relu_policy``, ``saturation``, ``sign``, ``precision``,
-            ``details``, ``words``. A float64 model is computed in float32 where ONNX Runtime has no kernels for it;
-            ``notes`` says so.
+            ``alignment``, ``axes``, ``as_is``, ``details``, ``words``. A float64 model is computed in float32 where
+            ONNX Runtime has no kernels for it; ``notes`` says so.
 
     Raises:
         Error: A subclass that names what does not fit.
@@ -246,8 +246,7 @@ class Explainer(Rebuilt):
         self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64], extra: Mapping[str, Any], *, given: bool = True
     ) -> Result:
         count = len(feeds[self.image_name])
-        if self._metadata.shared and self.input_shape()[0] != 1 and (asked != asked[:1]).any():
-            raise TargetError("all images have one score together here: ask for the same targets of each")
+        self._check_shared(asked)
         feeds |= self._inputs.further(extra, asked.shape)
         try:
             return self._run(feeds, asked)
@@ -277,6 +276,7 @@ class Explainer(Rebuilt):
         self._inputs.check_names(named, extra)
         feeds = {name: pipeline.take(name, value) for name, value in named.items()}
         asked = self._asked(targets, feeds[self.image_name].shape[0], extra)
+        self._check_shared(asked)
         further = self._inputs.further(extra, asked.shape)
         pipeline = self.pipeline(1 if asked.shape[1] == 1 else None)
         made = pipeline.on_device({**feeds, **further, "targets": asked})
@@ -321,15 +321,18 @@ class Explainer(Rebuilt):
     def _run(self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]) -> Result:
         session = self._session_for(asked)
         values = self._batches.run(session, {**feeds, TARGETS: asked})
-        if values[CLAMPED].any():
-            wrong = np.abs(asked[values[CLAMPED]]).max()
-            raise TargetError(f"target {wrong} is out of range: the model has fewer classes")
+        _refuse_clamped(values, asked)
         self._check_rows(values, len(asked))
         if self._wants_check and not self.checks:
             key = check_cache.key_of(self._metadata)
             self.checks = check_cache.read(key) or self._checked(feeds, values)
             check_cache.write(key, self.checks)
         return self._result(values)
+
+    def _check_shared(self, asked: NDArray[np.int64]) -> None:
+        """Images that have one score together are asked about together."""
+        if self._metadata.shared and self.input_shape()[0] != 1 and (asked != asked[:1]).any():
+            raise TargetError("all images have one score together here: ask for the same targets of each")
 
     def _check_rows(self, values: dict[str, NDArray[Any]], count: int) -> None:
         """Whether scores of classes have a row for each image, where the graph did not tell and none was chosen."""
@@ -383,3 +386,10 @@ class Explainer(Rebuilt):
 
     def _result(self, values: dict[str, NDArray[Any]]) -> Result:
         return result_of(values, self._metadata, notes=self.notes, checks=self.checks)
+
+
+def _refuse_clamped(values: dict[str, NDArray[Any]], asked: NDArray[np.int64]) -> None:
+    """A file explains the nearest target and flags it; here it is asked for another."""
+    if values[CLAMPED].any():
+        wrong = np.abs(asked[values[CLAMPED]]).max()
+        raise TargetError(f"target {wrong} is out of range: the model has fewer classes")

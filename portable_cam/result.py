@@ -122,7 +122,7 @@ class Result(ByMethod[NDArray[np.float32]]):
             # an output that is not one entry per image is that of all of them
             return values[one] if hasattr(values, "__len__") and len(values) == count else values
 
-        by_image = ("scores", "targets", "maps", "raw", "flags", "outputs", "activations", "gradients", "words")
+        by_image = "scores targets maps raw flags outputs activations gradients words views unseen".split()
         return replace(self, **{name: part(getattr(self, name)) for name in by_image})
 
     def __eq__(self, other: object) -> bool:

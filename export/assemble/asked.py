@@ -17,8 +17,6 @@ from portable_cam.export import format
 from portable_cam.export.graph.builder import Builder
 from portable_cam.export.targets import Extra, Target
 
-_TOP = 16  # how far down the ranking a negative target can point
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -88,10 +86,10 @@ def _resolve(
     if ranking is None or last is None:
         return _between(b, targets, b.ints(0), last)
     if last.const_value is not None:
-        top = min(_TOP, int(last.const_value.numpy()) + 1)
+        top = min(format.MOST_RANKS, int(last.const_value.numpy()) + 1)
         depth, lowest = b.ints([top]), b.ints(-top)
     else:
-        depth = b.op("Min", b.ints([_TOP]), b.op("Add", b.op("Unsqueeze", last, b.ints([0])), 1))
+        depth = b.op("Min", b.ints([format.MOST_RANKS]), b.op("Add", b.op("Unsqueeze", last, b.ints([0])), 1))
         lowest = b.op("Neg", b.op("Squeeze", depth, b.ints([0])))
     inside, clamped = _between(b, targets, lowest, last)
     _, order = b.op_multi("TopK", [ranking, depth], 2, axis=1)

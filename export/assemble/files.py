@@ -40,8 +40,8 @@ def build_explanation(
         model: A path, bytes, ``onnx.ModelProto``, ``onnx_ir.Model`` or
             :class:`~portable_cam.export.passes.normalized.NormalizedModel`.
         methods: As in :class:`~portable_cam.export.options.Options`; likewise ``layer``, ``target`` and ``**options``:
-            ``output``, ``profile``, ``relu_policy``, ``saturation``, ``sign``, ``precision``,
-            ``alignment``, ``axes``, ``details``, ``words``.
+            ``output``, ``row``, ``profile``, ``relu_policy``, ``saturation``, ``sign``, ``precision``,
+            ``alignment``, ``axes``, ``as_is``, ``details``, ``words``.
         layer: See ``methods``.
         target: See ``methods``.
         targets_per_image: How many targets the file takes per image; None for any number, by a Scan.
@@ -130,14 +130,12 @@ def deployed(
     Raises:
         OptionError, LayerError, TargetError, InputError, ModelError: What was asked for does not fit the model.
     """
-    images = deployment.images
     asked_for = deployment.batch not in {None, "any"}
     try:
-        model = at_batch(model, images)
+        model = at_batch(model, deployment.images)
     except OptionError:
         if asked_for:
-            raise
-        images = None  # a model with a batch of its own keeps it
+            raise  # else a model with a batch of its own keeps it
     built = explanation_model(
         model,
         options,

@@ -60,6 +60,8 @@ class Deployment:
             )
         if self.photo and self.batch not in {None, 1}:
             raise OptionError(f"a file from photo to overlay takes one photo at a time, not {self.batch}")
+        if self.batch not in {None, "any"} and (isinstance(self.batch, bool) or not isinstance(self.batch, int)):
+            raise OptionError(f"batch is a number of images, or 'any', not {self.batch!r}")
         if isinstance(self.batch, int) and self.batch < 1:
             raise OptionError(f"a batch has at least one image, not {self.batch}")
         if self.names not in {"dotted", "plain"}:

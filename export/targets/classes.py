@@ -49,9 +49,12 @@ class Class(Target):
 
     def tensors(self, graph: ir.Graph, output: str | Sequence[str] | None) -> list[Scores]:
         found = find_scores(graph, single_output(output), shared=True, row=self.row)
-        if self.row is None:
-            refuse_rows(graph, found)
+        self.accept(graph, found)
         return [found]
+
+    def accept(self, graph: ir.Graph, scores: Scores) -> None:
+        if self.row is None:
+            refuse_rows(graph, scores)
 
     def shared(self, scores: Sequence[ir.Value]) -> bool:
         (value,) = scores
@@ -206,6 +209,9 @@ class Contrast(Target):
 
     def tensors(self, graph: ir.Graph, output: str | Sequence[str] | None) -> list[Scores]:
         return self.of.tensors(graph, output)
+
+    def accept(self, graph: ir.Graph, scores: Scores) -> None:
+        self.of.accept(graph, scores)
 
     def layers(self, graph: ir.Graph, scores: Sequence[ir.Value]) -> list[ir.Value] | None:
         return self.of.layers(graph, scores)

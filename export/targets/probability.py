@@ -29,6 +29,9 @@ class Probability(Target):
     def tensors(self, graph: ir.Graph, output: str | Sequence[str] | None) -> list[Scores]:
         return self.of.tensors(graph, output)
 
+    def accept(self, graph: ir.Graph, scores: Scores) -> None:
+        self.of.accept(graph, scores)
+
     def layers(self, graph: ir.Graph, scores: Sequence[ir.Value]) -> list[ir.Value] | None:
         return self.of.layers(graph, scores)
 

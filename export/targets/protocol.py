@@ -56,6 +56,13 @@ class Target(ABC):
         """
         return [find_scores(graph, single_output(output))]
 
+    def accept(self, graph: ir.Graph, scores: Scores) -> None:
+        """Whether a tensor that is explained as it is can hold the scores; by default any can.
+
+        Raises:
+            TargetError: It cannot.
+        """
+
     def layers(self, graph: ir.Graph, scores: Sequence[ir.Value]) -> list[ir.Value] | None:
         """The layers that suit this target where the user names none; None for the best of ``list_layers``."""
         return None
@@ -164,7 +171,10 @@ def scores_of(
     if not as_is:
         return target.tensors(graph, output)
     names = [found.output for found in target.tensors(graph, None)] if output is None else output
-    return [named_tensor(graph, name) for name in ([names] if isinstance(names, str) else names)]
+    found = [named_tensor(graph, name) for name in ([names] if isinstance(names, str) else names)]
+    for scores in found:
+        target.accept(graph, scores)
+    return found
 
 
 def single_output(output: str | Sequence[str] | None) -> str | None:

@@ -26,6 +26,7 @@ from portable_cam.errors import ImageError, InputError, OptionError
 from portable_cam.explanation import Explanation
 from portable_cam.image.decode import read_image
 from portable_cam.image.geometry import ImageArray, Size
+from portable_cam.image.look import look_of
 from portable_cam.image.preprocess import Preprocessing
 from portable_cam.report.write import ReportWriter
 from portable_cam.result import Result
@@ -168,6 +169,7 @@ class Results:
             writer=ReportWriter(),
             source=given.url if given.offset is None else "",
             notes=notes,
+            look=look_of(self.facts()["profile"]),
             counterpart=None if other is None else self._result(row, record, preprocessing.size, other, OTHER),
             **own,
         )
@@ -196,6 +198,7 @@ class Results:
             guided_nodes=list(self.facts()["guided_nodes"]),
             outputs={},
             notes=tuple(record.get("notes", ())),
+            row=record.get("row", [None])[0],
             channel_axis=1 if layout == "nchw" else 3,
             placed=record.get("placed", {}),
             unseen={name: np.asarray([share], np.float32) for name, share in record.get("unseen", {}).items()},

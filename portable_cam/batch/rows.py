@@ -22,7 +22,7 @@ from portable_cam.image.marks import Mark
 _LIST = pa.list_
 #: The fields of an explanation that are text or a switch, which the record has as they are.
 _PLAIN = tuple(
-    f.name for f in fields(Explanation) if f.type in {"str", "bool", "Drawing", "dict[str, str]"} and f.name != "source"
+    f.name for f in fields(Explanation) if f.type in {"str", "bool", "dict[str, str]"} and f.name != "source"
 )
 #: Where a map is: entries ``offset`` to ``offset + count`` of an NPY file, one for each target. The value of a cell is
 #: ``low + stored * scale``. ``flat``: the map of the target is zero everywhere, whatever is stored.
@@ -101,11 +101,6 @@ def done_row(
 
 def probabilities(explanation: Explanation, details: Sequence[Detail]) -> list[float | None]:
     """For each target how sure the model is: of a box its score, of a class its probability."""
-    if explanation.top_scale == "probability" and not any(d.rather_than for d in details):
-        whole = next(
-            (v.reshape(-1) for v in explanation.outputs.values() if v.size > explanation.targets.max()), np.empty(0)
-        )
-        return [float(whole[t]) if t < whole.size else None for t in explanation.targets[0]]
     return [d.probability if d.detection is None else d.detection for d in details]
 
 
@@ -141,6 +136,8 @@ def _record(explanation: Explanation) -> dict[str, Any]:
         "characters": [asdict(character) for character in explanation.characters],
         "token_attribution": None if attribution is None else attribution.tolist(),
         "notes": explanation.notes,
+        "checks": explanation.checks,
+        "row": None if explanation.result.row is None else [explanation.result.row],
         "layer": explanation.layer,
         "placed": explanation.result.placed,
         "unseen": {name: float(share[0]) for name, share in explanation.result.unseen.items()},
@@ -181,6 +178,7 @@ def record_fields(record: Mapping[str, Any]) -> dict[str, Any]:
         "characters": tuple(Character(**c) for c in record.get("characters", ())),
         "token_attribution": None if attribution is None else np.asarray(attribution, np.float32),
         "notes": tuple(record.get("notes", ())),
+        "checks": list(record.get("checks", ())),
     }
 
 

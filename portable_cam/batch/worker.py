@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that makes shards: ``python -m portable_cam.batch.worker FOLDER``.
+"""A process that makes shards: ``python -m portable_cam.batch.worker FOLDER``, with ``cli`` behind it where a user of
+the command line reads its messages.
 
 It reads a line of JSON for each shard and writes lines of JSON on what becomes of it. It ends when its input does, also
 in the middle of a shard: so it does not outlive whoever began it.
@@ -7,6 +8,7 @@ in the middle of a shard: so it does not outlive whoever began it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -19,6 +21,7 @@ from typing import Any
 from portable_cam.batch.shard import ShardRunner
 from portable_cam.batch.shard_files import TakenError
 from portable_cam.errors import Error
+from portable_cam.spelling import on_command_line
 
 
 def main(root: str) -> None:
@@ -58,4 +61,5 @@ def _listen(asked: queue.Queue[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    with on_command_line() if sys.argv[2:] else contextlib.nullcontext():
+        main(sys.argv[1])

@@ -23,6 +23,7 @@ from portable_cam.batch.layout import Layout
 from portable_cam.batch.progress import Progress
 from portable_cam.batch.shard import Spent
 from portable_cam.errors import Error
+from portable_cam.spelling import either
 
 #: Signals that a process gets for what it did itself.
 _OWN_FAULT = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT}
@@ -95,7 +96,7 @@ class Workers:
         paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
         errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         process = subprocess.Popen(
-            [sys.executable, "-m", "portable_cam.batch.worker", str(self._layout.root)],
+            [sys.executable, "-m", "portable_cam.batch.worker", str(self._layout.root), *either("", "cli").split()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

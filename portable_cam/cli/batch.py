@@ -21,7 +21,8 @@ _PREPROCESSING = ("preset", "mean", "std", "scale", "color", "size", "resize", "
 #: Options of single tasks, by the parameters of ``explain``.
 _OF_TASKS = {
     "labels": "labels", "rather_than": "rather_than", "class_set": "sets", "head": "head", "part": "part",
-    "threshold": "threshold", "region": "region", "pixel": "pixel", "mask": "mask", "decoder": "decoder",
+    "channels": "channels", "threshold": "threshold", "region": "region", "pixel": "pixel", "mask": "mask",
+    "decoder": "decoder",
     "vocabulary": "vocabulary", "blank": "blank", "question": "question", "caption": "caption",
 }  # fmt: skip
 _PICTURES, _FILES = ("jpg", "webp", "png"), ("json", "csv")
@@ -32,7 +33,7 @@ _NAMED = 5
 def _takes_questions(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command what ``explain`` takes to say what is explained, as ``asked``."""
     fields = [f.name for f in dataclasses.fields(Options)]
-    wanted = ("task", "target", "device", *_PREPROCESSING, *_OF_TASKS, *fields)
+    wanted = ("task", "target", "device", "budget", *_PREPROCESSING, *_OF_TASKS, *fields)
     theirs = inspect.signature(explain.run).parameters
     added = [theirs[name] for name in dict.fromkeys(wanted) if name in theirs]
     hints = get_type_hints(command, include_extras=True)

@@ -14,6 +14,7 @@ from portable_cam.cli.common import (
     JsonOption,
     ModelArgument,
     OutputOption,
+    RowOption,
     SizeOption,
     TaskOption,
     new_table,
@@ -30,6 +31,7 @@ def run(
     seconds: Annotated[float, typer.Option(min=0.1, help="How long to measure.")] = 8.0,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     output: OutputOption = None,
+    row: RowOption = None,
     task: TaskOption = None,
     axes: AxesOption = None,
     size: SizeOption = None,
@@ -45,14 +47,14 @@ def run(
     from portable_cam.verify.bench import bench as measure
 
     known = read_model(model, axes=pairs("--axes", axes), size=size, head=head, channels=channels)
-    target = recognize(known, task, output)[1]
-    rows = measure(known, batch, target=target, device=device, threads=threads, seconds=seconds, output=output)
+    target = recognize(known, task, output, row)[1]
+    measured = measure(known, batch, target=target, device=device, threads=threads, seconds=seconds, output=output)
     if as_json:
-        print_json([asdict(row) for row in rows])
+        print_json([asdict(each) for each in measured])
         return
     table = new_table("method", "batch", "ms per run", "of plain inference", "graph built in s")
-    for row in rows:
+    for each in measured:
         table.add_row(
-            row.name, str(row.batch), f"{row.milliseconds:.1f}", f"{row.ratio:.2f}", f"{row.build_seconds:.2f}"
+            each.name, str(each.batch), f"{each.milliseconds:.1f}", f"{each.ratio:.2f}", f"{each.build_seconds:.2f}"
         )
     out.print(table)

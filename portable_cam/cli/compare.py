@@ -19,6 +19,7 @@ from portable_cam.cli.common import (
     size_of,
     takes_options,
 )
+from portable_cam.cli.policy import with_policy
 
 _METHODS = ("gradcam", "gradcam_plus_plus", "layercam", "hirescam", "eigencam", "guided_gradcam", "gradient")
 
@@ -45,6 +46,7 @@ def run(
     options: dict[str, Any],
 ) -> None:
     """Methods by classes on one photo: a sheet of their maps, and the rank correlations between them."""
+    from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.metrics.compare import compare
     from portable_cam.report.files import save_figure
     from portable_cam.tasks.classify import PhotoExplainer
@@ -57,9 +59,11 @@ def run(
         "color": color,
         "size": size_of(size),
     }
+    methods, known = options.pop("methods", _METHODS), declared_model(model, options.get("axes"))
+    options = with_policy(known, "classify", methods, options)
     explainer = PhotoExplainer(
-        model,
-        options.pop("methods", _METHODS),
+        known,
+        methods,
         labels=labels,
         preprocessing={name: value for name, value in prepared.items() if value is not None},
         device=device,
@@ -70,7 +74,8 @@ def run(
     found = compare(explained)
     written = save_figure(explained.plot(), figure)
     for text in explained.notes:
-        note(f"note: {text}")
+        if text != explainer.preprocessing.guess_note():  # which was a warning
+            note(f"note: {text}")
     note(f"written: {written}")
     if as_json:
         print_json({"model": str(model), "image": str(image), "figure": str(written), **found.to_dict()})

@@ -87,9 +87,13 @@ def run(
         report = replace(report, problems=list(dict.fromkeys([problem, *report.problems])))
     if inexact_here(known.graph):
         report = replace(report, problems=[*report.problems, INEXACT])
-    report, explainer = tried(known, report, found, target, output)
+    report, explainer = tried(known, report, found, target, output, row)
     prepared = None if explainer is None else explainer.preprocessing
-    answers = [] if image is None else answers_on(explainer, image)
+    as_used, by = known, explainer
+    if image is not None:  # the answers are those of explain, at the size that it brings the photo to
+        as_used = read_model(model, axes=pairs("--axes", axes), size=size, head=head, channels=channels)
+        by = tried(as_used, report, found, target, output, row)[1]
+    answers = [] if image is None else answers_on(by, image)
     if as_json:
         about = {"task": found, "preprocessing": None if prepared is None else prepared.to_json()}
         print_json({**about, **report.to_dict(), "answers": [answer.to_dict() for answer in answers]})
@@ -109,7 +113,7 @@ def run(
         out.print(table)
         _print_answers(answers)
     if write:
-        write_description(draft(known, found, output, row), path := description_path(model))
+        write_description(draft(as_used, found, output, row), path := description_path(model))
         note(f"written to {path}: read it, and correct what is wrong")
     if not report.explainable:
         raise typer.Exit(1)

@@ -22,8 +22,8 @@ from portable_cam.cli.common import (
     say,
     size_of,
     takes_options,
-    warn,
 )
+from portable_cam.cli.policy import with_policy
 
 if TYPE_CHECKING:
     from portable_cam.metrics.outcome import Evaluation
@@ -69,6 +69,8 @@ def run(
     options: dict[str, Any],
 ) -> None:
     """How far the explanations of a classifier can be trusted: measured on photos, beside maps that know nothing."""
+    from portable_cam.export.diagnose.declared import declared_model
+    from portable_cam.file_kinds import listed
     from portable_cam.image.find import find_images
     from portable_cam.metrics.evaluation import evaluate
     from portable_cam.metrics.metric import Settings
@@ -83,13 +85,19 @@ def run(
         "color": color,
         "size": size_of(size),
     }
-    paths = [path for path, _ in find_images(images).photos]
+    where = find_images(images)
+    paths = [path for path, _ in where.photos]
+    if where.skipped:
+        skipped = listed((str(path), why) for path, why in where.skipped)
+        note(f"skipped: {len(where.skipped)} in the folders: {skipped}")
     first, *others = names(baseline) or ("blur",)
     given = {"methods": options.pop("methods")} if "methods" in options else {}
+    known = declared_model(model, options.get("axes"))
+    options = with_policy(known, "classify", given.get("methods"), options)
     with Progress(console=err, transient=True, disable=len(paths) < 2) as bar:
         task = bar.add_task("evaluating", total=len(paths))
         found = evaluate(
-            model,
+            known,
             paths,
             metrics=None if metrics is None else names(metrics),
             baseline=first,
@@ -108,7 +116,8 @@ def run(
             **options,
         )
     for text in found.notes:
-        (warn if "guessed" in text else note)(f"note: {text}")
+        if not text.startswith("the preprocessing is guessed"):  # which was a warning
+            note(f"note: {text}")
     if csv_file is not None:
         note(f"written: {found.to_csv(csv_file)}")
     if figure is not None:

@@ -26,6 +26,7 @@ from portable_cam.cli.common import (
 from portable_cam.cli.photos import Place, explain_photos
 from portable_cam.cli.pictures import ColormapOption, ContoursOption, MaxSizeOption, OpacityOption, look_as_asked
 from portable_cam.cli.policy import with_policy
+from portable_cam.cli.reading import read_model
 
 
 @takes_options
@@ -118,7 +119,6 @@ def run(
 ) -> None:
     """Explain photos: writes maps, prints a line for each class, box or region explained."""
     from portable_cam.export.assemble.at_size import at_size
-    from portable_cam.export.diagnose.declared import declared_model
     from portable_cam.file_kinds import listed
     from portable_cam.image.decode import read_image
     from portable_cam.image.find import find_images
@@ -156,7 +156,7 @@ def run(
         "question": question,
         "caption": caption,
     }
-    known = declared_model(model, options.get("axes"))
+    known = read_model(model, axes=options.get("axes"), head=head, channels=channels)
     if known.inside_explanation:
         note("note: this is an explanation file: the model inside it is explained, by default as the file does")
     chosen = task

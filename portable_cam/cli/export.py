@@ -95,7 +95,7 @@ def run(
     known = read_model(model, axes=options.get("axes"), size=size, head=head, channels=channels)
     asked = (task, options.get("output"), options.get("row"))
     found, target = recognize(known, *asked)
-    options = with_policy(known, task, options.get("methods"), options)
+    options = with_policy(known, found, options.get("methods"), options)
     around = surroundings(known, found, target, preset=preset, labels=labels)
     prepared = None if around.preprocessing is None else around.preprocessing.to_json()
     chosen = Options.of(known.described({**options, "target": target}))
@@ -103,6 +103,12 @@ def run(
         known, chosen, replace(deployment, names="dotted"), None if prepared is None else json.dumps(prepared)
     )
     content = draft(known, *asked) | _choices(chosen, built.metadata_props)
+    if chosen.as_is:
+        content["scores"] = {**content.get("scores", {}), "as_is": True}
+    if preset is not None and prepared is not None:  # what was asked for, not what would be assumed
+        content["input"]["preprocessing"] = prepared
+    if labels is not None and around.labels is not None:
+        content["labels"] = list(around.labels.names)
     built.metadata_props[METADATA_KEY] = json.dumps(content)
     proof = self_check(known, built, chosen) if check else None
     if proof is not None:

@@ -35,7 +35,7 @@ def with_policy(
     if "relu_policy" in chosen or not uses_relu_rule(known):
         return dict(options)
     try:
-        target = recognize(model, task, chosen.get("output"))[1]
+        target = recognize(model, task, chosen.get("output"), chosen.get("row"))[1]
         found = scores_of(target, model.graph, chosen.get("output"))
     except Error:  # a part of a model, as an encoder: the rest is not known yet
         return dict(options)

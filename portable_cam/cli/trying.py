@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def tried(
-    model: NormalizedModel, report: DoctorReport, task: str | None, target: Target | None, output: str | None
+    model: NormalizedModel,
+    report: DoctorReport,
+    task: str | None,
+    target: Target | None,
+    output: str | None,
+    row: int | None = None,
 ) -> tuple[DoctorReport, TaskExplainer | None]:
     """The report with what ONNX Runtime says of it, and the explainer of the task where there is one.
 
@@ -31,11 +36,12 @@ def tried(
         task: The task, if it is known.
         target: What is explained.
         output: The tensor of scores, if the user named it.
+        row: Of several rows of scores the one, likewise.
     """
     working = tuple(name for name, answer in report.methods.items() if answer == "yes")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PortableCamWarning)  # what is guessed stands in the report
-        explainer = _task_explainer(model, task, working, output)
+        explainer = _task_explainer(model, task, working, output, row)
         refused = {} if explainer is not None else _refused(model, working, target, output)
     if refused:
         report = replace(report, methods={**report.methods, **refused})
@@ -64,7 +70,7 @@ def answers_on(explainer: TaskExplainer | None, image: Path) -> list[Answer]:
 
 
 def _task_explainer(
-    model: NormalizedModel, task: str | None, methods: tuple[str, ...], output: str | None
+    model: NormalizedModel, task: str | None, methods: tuple[str, ...], output: str | None, row: int | None
 ) -> TaskExplainer | None:
     from portable_cam.tasks.registry import own_options, task_named
 
@@ -72,7 +78,7 @@ def _task_explainer(
         return None
     try:
         own, _ = own_options(task, {}, described=model.description.task_options)
-        named = {} if output is None else {"output": output}
+        named = {name: value for name, value in (("output", output), ("row", row)) if value is not None}
         made: Any = task_named(task).explainer()(model, methods, **own, **named)
     except Error:
         return None  # methods are then tried one by one, and it is told which are refused

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from portable_cam.checked import checked
 from portable_cam.errors import OptionError
@@ -26,6 +26,9 @@ from portable_cam.methods.run import Passes, Run
 from portable_cam.result import Result
 from portable_cam.runtime.flags import find_flags
 from portable_cam.runtime.native import native_of
+
+if TYPE_CHECKING:
+    from portable_cam.runtime.gpu.result import DeviceResult
 
 
 class Explainer(GraphExplainer):
@@ -94,6 +97,12 @@ class Explainer(GraphExplainer):
     @property
     def methods(self) -> tuple[str, ...]:
         return self._every_method
+
+    def on_device(self, x: Any, targets: ArrayLike | None = None, **extra: ArrayLike) -> DeviceResult:
+        if self._passing:
+            names = ", ".join(method.name for method in self._passing)
+            raise OptionError(f"{names}: maps of many passes do not stay on a device; leave them out")
+        return super().on_device(x, targets, **extra)
 
     def _run(self, feeds: dict[str, NDArray[Any]], asked: NDArray[np.int64]) -> Result:
         result = super()._run(feeds, asked)

@@ -91,13 +91,7 @@ def evaluate(
     explainer = PhotoExplainer(
         known, tuple(methods) or ("gradient",), labels=labels, preprocessing=preprocessing, **options
     )
-    asked = {
-        name: value for name, value in options.items() if name in {"target", "output", "precision", "axes", "as_is"}
-    }
-    where = {name: value for name, value in options.items() if name in {"device", "providers", "threads"}}
-    scorer = Scorer(
-        known, Options.of({**known.described(asked), "methods": ("gradcam",)}), scale=score, batch=batch, **where
-    )
+    scorer = _scorer(known, options, score, batch)
     pictures = pictures_of(images, explainer.preprocessing)
     numbers = _targets(targets, len(pictures), explainer)
     _check_lengths(plan.own, regions, len(pictures))
@@ -120,7 +114,7 @@ def _scorer(model: NormalizedModel, options: Mapping[str, Any], score: Scale, ba
     of_model = {
         name: options[name] for name in ("target", "row", "output", "precision", "axes", "as_is") if name in options
     }
-    of_session = {name: options[name] for name in ("device", "providers", "threads") if name in options}
+    of_session = {name: options[name] for name in ("device", "providers", "threads", "time_limit") if name in options}
     of_session |= native_of(options)
     return Scorer(model, Options(**model.described(of_model)), scale=score, batch=batch, **of_session)
 
@@ -151,9 +145,6 @@ class _Plan:
                 from portable_cam.metrics.road import require
 
                 require()
-
-    def baselines_of(self, metric: str) -> tuple[str, ...]:
-        return self.baselines if METRICS[metric].uses_baseline else ("",)
 
 
 @dataclass
@@ -293,7 +284,7 @@ class _Run:
                 *_guessed(self.explainer.preprocessing.guessed, self.pictures),
                 *(f"baseline {name}: {MEANING[name]}" for name in used),
                 *describe_ties(ties, methods),
-                *self.explainer.notes,
+                *(text for text in self.explainer.notes if text != self.explainer.preprocessing.guess_note()),
             ),
             passes=self.scorer.passes,
         )

@@ -74,8 +74,13 @@ def entry_of(explanation: Explanation, sizes: Sizes) -> dict[str, Any]:
 
 def checks_of(explanation: Explanation) -> str:
     """The checks in a line."""
+    # occlusion is another way of asking: that it differs proves nothing
     words = {True: "passed", False: "failed"}
-    found = [f"{c['name']} {words.get(c['passed'], 'not tested')}: {c['detail']}" for c in explanation.checks]
+    differs = {True: "passed", False: "disagrees"}
+    found = [
+        f"{c['name']} {(differs if c['name'] == 'occlusion' else words).get(c['passed'], 'not tested')}: {c['detail']}"
+        for c in explanation.checks
+    ]
     return "; ".join(found) or "not tested"
 
 

@@ -61,6 +61,10 @@ class Scorer:
         self.metadata = ExplanationMetadata.read(self._sessions.props)
         self.by: str | None = None
         if scale == "probability":
+            if self.metadata.probability:
+                raise OptionError(
+                    f"{self.metadata.probability}: it is measured as it is with score='logit', or name the logits"
+                )
             self.by = self._squashing(options)
             squashed = replace(plain, target=Probability(self.by, options.explained), row=None)  # type: ignore[arg-type]
             self._sessions = Sessions(model, squashed, **settings)
@@ -78,7 +82,10 @@ class Scorer:
                 f"a probability is known of the classes of a classifier, not of the target "
                 f"'{options.explained.name}': measure the logit (score='logit')"
             )
-        return "sigmoid" if self.metadata.cut == "Sigmoid" or self.metadata.classes == 1 else "softmax"
+        cut = self.metadata.cut or ""
+        if cut.endswith("of each head") and not cut.startswith("Sigmoid"):
+            raise OptionError("several softmaxes stand in one output: measure the logit (score='logit')")
+        return "sigmoid" if cut.startswith("Sigmoid") or self.metadata.classes == 1 else "softmax"
 
     def describe(self) -> str:
         """What the scores are."""

@@ -95,7 +95,8 @@ def explainer_for(
     """
     known = normalized(model)
     said = known.description.task
-    chosen = task or implied_task(options) or said or recognize(known, None, options.get("output"))[0]
+    given = [name for name, value in options.items() if value is not None]
+    chosen = task or implied_task(given) or said or recognize(known, None, options.get("output"))[0]
     kind = task_named(chosen).explainer()
     of_tasks = {name for row in TASKS.values() for name in row.explainer().takes | row.explainer().asks}
     own, asked = own_options(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -141,12 +141,6 @@ class PhotoExplainer(LabelledExplainer):
                     return exponents / exponents.sum(), "softmax"
                 return flat, "score"
         return np.zeros(0), "score"
-
-    def _class_scores(self, result: Result) -> Iterator[NDArray[Any]]:
-        """The model's own outputs that hold a number per class."""
-        for values in result.outputs.values():
-            if values.size == self.explainer.classes and values.dtype.kind in "fiu":
-                yield values
 
 
 def _sums_to_one(values: NDArray[np.float64]) -> bool:

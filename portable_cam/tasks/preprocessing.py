@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,13 +94,6 @@ def told(prepared: Preprocessing) -> Preprocessing:
     if (note := prepared.guess_note()) is not None:
         warnings.warn(note, PortableCamWarning, stacklevel=3)
     return prepared
-
-
-def known_preprocessing(model: AnyModel) -> str | None:
-    """The preprocessing in a JSON file beside a model, as JSON for an explanation file's metadata; None if there is no
-    such file."""
-    model = normalized(model)
-    return None if beside(model) is None else json.dumps(expected_preprocessing(model).to_json())
 
 
 def expected_preprocessing(model: NormalizedModel, task: str | None = None, **options: Any) -> Preprocessing:

@@ -73,7 +73,7 @@ def _pass_on(node: ir.Node) -> None:
 
 def session_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of an explainer's options that say where and how a session runs: of a device with options, its provider."""
-    found = {name: options[name] for name in ("device", "providers", "threads") if name in options}
+    found = {name: options[name] for name in ("device", "providers", "threads", "time_limit") if name in options}
     device = Cuda() if found.get("device") == "cuda" else found.get("device")
     if isinstance(device, Common):
         del found["device"]

@@ -61,15 +61,15 @@ def surroundings(
         given = Labels(head.labels, head.family)
     count = classes if classes is not None else _count(model, target)
     known = given.check(count) if given is not None else labels_in(model.metadata, count) or Labels.default(count, task)
-    return Surroundings(_prepared(model, preset, None if head is None else head.preset), known, classes)
+    return Surroundings(_prepared(model, task, preset, None if head is None else head.preset), known, classes)
 
 
-def _prepared(model: NormalizedModel, preset: str | None, usual: str | None) -> Preprocessing | None:
+def _prepared(model: NormalizedModel, task: str, preset: str | None, usual: str | None) -> Preprocessing | None:
     silent = beside(model) is None and PREPROCESSING not in model.metadata
     if preset is None and silent and dtype_of(image_input(model.graph)).numpy().kind == "f":
         preset = usual  # quantised inputs have another scale than the family's photos
     try:
-        return expected_preprocessing(model, **({} if preset is None else {"preset": preset}))
+        return expected_preprocessing(model, task, **({} if preset is None else {"preset": preset}))
     except Error:
         if preset is not None:
             raise

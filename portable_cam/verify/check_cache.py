@@ -33,6 +33,10 @@ def key_of(metadata: ExplanationMetadata) -> str:
         metadata.layer,
         metadata.target,
         metadata.scores,
+        metadata.output,
+        metadata.cut,
+        metadata.as_is,
+        metadata.axes,
         chosen,
         _code(),
         either("Python", "command line"),  # what a check says may name options

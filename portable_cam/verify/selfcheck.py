@@ -75,6 +75,7 @@ def self_check(model: AnyModel, explanation: onnx.ModelProto | ir.Model, options
             metadata.options,
             layer=metadata.layer or None,
             axes=metadata.axes,
+            output=metadata.output.split(", ") if metadata.output else None,
             row=metadata.row,
             as_is=bool(metadata.as_is),
         )

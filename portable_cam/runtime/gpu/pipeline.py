@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from portable_cam.errors import DeviceError, InputError, ModelError, PortableCamWarning
-from portable_cam.export.format import ACTIVATIONS, EXTENT, GRADIENTS, ExplanationMetadata, is_internal
+from portable_cam.export.format import ACTIVATIONS, EXTENT, GRADIENTS, VIEWS, ExplanationMetadata, is_internal
 from portable_cam.kernels.array import Array
 from portable_cam.runtime.gpu import placement
 from portable_cam.runtime.gpu.binding import BoundSession, from_dlpack
@@ -71,8 +71,12 @@ class Pipeline:
         self.inputs, self.outputs, self.optional = self.session.inputs, self.session.outputs, self.session.optional
         metadata = ExplanationMetadata.read(model.metadata_props)
         self._image, self._axis = metadata.image, metadata.channel_axis
+        # images that share a score, or have views of any number, are not joined by blank ones
+        several = any(name.startswith(VIEWS) for name in self.outputs)
+        alone = bool(metadata.shared) or metadata.row is not None or metadata.batch == "ranged" or several
+        buckets = None if alone else options.buckets
         self.bound = BoundSession(
-            self.session, device, self._image, options.buckets, kept=options.shapes_kept, cuda_graphs=graphs
+            self.session, device, self._image, buckets, kept=options.shapes_kept, cuda_graphs=graphs
         )
         self._details = details
         self.heads = _kernel_heads(metadata, device, details)

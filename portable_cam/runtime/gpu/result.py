@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from portable_cam import kernels
 from portable_cam.errors import InputError
-from portable_cam.export.format import EXTENT, RANGE, SCORES
+from portable_cam.export.format import CLAMPED, EXTENT, RANGE, RAW, SCORES, VIEWS
 from portable_cam.kernels.array import Array
 from portable_cam.result import ByMethod, Result
 from portable_cam.runtime.gpu.binding import from_dlpack
@@ -132,7 +132,9 @@ class DeviceResult(ByMethod[DeviceArray]):
     def flags(self) -> list[list[tuple[str, ...]]]:
         """As in ``Result``; from a few numbers of each map that the kernels found, which cross to the host when this
         is asked for the first time."""
-        small = {n: v.numpy() for n, v in self.values.items() if n == SCORES or n.startswith(RANGE)}
+        small = {n: v.numpy() for n, v in self.values.items() if n in {SCORES, CLAMPED} or n.startswith((RANGE, VIEWS))}
+        # of the low-resolution maps only the shapes are looked at
+        small |= {n: np.broadcast_to(np.float32(0), v.shape) for n, v in self.values.items() if n.startswith(RAW)}
         extents = {m: self.values.get(f"{EXTENT}{m}") for m in self.maps}
         ends = {m: self._ends(m) if e is None else e.numpy() for m, e in extents.items()}
         return self.find_flags(small, ends)
