@@ -62,6 +62,7 @@ class Target(ABC):
         Raises:
             TargetError: It cannot.
         """
+        del graph, scores
 
     def layers(self, graph: ir.Graph, scores: Sequence[ir.Value]) -> list[ir.Value] | None:
         """The layers that suit this target where the user names none; None for the best of ``list_layers``."""
