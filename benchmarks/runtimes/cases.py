@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -105,7 +106,9 @@ def _vit() -> onnx.ModelProto:
     network = ViT()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    return from_torch(network.eval(), torch.zeros(1, 3, 32, 48))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns about itself
+        return from_torch(network.eval(), torch.zeros(1, 3, 32, 48))
 
 
 @cache

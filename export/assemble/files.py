@@ -10,6 +10,7 @@ from typing import Literal, Unpack
 import onnx
 import onnx_ir as ir
 
+from portable_cam.checked import checked
 from portable_cam.errors import OptionError
 from portable_cam.export.assemble.at_size import at_batch
 from portable_cam.export.assemble.explanation import explanation_model
@@ -20,6 +21,7 @@ from portable_cam.export.read.weights import save_model, to_proto
 from portable_cam.export.targets import Target
 
 
+@checked
 def build_explanation(
     model: AnyModel,
     methods: Sequence[str] = ("gradcam",),
@@ -71,6 +73,7 @@ def build_explanation(
     return to_proto(deployed(model, chosen, Deployment(runtime, targets_per_image, batch, opset, names), preprocessing))
 
 
+@checked
 def save_explanation(
     path: str | Path,
     model: AnyModel,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from portable_cam.export.graph.builder import Builder
+from portable_cam.export.graph.shapes import infer_shapes
 from portable_cam.export.graph.values import dtype_of, rank_of, static_dim
 
 _LONGEST = 4096  # of the positions that are stored; more are computed when the file is loaded
@@ -17,6 +18,8 @@ _LONGEST = 4096  # of the positions that are stored; more are computed when the 
 def pick(b: Builder, rows: ir.Value, index: ir.Value) -> ir.Value:
     """The entry ``index`` of each row: (N, M, ...), int64 (N,) -> (N, ...). Whatever the other entries are, NaN
     included, is not seen; where the index is not one of 0 to M - 1, the result is zero."""
+    if rows.shape is None:  # of nodes that a target of one's own has just written
+        infer_shapes([node for node in b.graph if any(output.shape is None for output in node.outputs)])
     trailing = rank_of(rows) - 2
     name_dims(b, rows)
     at = b.op("Equal", b.op("Unsqueeze", index, b.ints([1])), positions_along(b, rows, 1))

@@ -73,7 +73,7 @@ class Explainer(GraphExplainer):
         self._parameters = _parameters(self._passing, parameters or {})
         self._budget, self._seed = Budget.of(budget), seed
         unsigned = [method.name for method in self._passing if not method.signed]
-        if options.get("sign") == "negative" and unsigned:
+        if isinstance(options.get("sign"), str) and options["sign"] == "negative" and unsigned:
             raise OptionError(f"{', '.join(unsigned)}: there is no map of what speaks against a target")
         model = normalized(model)
         in_graph = tuple(name for name in asked if name not in PASS_METHODS)

@@ -108,6 +108,7 @@ class Head:
         self.layer, self.at, self._rest, self._own = layer, at, halves.rest, own
         self._front, self._back = Session(halves.front, **settings), Session(halves.back, **settings)
         self.back: ir.Model = halves.back
+        self.back.metadata_props.clear()  # a part of an explanation is none, whose model inside would be read
         self._batch = batch
         self._batches = Batches(
             at, freed=known.batch == "freed", shared=bool(known.shared), ranged=known.batch == "ranged"
