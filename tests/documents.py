@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -92,6 +93,7 @@ STANDINS = {
     "vqa_answers.txt": lambda zoo: TRAINED / "vqa_answers.txt",
     "scene.png": lambda zoo: None,
     "mask.png": lambda zoo: None,
+    "boxes.json": lambda zoo: None,
     "yolox_nano.onnx": lambda zoo: _zoo(zoo, "det_yolox_nano_coco_416.onnx"),
     "ultraface.onnx": lambda zoo: _zoo(zoo, "det_ultraface_ssd_rfb320.onnx"),
     "deeplab.onnx": lambda zoo: _zoo(zoo, "seg_deeplabv3_mnv2_dm05_voc_fp32_logits.onnx"),
@@ -107,6 +109,8 @@ def furnish(folder: Path, names: set[str], zoo: Path | None) -> None:
         target = folder / name
         if name == "scene.png":
             _scene().save(target)
+        elif name == "boxes.json":  # where the object is in the photo of photos/
+            target.write_text(json.dumps({"cat.jpg": [10, 10, 200, 200]}))
         elif name == "mask.png":
             with Image.open(assets.photo()) as photo:
                 Image.new("L", photo.size, 255).save(target)
