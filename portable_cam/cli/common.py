@@ -212,6 +212,31 @@ def at_given_size(model: NormalizedModel, size: str | None, image: Path | None) 
     return at_size(model, wanted)
 
 
+def preprocessing_asked(
+    *,
+    preset: str | None,
+    mean: str | None,
+    std: str | None,
+    scale: float | None,
+    color: str | None,
+    size: str | None,
+    resize: str | None,
+    quantization: str | None,
+) -> dict[str, Any]:
+    """How a photo becomes the input, as far as the flags of these names say, as they were typed."""
+    found = {
+        "preset": preset,
+        "mean": numbers("--mean", mean),
+        "std": numbers("--std", std),
+        "scale": scale,
+        "color": color,
+        "size": size_of(size),
+        "resize": resize,
+        "quantization": numbers("--quantization", quantization, 2),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def size_of(text: str | None) -> tuple[int, int] | None:
     """HEIGHTxWIDTH, or one number for both."""
     if text is None:

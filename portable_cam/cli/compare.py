@@ -13,10 +13,9 @@ from portable_cam.cli.common import (
     ModelArgument,
     new_table,
     note,
-    numbers,
     out,
+    preprocessing_asked,
     print_json,
-    size_of,
     takes_options,
 )
 from portable_cam.cli.policy import with_policy
@@ -37,6 +36,10 @@ def run(
     scale: Annotated[float | None, typer.Option(help="Pixels 0 to 255 times this, as 0.00392157.")] = None,
     color: Annotated[str | None, typer.Option(help="rgb, bgr or gray.")] = None,
     size: Annotated[str | None, typer.Option("--size", help="HEIGHTxWIDTH, where the model leaves it open.")] = None,
+    resize: Annotated[str | None, typer.Option(help="stretch, shortest+crop or letterbox.")] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="SCALE,ZERO_POINT of an integer input, if the values are the dequantised ones.")
+    ] = None,
     budget: Annotated[
         str | None, typer.Option(help="For a method of many passes: a time as 10s, or a number of passes.")
     ] = None,
@@ -51,24 +54,13 @@ def run(
     from portable_cam.report.files import save_figure
     from portable_cam.tasks.classify import PhotoExplainer
 
-    prepared = {
-        "preset": preset,
-        "mean": numbers("--mean", mean),
-        "std": numbers("--std", std),
-        "scale": scale,
-        "color": color,
-        "size": size_of(size),
-    }
+    prepared = preprocessing_asked(
+        preset=preset, mean=mean, std=std, scale=scale, color=color, size=size, resize=resize, quantization=quantization
+    )
     methods, known = options.pop("methods", _METHODS), declared_model(model, options.get("axes"))
     options = with_policy(known, "classify", methods, options)
     explainer = PhotoExplainer(
-        known,
-        methods,
-        labels=labels,
-        preprocessing={name: value for name, value in prepared.items() if value is not None},
-        device=device,
-        budget=budget,
-        **options,
+        known, methods, labels=labels, preprocessing=prepared, device=device, budget=budget, **options
     )
     explained = explainer(image, target)
     found = compare(explained)

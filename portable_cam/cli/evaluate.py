@@ -16,11 +16,10 @@ from portable_cam.cli.common import (
     names,
     new_table,
     note,
-    numbers,
     out,
+    preprocessing_asked,
     print_json,
     say,
-    size_of,
     takes_options,
 )
 from portable_cam.cli.policy import with_policy
@@ -58,6 +57,10 @@ def run(
     scale: Annotated[float | None, typer.Option(help="Pixels 0 to 255 times this, as 0.00392157.")] = None,
     color: Annotated[str | None, typer.Option(help="rgb, bgr or gray.")] = None,
     size: Annotated[str | None, typer.Option("--size", help="HEIGHTxWIDTH, where the model leaves it open.")] = None,
+    resize: Annotated[str | None, typer.Option(help="stretch, shortest+crop or letterbox.")] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="SCALE,ZERO_POINT of an integer input, if the values are the dequantised ones.")
+    ] = None,
     budget: Annotated[
         str | None, typer.Option(help="For an image and a method of many passes: a time as 10s, or a number of passes.")
     ] = None,
@@ -77,14 +80,9 @@ def run(
     from portable_cam.metrics.regions import read_regions
     from portable_cam.report.files import save_figure
 
-    prepared = {
-        "preset": preset,
-        "mean": numbers("--mean", mean),
-        "std": numbers("--std", std),
-        "scale": scale,
-        "color": color,
-        "size": size_of(size),
-    }
+    prepared = preprocessing_asked(
+        preset=preset, mean=mean, std=std, scale=scale, color=color, size=size, resize=resize, quantization=quantization
+    )
     where = find_images(images)
     paths = [path for path, _ in where.photos]
     if where.skipped:
@@ -109,7 +107,7 @@ def run(
             batch=batch,
             progress=lambda done, _: bar.update(task, completed=done),
             labels=labels,
-            preprocessing={name: value for name, value in prepared.items() if value is not None},
+            preprocessing=prepared,
             device=device,
             budget=budget,
             **given,

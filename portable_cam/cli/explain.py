@@ -19,6 +19,7 @@ from portable_cam.cli.common import (
     names,
     note,
     numbers,
+    preprocessing_asked,
     print_json,
     size_of,
     takes_options,
@@ -129,16 +130,9 @@ def run(
     found = find_images(images, without=None if place.single else place.path)
     if mask is not None:
         read_image(mask)  # one that cannot be read is no fault of a photo
-    preprocessing = {
-        "preset": preset,
-        "mean": numbers("--mean", mean),
-        "std": numbers("--std", std),
-        "scale": scale,
-        "color": color,
-        "size": size_of(size),
-        "resize": resize,
-        "quantization": numbers("--quantization", quantization, 2),
-    }
+    preprocessing = preprocessing_asked(
+        preset=preset, mean=mean, std=std, scale=scale, color=color, size=size, resize=resize, quantization=quantization
+    )
     own = {
         "labels": labels,
         "rather_than": rather_than,
@@ -174,7 +168,7 @@ def run(
         device=device,
         check=check,
         **({} if budget is None else {"budget": budget}),
-        preprocessing={name: value for name, value in preprocessing.items() if value is not None},
+        preprocessing=preprocessing,
         **made,
         **options,
     )
