@@ -25,6 +25,10 @@ from portable_cam.export.passes.fold import infer_model_shapes
 Names: TypeAlias = Literal["dotted", "plain"]
 
 
+_MOST_TARGETS = 100  # each is a backward pass of its own in the file
+_MOST_IMAGES = 2**20
+
+
 @dataclass(frozen=True)
 class Deployment:
     """Where a file is to run, and what it takes at once.
@@ -62,6 +66,14 @@ class Deployment:
             raise OptionError(f"a file from photo to overlay takes one photo at a time, not {self.batch}")
         if self.batch not in {None, "any"} and (isinstance(self.batch, bool) or not isinstance(self.batch, int)):
             raise OptionError(f"batch is a number of images, or 'any', not {self.batch!r}")
+        count = self.targets_per_image
+        if isinstance(count, int) and count > _MOST_TARGETS:
+            raise OptionError(
+                f"a file is written out for each of its targets, up to {_MOST_TARGETS}, not {count}: "
+                "None takes any number, by a loop"
+            )
+        if isinstance(self.batch, int) and self.batch > _MOST_IMAGES:
+            raise OptionError(f"a batch has at most {_MOST_IMAGES} images, not {self.batch}")
         if isinstance(self.batch, int) and self.batch < 1:
             raise OptionError(f"a batch has at least one image, not {self.batch}")
         if self.names not in {"dotted", "plain"}:
