@@ -17,11 +17,9 @@ from portable_cam.export.layers.columns import is_probability, makers_of
 from portable_cam.export.layers.pyramid import pyramid
 from portable_cam.export.targets.box_layout import AXES, RANKS, SIDES, BoxPart, Columns, Form, numbers_of, side_of
 from portable_cam.export.targets.pick import pick
-from portable_cam.export.targets.protocol import Extra, Target
+from portable_cam.export.targets.protocol import LEAST_PROBABILITY, Extra, Target
 from portable_cam.export.targets.scores import Scores, cut_inside, named_tensor
 from portable_cam.spelling import option
-
-_LEAST = 1e-6  # of a probability, and of what is missing to one: nearer, its logit is lost in rounding
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ class Boxes(Target):
         product = float(np.prod(factors))
         if cut is None:
             return product, None
-        if not _LEAST < product < 1 - _LEAST:
+        if not LEAST_PROBABILITY < product < 1 - LEAST_PROBABILITY:
             return "the probability is rounded to zero or one"
         if cut == "Sigmoid":
             return float(np.log(product) - np.log1p(-product)), None
@@ -139,7 +137,7 @@ class Boxes(Target):
         if cut != "Softmax" or not len(others):
             return f"the scores are those before {cut}, and there is no other class to compare with"
         rival = int(others[scores[box, others].argmax()])
-        if scores[box, rival] < _LEAST:
+        if scores[box, rival] < LEAST_PROBABILITY:
             return "the probabilities of all other classes are rounded to zero"
         return float(np.log(product) - np.log(scores[box, rival])), index - label + rival
 

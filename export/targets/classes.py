@@ -15,13 +15,11 @@ from portable_cam.export.graph.builder import Builder
 from portable_cam.export.graph.values import described, known_dims
 from portable_cam.export.layers.candidates import image_input
 from portable_cam.export.targets.pick import pick
-from portable_cam.export.targets.protocol import Extra, Target, single_output, vector_size
+from portable_cam.export.targets.protocol import LEAST_PROBABILITY, Extra, Target, single_output, vector_size
 from portable_cam.export.targets.rows import Rows, pick_row, rows_to_choose
 from portable_cam.export.targets.score_axes import score_axes
 from portable_cam.export.targets.scores import Scores, find_scores, refuse_rows
 from portable_cam.spelling import option
-
-_LEAST = 1e-6  # of a probability, and of what is missing to one: nearer, its logit is lost in rounding
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ class Class(Target):
         if cut is None:
             return float(flat[index]), None
         if cut == "Sigmoid":
-            if not _LEAST < flat[index] < 1 - _LEAST:
+            if not LEAST_PROBABILITY < flat[index] < 1 - LEAST_PROBABILITY:
                 return "the probability is rounded to zero or one"
             return float(np.log(flat[index]) - np.log1p(-flat[index])), None
         if cut not in {"Softmax", "LogSoftmax"} or flat.size < 2:
@@ -134,7 +132,7 @@ class Class(Target):
         rival = int(np.argsort(-flat)[0 if int(flat.argmax()) != index else 1])
         if cut == "LogSoftmax":
             return float(flat[index] - flat[rival]), rival
-        if min(flat[index], flat[rival]) < _LEAST / 10:
+        if min(flat[index], flat[rival]) < LEAST_PROBABILITY / 10:
             return "the probability is rounded to zero"
         return float(np.log(flat[index]) - np.log(flat[rival])), rival
 

@@ -17,12 +17,11 @@ from portable_cam.export.graph.operators import FLOATS
 from portable_cam.export.graph.values import described, known_dims
 from portable_cam.export.layers.candidates import candidates
 from portable_cam.export.targets.pick import pick
-from portable_cam.export.targets.protocol import Extra, Target, single_output
+from portable_cam.export.targets.protocol import LEAST_PROBABILITY, Extra, Target, single_output
 from portable_cam.export.targets.score_axes import score_axes
 from portable_cam.export.targets.scores import PASS_THROUGH, Scores, cut_before, find_scores, own_threshold
 from portable_cam.spelling import option
 
-_LEAST = 1e-6  # of a probability, and of what is missing to one: nearer, its logit is lost in rounding
 #: Between a sigmoid per pixel and the output a model may resize: its logits are then smaller than its output.
 _RESIZING = frozenset({"Resize", "Upsample"})
 
@@ -171,7 +170,7 @@ class Dense(Target):
         if cut is None:
             return float((weights * counted[index]).sum()), None
         if cut == "Sigmoid":
-            if not ((counted[index] > _LEAST) & (counted[index] < 1 - _LEAST)).all():
+            if not ((counted[index] > LEAST_PROBABILITY) & (counted[index] < 1 - LEAST_PROBABILITY)).all():
                 return "some probabilities are rounded to zero or one"
             return float((weights * (np.log(counted[index]) - np.log1p(-counted[index]))).sum()), None
         if cut not in {"Softmax", "LogSoftmax"} or len(counted) == 1:
@@ -179,7 +178,7 @@ class Dense(Target):
         rival = int(np.argsort(-counted.mean(axis=1))[0 if int(counted.mean(axis=1).argmax()) != index else 1])
         pair = counted[[index, rival]]
         if cut == "Softmax":
-            if pair.min() < _LEAST:
+            if pair.min() < LEAST_PROBABILITY:
                 return "some probabilities are rounded to zero"
             pair = np.log(pair)
         return float((weights * (pair[0] - pair[1])).sum()), rival

@@ -17,6 +17,9 @@ from portable_cam.export.layers.columns import is_probability
 from portable_cam.export.targets.scores import Scores, find_scores, named_tensor
 from portable_cam.spelling import option
 
+#: Of a probability, and of what is missing to one: nearer, its logit is lost in rounding.
+LEAST_PROBABILITY = 1e-6
+
 
 @dataclass(frozen=True)
 class Extra:
